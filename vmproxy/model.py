@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -158,3 +159,177 @@ class Finding:
     detail: str = ""
     hint: str = ""
     code: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """One address of one interface, ``cidr`` as the kernel prints it (``172.17.0.1/16``)."""
+
+    interface: str
+    cidr: str
+    family: Literal["inet", "inet6"] = "inet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """One line of /proc/mounts: mount point, file system type, options."""
+
+    point: str
+    fstype: str
+    options: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Syntax:
+    """What the VM's own shell says of one file: whether it parses, and whether a block at its end would be read.
+
+    ``message`` is the shell's complaint as printable text; ``line`` the line it names, 0 where it names none.
+    """
+
+    parses: bool
+    tail_lives: bool
+    message: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Daemon:
+    """The running dockerd: its process id and the environment it was started with (/proc/PID/environ)."""
+
+    pid: int
+    environment: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """One look at one VM, parsed and typed; everything the pure rooms may know of it.
+
+    ``dumps`` are iptables-save bytes by variant (nft, legacy, default); ``dump_errors`` what that program said where it failed.
+    ``listeners`` are (address, port) pairs of listening TCP sockets. ``paths`` are those asked for that exist.
+    ``resolved`` are IPv4 addresses of the name asked for. ``route_save`` are ``ip route save`` bytes, empty where not asked.
+    """
+
+    uid: int = 0
+    boot_id: str = ""
+    os_release: Mapping[str, str] = field(default_factory=dict)
+    commands: frozenset[str] = frozenset()
+    paths: frozenset[str] = frozenset()
+    routes: tuple[Route, ...] = ()
+    route_save: bytes = b""
+    addresses: tuple[Address, ...] = ()
+    interfaces: frozenset[str] = frozenset()
+    bridges: frozenset[str] = frozenset()
+    listeners: tuple[tuple[str, int], ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    files: Mapping[str, File] = field(default_factory=dict)
+    syntax: Mapping[str, Syntax] = field(default_factory=dict)
+    dumps: Mapping[str, bytes] = field(default_factory=dict)
+    dump_errors: Mapping[str, str] = field(default_factory=dict)
+    daemon: Daemon | None = None
+    leftovers: tuple[str, ...] = ()
+    resolved: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What an ``apply`` wants of a VM, free of credentials when written down (see ``wish.py``).
+
+    ``proxy`` and ``https_proxy`` are as the user said them (a loopback host still means "my host").
+    """
+
+    proxy: ProxyURL
+    https_proxy: ProxyURL | None = None
+    no_proxy: tuple[str, ...] = ()
+    listen_port: int | None = None
+    forward: bool = False
+    gateway: str = ""
+    bridges: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockWish:
+    """Our block in one file. ``where`` is ``end`` or ``after-shebang``; ``mode`` is for a file that is new.
+
+    ``secret`` says that the payload holds credentials, so that the file must not be readable by others.
+    """
+
+    path: str
+    payload: bytes = field(repr=False)
+    where: Literal["end", "after-shebang"]
+    record: Mapping[str, object]
+    names: tuple[str, ...] = ()
+    mode: int = 0o644
+    secret: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desired:
+    """All that vmproxy wants in one VM. The zero value means "gone": undo is the same pipeline with ``Desired()``.
+
+    ``environment`` are the daemon's variables; None leaves open what the running daemon has.
+    """
+
+    blocks: tuple[BlockWish, ...] = ()
+    door: Door | None = None
+    environment: Mapping[str, str] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileChange:
+    """One file replaced whole (``after.content`` None: deleted), only while it still equals ``before``."""
+
+    before: File
+    after: File
+    shell: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleChange:
+    """Rules of one variant: iptables-restore texts by table, the texts that undo them, and the dump they were made for."""
+
+    variant: str
+    do: Mapping[str, bytes]
+    undo: Mapping[str, bytes]
+    seen: bytes
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to do in one VM, made from one look. Empty (falsy) when nothing differs."""
+
+    files: tuple[FileChange, ...] = ()
+    rules: RuleChange | None = None
+    restart: bool = False
+    drift: tuple[Finding, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.rules or self.restart)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """How one command ended for one VM; ``exit`` and ``code`` as in DESIGN's table, ``diff`` redacted and unified."""
+
+    target: str
+    ok: bool = True
+    exit: int = 0
+    code: str = "OK"
+    changed: bool = False
+    rolled_back: bool = False
+    message: str = ""
+    hint: str = ""
+    findings: tuple[Finding, ...] = ()
+    diff: str = ""
+    warnings: tuple[str, ...] = ()
+    gateway: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One step of the story, for progress: a short present-tense line about one VM."""
+
+    target: str
+    text: str
