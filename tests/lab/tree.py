@@ -1,0 +1,212 @@
+"""One staged Debian or Ubuntu tree with everything both kinds of VM need, and the kernel for QEMU.
+
+Nothing is installed on this machine: apt resolves and downloads against an empty status file, the packages are only
+unpacked, no maintainer script runs, and the few things those scripts would have made are made here. Needs root (owners
+and modes are kept). The cache holds::
+
+    debs/          downloaded packages, shared by all builds
+    tree-KEY/      a staged tree; KEY names the packages with their hashes and this file's own text
+    kernel-KEY/    boot/vmlinuz-… and lib/modules/…
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PACKAGES = tuple(
+    "base-files base-passwd bash busybox ca-certificates coreutils curl dash debianutils diffutils docker.io dropbear-bin "
+    "e2fsprogs findutils gawk grep gzip hostname iproute2 iptables iputils-ping kmod libc-bin libpam-modules mount "
+    "net-tools netcat-openbsd openssh-client openssh-server openssl procps sed strace sudo tar util-linux wget".split()
+)
+"""What is asked for; apt adds what these need. kmod and e2fsprogs are for the QEMU VM."""
+
+_DEADLINE_SECONDS = 900
+_IPTABLES = tuple(f"{family}{tail}" for family in ("iptables", "ip6tables") for tail in ("", "-save", "-restore"))
+
+# SHA-512 crypt of boot2docker's well-known password, "tcuser".
+_TCUSER = "$6$vmproxylab$CFn0ZcZRJ25wHUmL5m..O7O7hbg0niSKu0WO5frLHwPZypn28snorg.grW0pDypvrgqlA1j/2GnWO6Bdk4r9l."
+
+_FILES = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nsshd:x:74:65534::/run/sshd:/usr/sbin/nologin\n"
+    "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\ndocker:x:1000:1000:Docker:/home/docker:/bin/bash\n",
+    "etc/group": "root:x:0:\ntty:x:5:\nstaff:x:50:\nshadow:x:42:\nutmp:x:43:\nnogroup:x:65534:\ndocker:x:1000:\n",
+    "etc/shadow": f"root:*:19000:0:99999:7:::\nsshd:*:19000:0:99999:7:::\nnobody:*:19000:0:99999:7:::\n"
+    f"docker:{_TCUSER}:19000:0:99999:7:::\n",
+    "etc/os-release": 'NAME=Boot2Docker\nVERSION=19.03.12\nID=boot2docker\nID_LIKE=tcl\nVERSION_ID=19.03.12\n'
+    'PRETTY_NAME="Boot2Docker 19.03.12 (lab)"\n',
+    "etc/sudoers": "Defaults secure_path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
+    "root ALL=(ALL:ALL) ALL\ndocker ALL=(ALL) NOPASSWD: ALL\n",
+    "etc/hosts": "127.0.0.1 localhost boot2docker\n::1 localhost\n",
+    "etc/hostname": "boot2docker\n",
+    "etc/resolv.conf": "nameserver 10.0.2.3\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
+    "etc/profile": "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nexport PATH\n",
+    "etc/pam.d/common-auth": "auth required pam_unix.so\n",
+    "etc/pam.d/common-account": "account required pam_permit.so\n",
+    "etc/pam.d/common-password": "password required pam_unix.so\n",
+    "etc/pam.d/common-session": "session required pam_permit.so\n",
+    "etc/pam.d/common-session-noninteractive": "session required pam_permit.so\n",
+    "etc/pam.d/sudo": "auth required pam_unix.so\naccount required pam_permit.so\nsession required pam_permit.so\n",
+    "etc/ssh/sshd_config": "Port 22\nHostKey /var/lib/boot2docker/ssh/ssh_host_ed25519_key\nUsePAM no\nPermitRootLogin yes\n"
+    "PasswordAuthentication yes\nKbdInteractiveAuthentication no\nUseDNS no\nPrintMotd no\nStrictModes yes\n"
+    "MaxStartups 100\nMaxSessions 100\nPidFile /run/sshd.pid\nSubsystem sftp /usr/lib/openssh/sftp-server\n",
+}
+_MODES = {"etc/shadow": 0o640, "etc/sudoers": 0o440}
+_DIRECTORIES = {
+    "proc": 0o555, "sys": 0o555, "dev": 0o755, "run": 0o755, "run/sshd": 0o755, "tmp": 0o1777, "root": 0o700, "mnt": 0o755,
+    "var/tmp": 0o1777, "var/log": 0o755, "var/lib/docker": 0o711, "var/lib/boot2docker": 0o755, "home/docker": 0o755,
+    "etc/init.d": 0o755, "etc/dropbear": 0o755,
+}  # fmt: skip
+
+
+class LabError(Exception):
+    """The lab could not be built or started; the text says which command and what it answered."""
+
+
+def build_tree(cache: Path) -> Path:
+    """The staged tree for today's package versions; built now where the cache has none. Raises LabError."""
+    return _staged(cache, "tree", PACKAGES, lambda name: True, _finish)
+
+
+def fetch_kernel(cache: Path) -> Path:
+    """A directory with ``boot/vmlinuz-VERSION`` and ``lib/modules/VERSION`` (depmod not run). Raises LabError.
+
+    Debian's cloud kernel; on Ubuntu the virtual kernel with its modules package.
+    """
+    arch = _command("dpkg", "--print-architecture").strip()
+    ubuntu = re.search(r"^ID=\"?ubuntu", Path("/etc/os-release").read_text(encoding="utf-8"), re.MULTILINE)
+    package = "linux-image-virtual" if ubuntu else f"linux-image-cloud-{arch}"
+    return _staged(cache, "kernel", (package,), lambda name: bool(re.match(r"linux-(image|modules)-\d", name)), None)
+
+
+def use_iptables(root: Path, variant: str) -> None:
+    """Point the alternatives links below ``root`` at ``nft`` or ``legacy``, as update-alternatives would."""
+    for name in _IPTABLES:
+        family, _, tail = name.partition("-")
+        link = root / "etc/alternatives" / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"/usr/sbin/{family}-{variant}{'-' + tail if tail else ''}")
+
+
+def _staged(
+    cache: Path, kind: str, packages: tuple[str, ...], wanted: Callable[[str], bool], finish: Callable[[Path], None] | None
+) -> Path:
+    """The directory ``kind-KEY`` in the cache, built under a lock beside its final place and renamed."""
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "debs" / "partial").mkdir(parents=True, exist_ok=True)
+    with _locked(cache / "lock"):
+        closure = [line for line in _closure(cache, packages) if wanted(line.split()[1])]
+        key = hashlib.sha256("\n".join([*sorted(closure), Path(__file__).read_text(encoding="utf-8")]).encode())
+        final = cache / f"{kind}-{key.hexdigest()[:16]}"
+        if final.is_dir():
+            os.utime(final)
+            return final
+        debs = [cache / "debs" / line.split()[1] for line in closure]
+        if not all(deb.is_file() for deb in debs):
+            _apt(cache, "--download-only", "-y", "-qq", "install", *packages)
+        building = Path(tempfile.mkdtemp(prefix=f"{kind}-building-", dir=cache))
+        try:
+            building.chmod(0o755)
+            _unpack(debs, building)
+            if finish:
+                finish(building)
+            building.rename(final)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        return final
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the cache's lock; it goes with the process that holds it."""
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _closure(cache: Path, packages: tuple[str, ...]) -> list[str]:
+    """``'URI' FILE SIZE HASH`` of every package that a machine with nothing installed would need."""
+    try:
+        text = _apt(cache, "--print-uris", "-y", "-qq", "install", *packages)
+    except LabError:
+        # A fresh machine or container image has no package lists yet.
+        _command("apt-get", "update", "-qq")
+        text = _apt(cache, "--print-uris", "-y", "-qq", "install", *packages)
+    # With a file already in debs/, --print-uris leaves it out: so the lines are asked for with an empty archive directory.
+    return [line for line in text.splitlines() if line.startswith("'")]
+
+
+def _apt(cache: Path, *argv: str) -> str:
+    """apt-get with nothing installed, no recommendations, and its archives in the cache."""
+    status = cache / "status"
+    status.touch()
+    archives = cache / ("debs" if "--download-only" in argv else "none")
+    (archives / "partial").mkdir(parents=True, exist_ok=True)
+    options = {
+        "Dir::State::status": status, "Dir::Cache::archives": archives, "Dir::Cache::pkgcache": "", "Dir::Cache::srcpkgcache": "",
+        "APT::Install-Recommends": "0", "APT::Install-Suggests": "0", "APT::Sandbox::User": "root", "Debug::NoLocking": "1",
+    }  # fmt: skip
+    return _command("apt-get", *(word for name, value in options.items() for word in ("-o", f"{name}={value}")), *argv)
+
+
+def _command(*argv: str) -> str:
+    """stdout of one command of this machine; LabError with the end of stderr where it fails."""
+    environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(  # noqa: S603 - constant commands of the lab
+        argv, capture_output=True, text=True, timeout=_DEADLINE_SECONDS, env=environment, check=False, stdin=subprocess.DEVNULL
+    )
+    if done.returncode:
+        raise LabError(f"{argv[0]} {argv[-1]} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def _unpack(debs: list[Path], root: Path) -> None:
+    """Unpack every package into ``root``, whose /bin, /sbin and /lib are merged into /usr first."""
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (root / "usr" / name).mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(f"usr/{name}")
+    for deb in debs:
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as reader:  # noqa: S603, S607
+            tar = ["tar", "-x", "-p", "--numeric-owner", "--keep-directory-symlink", "-C", root]
+            done = subprocess.run(tar, stdin=reader.stdout, capture_output=True, text=True, check=False, timeout=300)  # noqa: S603
+        if done.returncode or reader.returncode:
+            raise LabError(f"cannot unpack {deb.name}: {done.stderr.strip()[-500:]}")
+
+
+def _finish(root: Path) -> None:
+    """Make what maintainer scripts would have made: accounts, links, the linker's cache."""
+    for path, mode in _DIRECTORIES.items():
+        (root / path).mkdir(parents=True, exist_ok=True)
+        (root / path).chmod(mode)
+    for path, text in _FILES.items():
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+        file.write_text(text, encoding="utf-8")
+        file.chmod(_MODES.get(path, 0o644))
+    os.chown(root / "etc/shadow", 0, 42)
+    for path in ("home/docker", "var/lib/boot2docker"):
+        os.chown(root / path, 1000, 1000)
+    (root / "etc/alternatives").mkdir(exist_ok=True)
+    for name in _IPTABLES:
+        link = root / "usr/sbin" / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"/etc/alternatives/{name}")
+    use_iptables(root, "nft")
+    for link, to in {"usr/bin/awk": "gawk", "usr/bin/nc": "nc.openbsd", "usr/bin/which": "which.debianutils"}.items():
+        if not os.path.lexists(root / link) and (root / "usr/bin" / to).exists():
+            (root / link).symlink_to(to)
+    if not os.path.lexists(root / "etc/mtab"):
+        (root / "etc/mtab").symlink_to("/proc/self/mounts")
+    for junk in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"):
+        shutil.rmtree(root / junk, ignore_errors=True)
+    _command("ldconfig", "-r", str(root))
