@@ -333,3 +333,42 @@ class Event:
 
     target: str
     text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the user said, by option, environment or file, parsed once (``vmproxy.config``).
+
+    ``given`` names the fields that were said at all, so that a wish recorded in the VM fills in only the others.
+    ``host_environment_*`` is the host's own http_proxy, https_proxy, no_proxy: they come after a recorded wish;
+    ``host_environment_problem`` is one line where they cannot be read, to be raised only by who needs them.
+    All ``*_seconds`` are limits; 0 for ``wait_seconds`` means one try.
+    """
+
+    proxy: ProxyURL | None = None
+    https_proxy: ProxyURL | None = None
+    no_proxy: tuple[str, ...] = ()
+    host_environment_proxy: ProxyURL | None = None
+    host_environment_https_proxy: ProxyURL | None = None
+    host_environment_no_proxy: tuple[str, ...] = ()
+    host_environment_problem: str = ""
+    listen_port: int | None = None
+    forward: bool = False
+    gateway: str = ""
+    guest: str = ""
+    bridges: tuple[str, ...] = ()
+    restart: Literal["auto", "always", "never"] = "auto"
+    verify: bool = True
+    check: bool = True
+    keep: bool = False
+    force: bool = False
+    yes: bool = False
+    wait_seconds: float = 0.0
+    lock_timeout_seconds: float = 30.0
+    require_persistent: bool = False
+    connect_timeout_seconds: float = 10.0
+    identities: tuple[str, ...] = ()
+    ssh_config: str = ""
+    known_hosts: str = ""
+    host_key: str = ""
+    given: frozenset[str] = frozenset()
