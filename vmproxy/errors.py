@@ -125,3 +125,21 @@ class LostContact(VmproxyError):
 
     exit = 9
     code = "E_LOST"
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the command to end: exit 128 + ``number``.
+
+    Not a :class:`VmproxyError`, so that no retry loop takes it for a failure of the VM; whoever has something to put
+    back catches ``KeyboardInterrupt`` (or ``BaseException``), puts it back, and raises it again.
+    """
+
+    code = "E_INTERRUPTED"
+    hint = ""
+
+    def __init__(self, number: int, *, what: str = "interrupted") -> None:
+        super().__init__(what)
+        self.number = number
+        self.exit = 128 + number
+        self.what = what
+        self.where = ""
