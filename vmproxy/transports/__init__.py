@@ -3,12 +3,62 @@
 from __future__ import annotations
 
 import importlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from vmproxy.errors import UsageError
 from vmproxy.model import Target
 
 NAMES = ("ssh",)
+
+
+class Secrets:
+    """The password and the key passphrase that the environment holds; neither shows in ``repr``.
+
+    The password belongs to the first VM that asks for it and is never given to another one (RELIABILITY T02).
+    """
+
+    def __init__(self, *, password: str = "", passphrase: str = "") -> None:
+        self._password = password
+        self._owner = ""
+        self._lock = threading.Lock()
+        self.passphrase = passphrase
+
+    def password_for(self, place: str) -> str:
+        """The password for ``place`` (``user@host:port``), "" where there is none or another place has it."""
+        with self._lock:
+            if self._password and not self._owner:
+                self._owner = place
+            return self._password if self._owner == place else ""
+
+
+def _keep_quiet(_line: str) -> None:
+    """The notify callback of somebody who does not want to know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SshOptions:
+    """How to get in over SSH, as the user said it; "" and () mean "not said".
+
+    ``ssh_config`` is OpenSSH's -F (``none`` for no file at all). ``host_key`` is the ``SHA256:…`` that the VM must show.
+    ``ask`` puts one question to the person at the terminal and gives the answer, or None; it is None where there is no
+    terminal. ``notify`` takes one printable line at a time. ``output_limit_bytes`` bounds what one command may say on
+    stdout, whatever the caller bounds.
+    """
+
+    connect_timeout_seconds: float = 10.0
+    ssh_config: str = ""
+    identities: tuple[str, ...] = ()
+    known_hosts: str = ""
+    host_key: str = ""
+    jump: str = ""
+    output_limit_bytes: int = 16 << 20
+    keepalive_seconds: int = 15
+    secrets: Secrets = field(default_factory=Secrets, repr=False)
+    ask: Callable[[str], str | None] | None = field(default=None, repr=False)
+    notify: Callable[[str], None] = field(default=_keep_quiet, repr=False)
 
 
 class Channel(Protocol):
@@ -41,7 +91,7 @@ class Connection(Protocol):
     """One connection to one VM: many channels, one at a time or side by side."""
 
     def start(self, command: str) -> Channel:
-        """Start a command (a constant text, see machines/) without a pty. Raises LostContact, Unreachable."""
+        """Start a command (a constant text, see machines/) without a pty. Raises LostContact, NotPermitted."""
 
     def close(self) -> None:
         """Close; safe to call twice."""
@@ -50,8 +100,8 @@ class Connection(Protocol):
 class Transport(Protocol):
     """A module of this package."""
 
-    def connect(self, target: Target, *, options: object) -> Connection:
-        """Connect and authenticate. Raises Unreachable, Untrusted, NotPermitted."""
+    def connect(self, target: Target, *, options: SshOptions) -> Connection:
+        """Connect and authenticate. Raises Unreachable, Untrusted, NotPermitted, UsageError."""
 
 
 def load(name: str) -> Transport:
