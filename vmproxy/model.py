@@ -57,7 +57,8 @@ class Target:
 
     ``transport`` is a name of the transports family (``ssh``) or "" where only files are reached (``directory``).
     ``identities`` are private key files in the order to try; ``only_identities`` keeps the agent and default keys out.
-    ``passwords`` are well-known defaults of that VM kind (boot2docker's), tried last.
+    ``passwords`` are well-known defaults of that VM kind (boot2docker's), tried last. For the ``ssh`` provider ``host`` may
+    be an alias of the user's ssh_config; ``port`` 0 and ``user`` "" then mean "as ssh_config says, else 22 and the log-in name".
     """
 
     name: str
@@ -71,6 +72,7 @@ class Target:
     known_hosts: str = ""
     host_key: str = ""
     directory: str = ""
+    passwords: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
