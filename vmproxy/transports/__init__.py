@@ -42,7 +42,7 @@ def _keep_quiet(_line: str) -> None:
 class SshOptions:
     """How to get in over SSH, as the user said it; "" and () mean "not said".
 
-    ``ssh_config`` is OpenSSH's -F (``none`` for no file at all). ``host_key`` is the ``SHA256:…`` that the VM must show.
+    ``ssh_config`` is OpenSSH's -F (``none`` for no file at all). ``host_key`` is the ``SHA256:…`` the VM must show.
     ``ask`` puts one question to the person at the terminal and gives the answer, or None; it is None where there is no
     terminal. ``notify`` takes one printable line at a time. ``output_limit_bytes`` bounds what one command may say on
     stdout, whatever the caller bounds.

@@ -1,0 +1,300 @@
+"""Logging in over an SSH connection whose host key is already trusted: keys, the agent, a password; in this order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vmproxy.errors import NotPermitted, Unreachable
+from vmproxy.model import printable
+from vmproxy.transports import SshOptions
+from vmproxy.transports._tcp import place
+
+if TYPE_CHECKING:
+    import paramiko
+
+_DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+_KEY_FILE_LIMIT_BYTES = 64 << 10
+_AGENT_KEYS = 4  # sshd's MaxAuthTries is 6
+_AGENT_SECONDS = 20.0
+_ASKED = 3
+SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Where to log in and with what: the target with ssh_config and the defaults filled in."""
+
+    host: str
+    port: int
+    user: str
+    identities: tuple[str, ...] = ()
+    only_identities: bool = False
+    passwords: tuple[str, ...] = ()
+    key_name: str = ""
+
+    @property
+    def place(self) -> str:
+        """``user@host:port``, printable."""
+        return f"{printable(self.user)}@{place(self.host, self.port)}"
+
+
+class Login:
+    """One log-in: every method once, what came of each for the error message; secrets are not kept."""
+
+    def __init__(
+        self,
+        transport: paramiko.Transport,
+        endpoint: Endpoint,
+        options: SshOptions,
+        guard: Callable[[float], contextlib.AbstractContextManager[object]],
+    ) -> None:
+        self._transport = transport
+        self._endpoint = endpoint
+        self._options = options
+        self._guard = guard
+        self._tried: list[str] = []
+        self._allowed: tuple[str, ...] = ()
+        self._seen: set[bytes] = set()
+        self._sent = 0
+        self._rsa_refused = False
+        self._agent_keys: tuple[paramiko.AgentKey, ...] | None = None
+
+    def run(self) -> None:
+        """Log in. Raises NotPermitted with the methods tried, Unreachable where the connection ended."""
+        for label, key in self._keys():
+            if self._attempt(label, partial(self._transport.auth_publickey, self._endpoint.user, key)):
+                return
+            self._rsa_refused |= "rsa" in key.get_name()
+        if self._by_password():
+            return
+        raise NotPermitted(self._story(), where=self._endpoint.place, hint=self._hint())
+
+    # keys
+
+    def _keys(self) -> Iterator[tuple[str, paramiko.PKey]]:
+        """Keys in the order to try, loaded one at a time: those named, the agent's, the usual files."""
+        for name in self._endpoint.identities:
+            yield from self._key_file(name)
+        if self._endpoint.only_identities:
+            return
+        for key in self._agent()[:_AGENT_KEYS]:
+            if self._is_new(key):
+                yield f"agent's {printable(key.get_name(), limit=40)}", key
+        if not self._endpoint.identities:
+            for name in _DEFAULT_KEYS:
+                path = Path("~/.ssh").expanduser() / name
+                if path.is_file():
+                    yield from self._key_file(str(path))
+
+    def _key_file(self, name: str) -> Iterator[tuple[str, paramiko.PKey]]:
+        path = Path(name).expanduser()
+        label = f"key {printable(str(path))}"
+        try:
+            if not path.is_file() or path.stat().st_size > _KEY_FILE_LIMIT_BYTES:
+                self._tried.append(f"{label} (no such key file)")
+                return
+            key = load_key(path)
+        except OSError as error:
+            self._tried.append(f"{label} ({error.strerror})")
+            return
+        except NeedsPassphraseError:
+            yield from self._encrypted(path, label)
+            return
+        except BadKeyError as error:
+            self._tried.append(f"{label} ({error})")
+            return
+        if self._is_new(key):
+            yield label, key
+
+    def _encrypted(self, path: Path, label: str) -> Iterator[tuple[str, paramiko.PKey]]:
+        """The agent's copy of an encrypted key where it has one; else the passphrase is needed."""
+        public = _public_blob(path)
+        if not self._endpoint.only_identities:
+            for held in self._agent():
+                if public and held.asbytes() == public and self._is_new(held):
+                    yield label, held
+                    return
+        if public in self._seen:
+            return
+        outcome = "needs a passphrase"
+        for passphrase in self._passphrases(path):
+            try:
+                key = load_key(path, passphrase)
+            except (NeedsPassphraseError, BadKeyError):
+                outcome = "wrong passphrase"
+                continue
+            if self._is_new(key):
+                yield label, key
+            return
+        self._tried.append(f"{label} ({outcome})")
+
+    def _passphrases(self, path: Path) -> Iterator[str]:
+        if self._options.secrets.passphrase:
+            yield self._options.secrets.passphrase
+        if self._options.ask is None:
+            return
+        for _ in range(_ASKED):
+            answer = self._options.ask(f"Passphrase for {printable(str(path))}: ")
+            if not answer:
+                return
+            yield answer
+
+    def _agent(self) -> tuple[paramiko.AgentKey, ...]:
+        """The agent's keys, () where there is none or it does not answer. It is never forwarded."""
+        if self._agent_keys is None:
+            import paramiko
+
+            self._agent_keys = ()
+            with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+                self._agent_keys = _bounded_agent().get_keys()
+        return self._agent_keys
+
+    def _is_new(self, key: paramiko.PKey) -> bool:
+        blob = key.asbytes()
+        if blob in self._seen:
+            return False
+        self._seen.add(blob)
+        return True
+
+    # passwords
+
+    def _by_password(self) -> bool:
+        """Passwords go only to a server that says it takes one, and each only to the VM it is for."""
+        place_ = self._endpoint.place
+        given = self._options.secrets.password_for(place_)
+        if not (given or self._endpoint.passwords or self._options.ask):
+            return False
+        if self._attempt("", partial(self._transport.auth_none, self._endpoint.user)):
+            return True
+        if self._allowed and not {"password", "keyboard-interactive"} & set(self._allowed):
+            return False
+        for label, secret in self._passwords(given):
+            if self._attempt(label, partial(self._transport.auth_password, self._endpoint.user, secret)):
+                return True
+        return False
+
+    def _passwords(self, given: str) -> Iterator[tuple[str, str]]:
+        if given:
+            yield "VMPROXY_SSH_PASSWORD", given
+        for known in self._endpoint.passwords:
+            yield "the usual password of such a VM", known
+        for _ in range(_ASKED if self._options.ask else 0):
+            if self._options.ask is None or not (answer := self._options.ask(f"Password for {self._endpoint.place}: ")):
+                return
+            yield "password", answer
+
+    # one attempt
+
+    def _attempt(self, label: str, send: Callable[[], list[str]]) -> bool:
+        """Whether we are in now. A partial success (a second factor is wanted) goes on with the next method."""
+        import paramiko
+
+        outcome = "refused"
+        with self._guard(SECONDS) as guard:
+            try:
+                more = send()
+                if not more and self._transport.is_authenticated():
+                    return True
+                self._allowed = tuple(more)
+                outcome = "accepted, but more is wanted"
+            except paramiko.BadAuthenticationType as error:
+                self._allowed = tuple(error.allowed_types)
+                outcome = "not taken"
+            except (paramiko.SSHException, OSError, EOFError, ValueError):
+                pass
+        if label:
+            self._sent += 1
+            self._tried.append(f"{label} ({outcome})")
+        if not self._transport.is_active():
+            self._ended(timed_out=bool(getattr(guard, "fired", False)))
+        return False
+
+    def _ended(self, *, timed_out: bool) -> None:
+        if timed_out:
+            raise Unreachable(f"no answer to a log-in within {SECONDS:g} s", where=self._endpoint.place)
+        if self._sent:
+            raise NotPermitted(
+                f"the VM ended the connection; {self._story()}", where=self._endpoint.place, hint=self._hint()
+            )
+        raise Unreachable("the VM ended the connection during log-in", where=self._endpoint.place)
+
+    def _story(self) -> str:
+        tried = ", ".join(self._tried) or "nothing to try"
+        allowed = ", ".join(printable(name, limit=40) for name in self._allowed[:8])
+        return f"not let in: {tried}" + (f"; the VM takes {allowed}" if allowed else "")
+
+    def _hint(self) -> str:
+        if self._rsa_refused and _knows_only_sha1(self._transport.remote_version):
+            return "this ssh server knows RSA keys with SHA-1 only, which is not supported: an ecdsa key, or a newer VM"
+        if any("passphrase" in line for line in self._tried):
+            return "VMPROXY_SSH_PASSPHRASE, ssh-add, or a terminal to ask on"
+        return "-i FILE names the key; VMPROXY_SSH_PASSWORD holds a password"
+
+
+class NeedsPassphraseError(Exception):
+    """The key file is encrypted."""
+
+
+class BadKeyError(Exception):
+    """The key file cannot be used; the text is short and has no secret."""
+
+
+def load_key(path: Path, passphrase: str = "") -> paramiko.PKey:
+    """A private key, with the certificate beside it. Raises OSError, NeedsPassphraseError, BadKeyError."""
+    import paramiko
+
+    try:
+        return paramiko.PKey.from_path(path, passphrase.encode() if passphrase else None)  # type: ignore[arg-type]
+    except (paramiko.PasswordRequiredException, TypeError) as error:
+        if not passphrase:
+            raise NeedsPassphraseError from error
+        raise BadKeyError("not a key file") from error
+    except paramiko.pkey.UnknownKeyType as error:
+        raise BadKeyError("a kind of key that is not supported") from error
+    except OSError:
+        raise
+    except Exception as error:  # cryptography raises a dozen kinds for a damaged or foreign file
+        raise BadKeyError("wrong passphrase" if passphrase else "not a key file") from error
+
+
+def _public_blob(path: Path) -> bytes:
+    """The public half from the file beside the key, b"" where there is none."""
+    import base64
+
+    try:
+        with path.with_name(path.name + ".pub").open("rb") as stream:
+            return base64.b64decode(stream.read(_KEY_FILE_LIMIT_BYTES).split()[1], validate=True)
+    except (OSError, ValueError, IndexError):
+        return b""
+
+
+def _knows_only_sha1(version: str) -> bool:
+    """Whether an sshd of that banner knows ``ssh-rsa`` with SHA-1 alone: OpenSSH < 7.2, dropbear < 2020.79."""
+    if match := re.match(r"SSH-[\d.]+-OpenSSH_(\d+)\.(\d+)", version):
+        return (int(match[1]), int(match[2])) < (7, 2)
+    if match := re.match(r"SSH-[\d.]+-dropbear_(\d+)\.(\d+)", version):
+        return (int(match[1]), int(match[2])) < (2020, 79)
+    return False
+
+
+def _bounded_agent() -> paramiko.Agent:
+    """paramiko's agent client, whose socket has no time limit of its own: a stuck agent must not stop us."""
+    import socket
+
+    import paramiko
+
+    if os.environ.get("SSH_AUTH_SOCK") and os.name != "nt":
+        old = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(_AGENT_SECONDS)
+        try:
+            return paramiko.Agent()
+        finally:
+            socket.setdefaulttimeout(old)
+    return paramiko.Agent()

@@ -1,0 +1,96 @@
+"""A TCP connection that is made in the background while slow things are imported."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+
+from vmproxy.errors import Unreachable
+from vmproxy.model import printable
+
+
+def place(host: str, port: int) -> str:
+    """``host:port`` for people, IPv6 in brackets, always printable."""
+    return printable(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+
+class Dial:
+    """One connection attempt over all addresses of a name, started at once in a daemon thread.
+
+    The thread also takes the name look-up, which has no time limit of its own. Nothing here reads ``*_proxy``.
+    """
+
+    def __init__(self, host: str, port: int, *, timeout_seconds: float) -> None:
+        self.host = host
+        self.port = port
+        self.deadline = time.monotonic() + timeout_seconds
+        self._timeout_seconds = timeout_seconds
+        self._socket: socket.socket | None = None
+        self._error: Exception | None = None
+        self._given_up = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="vmproxy-dial", daemon=True)
+        self._thread.start()
+
+    def result(self) -> socket.socket:
+        """The connected socket. Raises Unreachable at the deadline at the latest, with host and port."""
+        self._thread.join(max(0.0, self.deadline - time.monotonic()) + 0.05)
+        with self._lock:
+            self._given_up = True
+            if self._socket is not None:
+                return self._socket
+        where = place(self.host, self.port)
+        error = self._error
+        if isinstance(error, socket.gaierror):
+            raise Unreachable("the host name is not known", where=where) from error
+        if error is None or isinstance(error, TimeoutError):
+            raise Unreachable(
+                f"no answer within {self._timeout_seconds:g} s",
+                where=where,
+                hint="is the VM running? --connect-timeout S",
+            ) from error
+        reason = printable(getattr(error, "strerror", None) or str(error)).lower()
+        raise Unreachable(
+            f"cannot connect: {reason}", where=where, hint="is the VM running, and its ssh server?"
+        ) from error
+
+    def _run(self) -> None:
+        try:
+            found = self._connect()
+        except (OSError, UnicodeError) as error:
+            self._error = error if isinstance(error, OSError) else socket.gaierror(str(error))
+            return
+        with self._lock:
+            if not self._given_up:
+                self._socket = found
+                return
+        found.close()
+
+    def _connect(self) -> socket.socket:
+        infos = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        last: OSError = OSError("the name has no address")
+        for index, (family, kind, protocol, _name, address) in enumerate(infos):
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(left / (len(infos) - index))
+                sock.connect(address)
+                _tune(sock)
+                return sock
+            except OSError as error:
+                sock.close()
+                last = error
+        raise last
+
+
+def _tune(sock: socket.socket) -> None:
+    """No Nagle (it costs two 40 ms stalls per log-in, PERFORMANCE.md); a dead peer is noticed by the kernel too."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
