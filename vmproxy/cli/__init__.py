@@ -1,0 +1,24 @@
+"""The command line: the only room that prints or exits. One file per command, one line per command below."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+#: name -> (module, one line of help). The module is imported when the command is used and holds it as ``main``.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "detect-gateway": ("vmproxy.cli.detect_gateway", "Print this host's address as the VM sees it."),
+    "apply": ("vmproxy.cli.apply", "Put the VM and its containers behind the proxy."),
+    "status": ("vmproxy.cli.status", "Say whether the VM is as wished, or where it differs."),
+    "verify": ("vmproxy.cli.verify", "Prove it from the VM and from its containers."),
+    "remove": ("vmproxy.cli.remove", "Take everything back, byte for byte."),
+    "env": ("vmproxy.cli.env", "Print the proxy variables for containers."),
+    "completion": ("vmproxy.cli.completion", "Print the completion script for a shell."),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The ``vmproxy`` program: never returns, exits with the code of DESIGN's table."""
+    from vmproxy.cli.edge import run
+
+    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))

@@ -1,0 +1,26 @@
+"""``vmproxy apply``."""
+
+from __future__ import annotations
+
+from vmproxy.cli.changing import change
+from vmproxy.cli.common import CHANGE, SSH, WISH, Run, command
+
+
+@command(
+    "vm",
+    *WISH,
+    *CHANGE,
+    *SSH,
+    examples=(
+        "vmproxy apply --vm default --dry-run",
+        "vmproxy apply --vm default --proxy http://127.0.0.1:3128",
+        "vmproxy apply --vm default --wait 60 -q      # a hook run as the VM starts",
+    ),
+)
+def main(run: Run) -> int:
+    """Put the VM's Docker daemon and its containers behind the proxy.
+
+    Looks first, changes only what differs, looks again and proves it. Doing it twice changes nothing. If the proof
+    fails, everything is put back.
+    """
+    return change(run, "apply")

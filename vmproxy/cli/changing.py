@@ -1,0 +1,32 @@
+"""What ``apply`` and ``remove`` have in common on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from vmproxy.cli.common import Run, each_vm
+from vmproxy.errors import DecisionNeeded, UsageError
+from vmproxy.model import Report
+
+
+def change(run: Run, which: Literal["apply", "remove"]) -> int:
+    """Tell the story for each VM; with ``--dry-run`` nothing is written and the diff is the result."""
+    dry_run = bool(run.value("dry-run"))
+    if run.value("exit-code") and not dry_run:
+        raise UsageError("--exit-code is for --dry-run")
+    run.need_targets()
+    settings = run.settings
+    from vmproxy import converge
+
+    story = converge.apply if which == "apply" else converge.remove
+
+    def one(target: str) -> Report:
+        report = story(
+            target, settings, progress=run.output.progress, confirm=None if dry_run else run.confirm, dry_run=dry_run
+        )
+        if dry_run and run.value("exit-code") and report.ok and report.diff and not report.exit:
+            return dataclasses.replace(report, exit=DecisionNeeded.exit, code=DecisionNeeded.code)
+        return report
+
+    return each_vm(run, one)

@@ -1,0 +1,230 @@
+"""What every command shares: options from the one table, resolved settings, and the loop over several VMs.
+
+A command's file looks like this, and gets one line in ``vmproxy.cli.COMMANDS``::
+
+    @command("vm", *SSH, "table", examples=("vmproxy detect-gateway --vm default",))
+    def main(run: Run) -> int:
+        '''Print this host's address as the VM sees it.'''
+        ...
+        run.output.result(text)
+        return 0
+
+The names are keys of ``vmproxy.config.OPTIONS``; the global options come by themselves. ``run.value("table")`` is the
+parsed value or None; ``run.settings`` everything a story needs. Raise a VmproxyError to fail: the edge prints it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from vmproxy import config
+from vmproxy.cli.output import Output, may_ask, summary
+from vmproxy.config import CHANGE, GLOBAL, OPTIONS, SSH, WISH, Option
+from vmproxy.errors import Interrupted, RolledBack, UsageError, VmproxyError
+from vmproxy.model import Report, Settings
+
+__all__ = ["CHANGE", "SSH", "WISH", "Run", "command", "each_vm", "failed"]
+
+_FILE_LIMIT_BYTES = 1 << 20
+
+
+@dataclass
+class Run:
+    """One run of one command: the values of its options, and how to say things.
+
+    ``values`` are parsed values by option name, of the options that were given at all (command line, VMPROXY_…, file).
+    """
+
+    values: Mapping[str, Any]
+    environ: Mapping[str, str]
+    output: Output
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """The parsed value of an option, or ``default`` where nobody gave it."""
+        return self.values.get(name, default)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Everything a story needs."""
+        return config.settings(self.values, environ=self.environ)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The VMs named by ``--vm``, in order, each once; empty where there is none."""
+        return tuple(self.values.get("vm", ()))
+
+    def need_targets(self) -> tuple[str, ...]:
+        """The same, or UsageError."""
+        if not self.targets:
+            raise UsageError("no VM is named", hint='--vm NAME, or vm = ["NAME"] in vmproxy.toml')
+        return self.targets
+
+    @property
+    def confirm(self) -> Callable[[str], bool] | None:
+        """How to ask yes or no; None where nobody can answer."""
+        return self.output.confirm if may_ask() and not self.output.json else None
+
+
+def click_option(option: Option) -> click.Option:
+    """The click option of one entry of the table. Values stay raw: ``config.convert`` parses all sources alike."""
+    text = option.help
+    names = [option.key, *option.flags, f"--{option.name}"]
+    if option.kind == "flag":
+        if option.off:
+            names[-1] = f"--{option.name}/--{option.off}"
+        return click.Option(names, is_flag=True, default=None, help=text)
+    if option.kind == "count":
+        return click.Option(names, count=True, default=0, help=text)
+    multiple = option.kind in ("list", "paths", "no-proxy")
+    kind: click.ParamType[Any] = click.STRING
+    if option.kind == "choice":
+        kind = click.Choice(option.choices)
+    elif option.kind in ("path", "paths"):
+        kind = click.Path()
+    complete = _complete_vm if option.name == "vm" else None
+    return click.Option(
+        names,
+        type=kind,
+        multiple=multiple,
+        default=None,
+        metavar=option.metavar or None,
+        help=text,
+        shell_complete=complete,
+    )
+
+
+def _complete_vm(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    from vmproxy.cli.completion import vm_names
+
+    return vm_names(incomplete)
+
+
+def said(ctx: click.Context) -> dict[str, Any]:
+    """Of a context's parameters those that stood on the command line, raw, by option name."""
+    return {
+        option.name: ctx.params[option.key]
+        for option in OPTIONS.values()
+        if option.key in ctx.params and ctx.get_parameter_source(option.key) is ParameterSource.COMMANDLINE
+    }
+
+
+def command(*names: str, examples: Sequence[str] = ()) -> Callable[[Callable[[Run], int]], click.Command]:
+    """Make a command of a function that takes a :class:`Run` and gives an exit code. See the module's docstring."""
+
+    def decorate(function: Callable[[Run], int]) -> click.Command:
+        def callback(**_params: object) -> None:
+            ctx = click.get_current_context()
+            ctx.exit(function(make_run(names, before=ctx.obj or {}, after=said(ctx), environ=os.environ)))
+
+        return click.Command(
+            name=None,
+            callback=callback,
+            params=[click_option(OPTIONS[name]) for name in dict.fromkeys((*names, *GLOBAL))],
+            help=function.__doc__,
+            epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples) if examples else None,
+            context_settings={"help_option_names": ["-h", "--help"]},
+        )
+
+    return decorate
+
+
+def make_run(
+    names: Sequence[str], *, before: Mapping[str, Any], after: Mapping[str, Any], environ: Mapping[str, str]
+) -> Run:
+    """Resolve the options of one run: those ``before`` the command give way to those ``after`` it.
+
+    Every command resolves the wish and the ssh options too: a proxy in vmproxy.toml counts for ``status`` as well.
+    Raises UsageError.
+    """
+    given = {**before, **after}
+    if "verbose" in before and "verbose" in after:
+        given["verbose"] = before["verbose"] + after["verbose"]
+    start = config.resolve(("config",), given=given, environ=environ, file={})
+    path, file = read_file(start.get("config"), environ)
+    every = tuple(dict.fromkeys((*GLOBAL, *names, *WISH, *SSH)))
+    values = config.resolve(every, given=given, environ=environ, file=file, path=path)
+    if values.get("quiet") and values.get("verbose"):
+        raise UsageError("--quiet and --verbose exclude each other")
+    output = Output(
+        json=values.get("json", False),
+        verbosity=-1 if values.get("quiet") else values.get("verbose", 0),
+        color=values.get("color", "auto"),
+        debug=values.get("debug", False),
+    )
+    return Run(values=values, environ=environ, output=output)
+
+
+def read_file(path: str | None, environ: Mapping[str, str]) -> tuple[str, dict[str, object]]:
+    """The settings file and its raw values: ``path``, which must exist, else the usual one, which may not.
+
+    Never the current directory's: a cloned repository must not choose a proxy. Raises UsageError.
+    """
+    name = path or default_path(environ)
+    if not path and not os.path.exists(name):
+        return name, {}
+    try:
+        with open(name, "rb") as stream:
+            data = stream.read(_FILE_LIMIT_BYTES)
+        text = data.decode("utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read the settings: {error.strerror}", where=name) from None
+    except UnicodeDecodeError:
+        raise UsageError("this is not UTF-8", where=name) from None
+    return name, config.parse_file(text, path=name)
+
+
+def default_path(environ: Mapping[str, str]) -> str:
+    """vmproxy.toml in the platform's user config directory. Raises nothing; the file need not exist."""
+    if os.name == "posix" and sys.platform != "darwin":
+        # What platformdirs does on Linux and its kin, without its import: half of what --help may cost.
+        base = environ.get("XDG_CONFIG_HOME", "").strip() or os.path.expanduser("~/.config")
+        return os.path.join(base, "vmproxy", "vmproxy.toml")
+    import platformdirs
+
+    return os.path.join(platformdirs.user_config_dir("vmproxy", appauthor=False), "vmproxy.toml")
+
+
+def failed(target: str, error: VmproxyError | Interrupted) -> Report:
+    """The report of a VM whose story ended with an error."""
+    return Report(
+        target=target,
+        ok=False,
+        exit=error.exit,
+        code=error.code,
+        rolled_back=isinstance(error, RolledBack),
+        message=error.what if isinstance(error, Interrupted) else str(error),
+        hint=error.hint,
+    )
+
+
+def each_vm(run: Run, story: Callable[[str], Report]) -> int:
+    """Tell a story for each ``--vm``, one after the other, on after a failed one; the highest exit code of all.
+
+    A signal ends the loop: what that VM's story puts back is put back, the VMs after it are not touched.
+    """
+    reports: list[Report] = []
+    for target in run.need_targets():
+        cause: BaseException | None = None
+        try:
+            report = story(target)
+        except (VmproxyError, Interrupted) as error:
+            report, cause = failed(target, error), error
+        except Exception as error:
+            from vmproxy.cli.crash import crashed
+
+            report, cause = crashed(target, error, run.values), error
+        reports.append(report)
+        run.output.report(report, error=cause)
+        if isinstance(cause, Interrupted):
+            break
+    if run.output.json:
+        run.output.document(summary(reports))
+    return max(report.exit for report in reports)

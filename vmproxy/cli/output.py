@@ -1,0 +1,197 @@
+"""What the user sees: results on stdout, everything else on stderr, one JSON object with ``--json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import click
+
+from vmproxy.model import Event, Finding, Report, printable
+
+_LINE_LIMIT = 200
+
+
+def is_terminal(stream: IO[str]) -> bool:
+    """Whether a stream is a terminal; a closed one is none."""
+    try:
+        return stream.isatty()
+    except ValueError:
+        return False
+
+
+def may_ask() -> bool:
+    """Whether a question can be asked: somebody sits at stdin and sees stderr."""
+    return is_terminal(sys.stdin) and is_terminal(sys.stderr)
+
+
+def wants_color(choice: str, stream: IO[str], environ: Mapping[str, str] | None = None) -> bool:
+    """Whether to colour what goes to ``stream``; ``auto`` follows NO_COLOR and TERM=dumb."""
+    env = os.environ if environ is None else environ
+    if choice in ("always", "never"):
+        return choice == "always"
+    return is_terminal(stream) and not env.get("NO_COLOR") and env.get("TERM") != "dumb"
+
+
+@dataclass
+class Output:
+    """How to say things. ``verbosity`` is -1 for ``-q``, 0, or the number of ``-v``."""
+
+    json: bool = False
+    verbosity: int = 0
+    color: str = "auto"
+    debug: bool = False
+    _shown: int = field(default=0, repr=False)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether ``-q`` was given."""
+        return self.verbosity < 0
+
+    def _say(self, text: str, *, err: bool) -> None:
+        self.clear_progress()
+        stream = sys.stderr if err else sys.stdout
+        click.echo(text, err=err, color=wants_color(self.color, stream))
+
+    def result(self, text: str) -> None:
+        """One result for stdout."""
+        self._say(text, err=False)
+
+    def document(self, value: object) -> None:
+        """The one JSON object of ``--json``: ASCII, stable order, one line."""
+        self._say(json.dumps(value, ensure_ascii=True, sort_keys=False), err=False)
+
+    def note(self, text: str) -> None:
+        """A line on stderr that is neither result nor warning; not with ``-q``."""
+        if not self.quiet:
+            self._say(printable(text, limit=_LINE_LIMIT), err=True)
+
+    def warn(self, text: str) -> None:
+        """``vmproxy: warning: …`` on stderr; not with ``-q``, and with ``--json`` it is in the object."""
+        if not (self.quiet or self.json):
+            label = click.style("warning:", fg="yellow")
+            self._say(f"vmproxy: {label} {printable(text, limit=_LINE_LIMIT)}", err=True)
+
+    def error(self, what: str, *, hint: str = "", error: BaseException | None = None) -> None:
+        """``vmproxy: error: …`` and, but with ``-q``, one ``hint:`` line; with ``--debug`` the traceback before."""
+        if self.debug and error is not None:
+            self._say("".join(traceback.format_exception(error)).rstrip(), err=True)
+        label = click.style("error:", fg="red", bold=True)
+        self._say(f"vmproxy: {label} {printable(what, limit=_LINE_LIMIT - 16)}", err=True)
+        if hint and not self.quiet:
+            self._say(f"hint: {printable(hint, limit=_LINE_LIMIT - 6)}", err=True)
+
+    def progress(self, event: Event) -> None:
+        """One step of the story: a line that is written over on a terminal, kept with ``-v``, else nothing."""
+        if self.quiet or self.json:
+            return
+        line = printable(f"{event.target}: {event.text}", limit=_LINE_LIMIT)
+        if self.verbosity > 0:
+            self._say(line, err=True)
+        elif is_terminal(sys.stderr):
+            self.clear_progress()
+            line = line[:78]
+            click.echo(line, err=True, nl=False)
+            self._shown = len(line)
+
+    def clear_progress(self) -> None:
+        """Take the running progress line off the terminal."""
+        if self._shown:
+            click.echo("\r" + " " * self._shown + "\r", err=True, nl=False)
+            self._shown = 0
+
+    def confirm(self, question: str) -> bool:
+        """Ask yes or no on the terminal; no is the default. Only to be called where :func:`may_ask`."""
+        self.clear_progress()
+        return click.confirm(printable(question, limit=_LINE_LIMIT), default=False, err=True)
+
+    def diff(self, text: str) -> None:
+        """A unified diff on stdout, coloured where wanted. Its bytes came from a VM: each line is made printable."""
+        for line in text.splitlines():
+            shown = printable(line.replace("\t", "    "), limit=2000)
+            if line.startswith(("+++", "---", "@@")):
+                shown = click.style(shown, bold=True)
+            elif line.startswith("+"):
+                shown = click.style(shown, fg="green")
+            elif line.startswith("-"):
+                shown = click.style(shown, fg="red")
+            self.result(shown)
+
+    def findings(self, findings: Iterable[Finding]) -> None:
+        """The points of a report: ``ok`` or ``--``, the subject, the detail."""
+        for finding in findings:
+            mark = click.style("ok", fg="green") if finding.ok else click.style("--", fg="red")
+            detail = f": {finding.detail}" if finding.detail else ""
+            self.result(f"  {mark} {printable(finding.subject + detail, limit=_LINE_LIMIT)}")
+            if finding.hint and not finding.ok:
+                self.result(f"     hint: {printable(finding.hint, limit=_LINE_LIMIT)}")
+
+    def report(self, report: Report, *, error: BaseException | None = None) -> None:
+        """One VM's report for a reader: what differs, each point, then the one line of how it ended."""
+        for text in report.warnings:
+            self.warn(f"{report.target}: {text}")
+        if self.json:
+            return
+        if not self.quiet:
+            self.diff(report.diff)
+            self.findings(report.findings)
+        if report.ok:
+            if not self.quiet and report.message:
+                self.result(f"{report.target}: {printable(report.message, limit=_LINE_LIMIT)}")
+        else:
+            self.error(_placed(report), hint=report.hint, error=error)
+
+
+def _placed(report: Report) -> str:
+    """The message with the VM named, unless it already is."""
+    if not report.target or report.target in report.message:
+        return report.message
+    return f"{report.target}: {report.message}"
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """One element of ``vms`` (docs/schema.json)."""
+    return {
+        "vm": report.target,
+        "ok": report.ok,
+        "code": report.code,
+        "exit": report.exit,
+        "changed": report.changed,
+        "rolled_back": report.rolled_back,
+        "gateway": report.gateway,
+        "message": report.message,
+        "hint": report.hint,
+        "findings": [
+            {
+                "subject": printable(finding.subject),
+                "ok": finding.ok,
+                "detail": printable(finding.detail, limit=1000),
+                "hint": finding.hint,
+                "code": finding.code,
+            }
+            for finding in report.findings
+        ],
+        "warnings": [printable(text, limit=1000) for text in report.warnings],
+        "diff": report.diff,
+    }
+
+
+def summary(reports: Iterable[Report]) -> dict[str, Any]:
+    """The object of ``--json``: the highest exit code of all VMs and its code, then each VM."""
+    reports = list(reports)
+    worst = max(reports, key=lambda report: report.exit, default=Report(target=""))
+    failed = worst.exit != 0 or not worst.ok
+    return {
+        "ok": all(report.ok for report in reports),
+        "code": worst.code,
+        "exit": worst.exit,
+        "changed": any(report.changed for report in reports),
+        "message": worst.message if failed else "",
+        "hint": worst.hint if failed else "",
+        "vms": [as_json(report) for report in reports if report.target],
+    }
