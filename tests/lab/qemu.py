@@ -1,0 +1,363 @@
+"""The QEMU VM "boot2docker": own kernel, RAM root, one persistent disk, ssh on 127.0.0.1. TCG only, one VM at a time.
+
+    with QemuVM(state, cache=cache) as vm:
+        vm.start()
+        vm.run("docker info")
+        vm.reboot()
+
+A directory ``state`` is one machine: its disk, console log, sockets and known hosts. ``overlay`` is laid over the guest's root
+at every boot, so that other boot scripts than the lab's own can be tried.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab import initramfs
+from tests.lab.qmp import Qmp, QmpError
+
+MEMORY_MIB = 1024
+DISK_MIB = 4096
+GATEWAY = "10.0.2.2"
+ADDRESS = "10.0.2.15"
+
+_BOOT_SECONDS = 300.0
+_LOCK_SECONDS = 1800.0
+_POLL_SECONDS = 0.1
+
+
+class QemuError(RuntimeError):
+    """The VM did not do in time what was asked; the text carries the end of its console."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What a command in the VM gave."""
+
+    stdout: bytes
+    stderr: bytes
+    status: int
+
+    @property
+    def text(self) -> str:
+        """stdout as text without the last newline."""
+        return self.stdout.decode("utf-8", "backslashreplace").rstrip("\n")
+
+
+class QemuVM:
+    """One VM. ``sshd`` is openssh or dropbear, ``iptables`` legacy or nft; ``port`` 0 takes a free one."""
+
+    def __init__(
+        self,
+        state: Path,
+        *,
+        cache: Path,
+        overlay: Path | None = None,
+        sshd: str = "openssh",
+        iptables: str = "legacy",
+        port: int = 0,
+        lock: Path | None = None,
+    ) -> None:
+        self.state = state
+        self.cache = cache
+        self.overlay = overlay
+        self.sshd = sshd
+        self.iptables = iptables
+        self.port = port
+        self.key = cache / "ssh" / "id_lab"
+        self.known_hosts = state / "known_hosts"
+        self.disk = state / "disk.qcow2"
+        self.console_log = state / "console.log"
+        self.console_socket = state / "console"
+        self._lock_path = lock or cache / "qemu.lock"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> QemuVM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self, *, snapshot: bool = False, wait: str = "docker") -> None:
+        """Boot; or with ``snapshot`` restore a machine that was kept right after its first boot, which takes about a second.
+
+        ``wait`` is "" (return at once), ``ssh`` or ``docker``. A snapshot is used only where this machine has no disk yet.
+        """
+        self.state.mkdir(parents=True, exist_ok=True)
+        make_key(self.key)
+        image = self._image()
+        fresh = not self.disk.exists()
+        if snapshot and fresh:
+            kept = self._kept(image)
+            if not (kept / "ready").exists():
+                self._keep(image, kept)
+            shutil.copyfile(kept / "disk.qcow2", self.disk)
+            self._restore(image, kept / "memory")
+        else:
+            if fresh:
+                _run("qemu-img", "create", "-q", "-f", "qcow2", str(self.disk), f"{DISK_MIB}M")
+            self._launch(image)
+        if wait:
+            self.wait_ssh()
+        if wait == "docker":
+            self.wait_docker()
+
+    def reboot(self, *, wait: str = "docker") -> None:
+        """An orderly stop and a cold start on the same disk: the RAM root is new, the disk is what it was."""
+        self.stop()
+        self.start(wait=wait)
+
+    def power_cut(self) -> None:
+        """QEMU is killed: what was not on the disk is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        elif (pid := self.pid()) is not None:
+            os.kill(pid, signal.SIGKILL)
+            self._until(lambda: self.pid() is None, 30, "QEMU to end")
+        self._forget()
+
+    def stop(self) -> None:
+        """Write the disk and end QEMU; safe to call twice. Falls back to a power cut where the guest does not answer."""
+        if self.pid() is None:
+            self._forget()
+            return
+        try:
+            self.run("sync", timeout_seconds=60)
+            with Qmp(self.state / "qmp") as qmp:
+                qmp.ask("quit")
+            self._until(lambda: self.pid() is None, 30, "QEMU to end")
+        except (QmpError, QemuError, OSError, subprocess.SubprocessError):
+            self.power_cut()
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+        self._forget()
+
+    def pid(self) -> int | None:
+        """QEMU's process id while it runs, from any process that looks at the same state directory."""
+        if self._process is not None:
+            return self._process.pid if self._process.poll() is None else None
+        try:
+            pid, self.port = json.loads((self.state / "running").read_text(encoding="utf-8"))
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            return None
+        return int(pid) if os.fsencode(str(self.disk)) in b" ".join(words) else None
+
+    # -- talking to it ------------------------------------------------------------------------------------------------
+
+    def run(
+        self, script: str, *, stdin: bytes = b"", user: str = "docker", timeout_seconds: float = 180.0, check: bool = True
+    ) -> Done:
+        """Run ``script`` by the user's own shell. Raises QemuError where it fails and ``check`` is set."""
+        done = subprocess.run(  # noqa: S603 - the lab's own ssh client
+            [*self.ssh_command(user), script], input=stdin, capture_output=True, timeout=timeout_seconds, check=False
+        )
+        if check and done.returncode:
+            raise QemuError(f"{script!r} ended with {done.returncode}: {done.stderr[-2000:]!r} {done.stdout[-500:]!r}")
+        return Done(stdout=done.stdout, stderr=done.stderr, status=done.returncode)
+
+    def root(self, script: str, *, stdin: bytes = b"", timeout_seconds: float = 180.0, check: bool = True) -> Done:
+        """Run ``script`` by sh as root."""
+        return self.run(f"sudo -n sh -c {shlex.quote(script)}", stdin=stdin, timeout_seconds=timeout_seconds, check=check)
+
+    def ssh_command(self, user: str = "docker") -> list[str]:
+        """The words of an ssh command into the VM; options of the user's own files are not read."""
+        options = {
+            "UserKnownHostsFile": self.known_hosts, "GlobalKnownHostsFile": "/dev/null", "StrictHostKeyChecking": "accept-new",
+            "BatchMode": "yes", "IdentitiesOnly": "yes", "ConnectTimeout": 20, "ServerAliveInterval": 15, "LogLevel": "ERROR",
+        }  # fmt: skip
+        words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        return ["ssh", "-F", "none", "-i", str(self.key), "-p", str(self.port), *words, f"{user}@127.0.0.1"]
+
+    def wait_ssh(self, limit_seconds: float = _BOOT_SECONDS) -> None:
+        """Wait for the server to answer and log in once."""
+
+        def greets() -> bool:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), 5) as client:
+                    client.settimeout(5)
+                    return client.recv(4) == b"SSH-"
+            except OSError:
+                return False
+
+        self._until(greets, limit_seconds, "an SSH greeting")
+        self._until(lambda: self.run("true", check=False, timeout_seconds=60).status == 0, 60, "an SSH log-in")
+
+    def wait_docker(self, limit_seconds: float = _BOOT_SECONDS) -> None:
+        """Wait in the guest until dockerd answers its ping; one exec does the polling."""
+        tries = max(1, int(limit_seconds * 4))
+        loop = (
+            f"n=0; until curl -sf -m 10 --unix-socket /var/run/docker.sock http://d/_ping >/dev/null 2>&1; do "
+            f"n=$((n + 1)); [ $n -lt {tries} ] || exit 1; usleep 250000; done"
+        )
+        done = self.root(loop, check=False, timeout_seconds=limit_seconds + 60)
+        if done.status:
+            log = self.root("tail -n 30 /var/lib/boot2docker/log/docker.log", check=False).text
+            raise QemuError(f"dockerd did not answer in {limit_seconds:.0f} s:\n{log}")
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _image(self) -> initramfs.Image:
+        from tests.lab import tree
+
+        return initramfs.build(self.cache, tree.build_tree(self.cache), tree.fetch_kernel(self.cache))
+
+    def _member(self) -> bytes:
+        conf = f"LAB_SSHD={self.sshd} LAB_IPTABLES={self.iptables}\n".encode()
+        public = self.key.with_suffix(".pub").read_bytes()
+        return initramfs.member([("conf", conf, 0o644), ("authorized_keys", public, 0o644)], self.overlay)
+
+    def _launch(self, image: initramfs.Image, incoming: Path | None = None) -> None:
+        """Start QEMU under the lock of one VM a machine; QEMU itself holds the lock until it ends."""
+        self.port = self.port or free_port()
+        for name in ("qmp", "console", "running"):
+            (self.state / name).unlink(missing_ok=True)
+        initrd = self.state / "initrd"
+        with initrd.open("wb") as out, image.initrd.open("rb") as base:
+            out.write(self._member())
+            shutil.copyfileobj(base, out, 1 << 20)
+        lock = _hold(self._lock_path)
+        memory = os.open(incoming, os.O_RDONLY) if incoming else -1
+        argv = self._argv(image.kernel, initrd)
+        if incoming:
+            argv += ["-incoming", f"fd:{memory}"]
+        passed = [descriptor for descriptor in (lock, memory) if descriptor >= 0]
+        try:
+            with (self.state / "qemu.log").open("ab") as log:
+                self._process = subprocess.Popen(  # noqa: S603 - the lab's own QEMU
+                    argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=passed, start_new_session=True
+                )
+        finally:
+            for descriptor in passed:
+                os.close(descriptor)
+        (self.state / "running").write_text(json.dumps([self._process.pid, self.port]), encoding="utf-8")
+
+    def _argv(self, kernel: Path, initrd: Path) -> list[str]:
+        user = f"user,id=net0,net=10.0.2.0/24,host={GATEWAY},dhcpstart={ADDRESS},hostfwd=tcp:127.0.0.1:{self.port}-:22"
+        return [
+            "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-cpu", "max",
+            "-accel", "tcg,thread=multi", "-smp", "2", "-m", str(MEMORY_MIB),
+            "-kernel", str(kernel), "-initrd", str(initrd), "-append", "console=ttyS0 quiet panic=-1 mitigations=off",
+            "-drive", f"file={self.disk},if=none,id=disk0,format=qcow2,cache=writeback", "-device", "virtio-blk-pci,drive=disk0",
+            "-netdev", user, "-device", "virtio-net-pci,netdev=net0,romfile=", "-device", "virtio-rng-pci",
+            "-chardev", f"socket,id=tty0,path={self.console_socket},server=on,wait=off,logfile={self.console_log},logappend=on",
+            "-serial", "chardev:tty0", "-qmp", f"unix:{self.state / 'qmp'},server=on,wait=off",
+        ]  # fmt: skip
+
+    def _kept(self, image: initramfs.Image) -> Path:
+        """Where the snapshot of just this kernel, root, member and QEMU is kept."""
+        version = _run("qemu-system-x86_64", "--version").splitlines()[0]
+        shape = json.dumps([image.key, version, self._argv(Path("kernel"), Path("initrd"))[:20], MEMORY_MIB, DISK_MIB])
+        digest = hashlib.sha256(shape.encode() + self._member() + Path(__file__).read_bytes())
+        return self.cache / f"snapshot-{digest.hexdigest()[:16]}"
+
+    def _keep(self, image: initramfs.Image, kept: Path) -> None:
+        """Boot once, stop the clock, write memory and disk aside."""
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir(parents=True)
+        for old in sorted(self.cache.glob("snapshot-*"), key=lambda path: path.stat().st_mtime)[:-4]:
+            shutil.rmtree(old, ignore_errors=True)
+        _run("qemu-img", "create", "-q", "-f", "qcow2", str(self.disk), f"{DISK_MIB}M")
+        self._launch(image)
+        self.wait_ssh()
+        self.wait_docker()
+        self.root("sync")
+        with Qmp(self.state / "qmp") as qmp, (kept / "memory").open("wb") as memory:
+            qmp.ask("stop")
+            qmp.ask("migrate-set-parameters", **{"max-bandwidth": 1 << 34})
+            qmp.ask("getfd", fd=memory.fileno(), fdname="memory")
+            qmp.ask("migrate", uri="fd:memory")
+            self._until(lambda: qmp.ask("query-migrate")["status"] in ("completed", "failed"), 120, "the snapshot")
+            if qmp.ask("query-migrate")["status"] != "completed":
+                raise QemuError(f"the snapshot failed: {qmp.ask('query-migrate')}")
+            qmp.ask("quit")
+        self._until(lambda: self.pid() is None, 30, "QEMU to end")
+        self._process = None
+        self._forget()
+        shutil.move(self.disk, kept / "disk.qcow2")
+        (kept / "ready").touch()
+
+    def _restore(self, image: initramfs.Image, memory: Path) -> None:
+        """Start from a kept memory. The guest stays frozen until QEMU is told to go on, and its clock is that of the snapshot."""
+        self._launch(image, incoming=memory)
+        with Qmp(self.state / "qmp", timeout_seconds=60) as qmp:
+            self._until(lambda: qmp.ask("query-status")["status"] != "inmigrate", 120, "the snapshot to be read")
+            qmp.ask("cont")
+        self.wait_ssh()
+        self.root(f"date -u -s @{int(time.time())} >/dev/null")
+
+    def _until(self, ready: Callable[[], bool], limit_seconds: float, what: str) -> None:
+        limit = time.monotonic() + limit_seconds
+        while not ready():
+            if self._process is not None and self._process.poll() is not None and "end" not in what:
+                raise QemuError(f"QEMU ended while waiting for {what}: {self._tail('qemu.log')}")
+            if time.monotonic() > limit:
+                raise QemuError(f"waited {limit_seconds:.0f} s for {what}; the console ends with\n{self._tail('console.log')}")
+            time.sleep(_POLL_SECONDS)
+
+    def _tail(self, name: str) -> str:
+        try:
+            return (self.state / name).read_bytes()[-2000:].decode("utf-8", "backslashreplace")
+        except OSError:
+            return ""
+
+    def _forget(self) -> None:
+        for name in ("running", "qmp", "console", "initrd"):
+            (self.state / name).unlink(missing_ok=True)
+
+
+def make_key(path: Path) -> None:
+    """An ed25519 key pair at ``path``, once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", str(path))
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on just now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _hold(path: Path) -> int:
+    """A descriptor that holds the lock of one VM at a time. Raises QemuError after half an hour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    limit = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > limit:
+                os.close(descriptor)
+                raise QemuError(f"another VM has held {path} for {_LOCK_SECONDS:.0f} s") from None
+            time.sleep(_POLL_SECONDS)
+        else:
+            return descriptor
+
+
+def _run(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)  # noqa: S603 - constant programs of the lab
+    if done.returncode:
+        raise QemuError(f"{argv[0]} ended with {done.returncode}: {done.stderr[-1000:]}")
+    return done.stdout
