@@ -11,7 +11,6 @@ from vmproxy.errors import UsageError
 from vmproxy.model import ProxyURL
 
 _DEFAULT_PROXY = "http://127.0.0.1:8123"
-_NAMES = ("http_proxy", "https_proxy", "no_proxy")
 
 
 @command(
@@ -80,5 +79,5 @@ def render(pairs: Mapping[str, str], form: str) -> str:
     if form == "json":
         return json.dumps(dict(pairs), indent=2)
     if form == "dotenv":
-        return "\n".join(f"{name}={quoting.dotenv(value)}" for name, value in pairs.items())
-    return "\n".join(f"export {name}={quoting.sh(value)}" for name, value in pairs.items())
+        return "\n".join(quoting.dotenv(name, value) for name, value in pairs.items())
+    return "\n".join(quoting.sh_export(name, value) for name, value in pairs.items())
