@@ -1,0 +1,402 @@
+"""The marked block that we own inside somebody else's shell file: put it in, find it, take it out. PURE.
+
+::
+
+    # >>> vmproxy 1 {"proxy":"http://10.0.2.2:8123","undo":["no-newline"]}
+    export http_proxy='http://10.0.2.2:8123'
+    # <<< vmproxy
+
+The first line carries a record: what the caller wants to remember, and under ``undo`` what exact undo needs. Our lines
+end in LF always; every byte outside of the block stays as it is. Whether a block can live in a file is
+:func:`objections` here and, with a real shell, :func:`tail_probe` and ``sh -n`` in the VM.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vmproxy import shellscan
+from vmproxy.errors import ForeignFile, UsageError
+
+Where = Literal["end", "after-shebang"]
+
+VERSION = 1
+SHEBANG = b"#!/bin/sh\n"
+
+_LIKE = re.compile(rb"^[ \t]*#[ \t]*(?:>>>|<<<)[ \t]*vmproxy\b[^\n]*", re.MULTILINE)
+_BEGIN = re.compile(rb"# >>> vmproxy ([0-9]{1,9})(?: (\{[ -~]*\}))?")
+_END = b"# <<< vmproxy"
+_EXPORTED = re.compile(rb"^[ \t]*export ([A-Za-z_][A-Za-z0-9_]*)=", re.MULTILINE)
+_COMMENTS = re.compile(rb"(?:[ \t]*(?:#[^\n]*)?\n)*")
+_CONTINUED = re.compile(rb"(?<!\\)(?:\\\\)*\\\n?\Z")
+_UNDO = frozenset({"absent", "empty", "no-newline", "shebang"})
+_KEPT = frozenset({"absent", "empty", "shebang"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """One block: ``content[start:end]``, its payload, its record without ``undo``, its lines counted from 1."""
+
+    start: int
+    end: int
+    payload: bytes
+    record: dict[str, Any]
+    undo: frozenset[str]
+    first_line: int
+    last_line: int
+
+
+def find(content: bytes, *, path: str = "") -> Found | None:
+    """The one block in ``content``, or None.
+
+    Raises ForeignFile, with ``path:line``, for markers that are damaged, doubled, out of order or nested, for a
+    record that is not ours, and for a newer format.
+    """
+    marks = list(_LIKE.finditer(content))
+    if not marks:
+        return None
+    begin = marks[0]
+    match = _BEGIN.fullmatch(begin[0])
+    if match and int(match[1]) > VERSION:
+        raise _foreign_at(
+            content, begin.start(), f"the block is of a newer vmproxy (format {int(match[1])})", path, hint="upgrade"
+        )
+    if begin[0] == _END:
+        raise _foreign_at(content, begin.start(), "the marker has no beginning above it", path)
+    if not match or int(match[1]) != VERSION or match[2] is None:
+        raise _foreign_at(content, begin.start(), "the marker is damaged", path)
+    record, undo = _read_record(content, begin.start(), match[2], path)
+    if len(marks) == 1:
+        raise _foreign_at(content, begin.start(), "the marker has no end below it", path)
+    last = marks[1]
+    if last[0] != _END:
+        doubled = _BEGIN.fullmatch(last[0])
+        raise _foreign_at(
+            content, last.start(), "the marker is doubled or nested" if doubled else "the marker is damaged", path
+        )
+    if len(marks) > 2:  # noqa: PLR2004
+        raise _foreign_at(content, marks[2].start(), "there is a second marker", path)
+    body = begin.end() + 1
+    return Found(
+        start=begin.start(),
+        end=min(last.end() + 1, len(content)),
+        payload=content[body : last.start()],
+        record=record,
+        undo=undo,
+        first_line=_line(content, begin.start()),
+        last_line=_line(content, last.start()),
+    )
+
+
+def put(content: bytes | None, payload: bytes, *, where: Where, record: Mapping[str, Any], path: str = "") -> bytes:
+    """``content`` with our block in it; None is an absent file.
+
+    ``end`` puts it behind everything; ``after-shebang`` behind the first line where that is a shebang, else on top,
+    and a new or empty file gets ``#!/bin/sh`` first. A block that stands where it may is replaced in place, keeping
+    what it knew for undo: for ``end`` that is while nothing behind it touches its variables, for ``after-shebang``
+    while only comments stand before it. Otherwise it is moved.
+
+    ``record`` is JSON data without the key ``undo``. Raises ForeignFile as :func:`find`, UsageError for a payload
+    or a record that cannot stand in a block (CR, NUL, markers, no final newline: mistakes of the caller).
+    """
+    _check_payload(payload)
+    found = None if content is None else find(content, path=path)
+    if content is not None and found and _stays(content, found, where, _names(payload) | _names(found.payload)):
+        return content[: found.start] + _block(payload, record, found.undo) + content[found.end :]
+    undo = {"absent"} if content is None else set() if content else {"empty"}
+    base = content or b""
+    if found:
+        undo |= found.undo & _KEPT
+        base = _without(base, found)
+    head, tail = base, b""
+    if where == "after-shebang":
+        head, tail = _split_shebang(base)
+        if not base:
+            undo.add("shebang")
+            head = SHEBANG
+    if head and not head.endswith(b"\n"):
+        undo.add("no-newline")
+        head += b"\n"
+    return head + _block(payload, record, undo) + tail
+
+
+def take(content: bytes, *, path: str = "") -> bytes | None:
+    """The exact inverse of :func:`put`: the bytes that were there, None where there was no file.
+
+    What was changed around the block since then stays; a file that has gained bytes of its own stays a file.
+    Without a block ``content`` itself. Raises ForeignFile as :func:`find`.
+    """
+    found = find(content, path=path)
+    if not found:
+        return content
+    rest = _without(content, found)
+    ours = (b"", SHEBANG) if "shebang" in found.undo else (b"",)
+    if rest in ours and "absent" in found.undo:
+        return None
+    if rest in ours and "empty" in found.undo:
+        return b""
+    return rest
+
+
+def objections(
+    content: bytes | None, *, where: Where, names: Collection[str], path: str = ""
+) -> tuple[ForeignFile, ...]:
+    """Why a block that exports ``names`` cannot live in this file; empty where nothing speaks against it.
+
+    ``content`` is the file as it is, with or without our block. Looked for: damaged markers, NUL; for ``end`` whatever
+    would keep the shell from reaching the block, or the block from having effect (exit, return, exec with a command,
+    a loop without end, a call of a function that exits, ``set -n``, readonly variables, an open here-document, a
+    continued last line); for ``after-shebang`` another language. Quotes, here-documents, functions and subshells are
+    followed; where they cannot be, every line that looks harmful is one. Each objection names line and word, never
+    more of the content.
+    """
+    if not content:
+        return ()
+    try:
+        found = find(content, path=path)
+    except ForeignFile as error:
+        return (error,)
+    nul = content.find(b"\0")
+    if nul >= 0:
+        return (_foreign_at(content, nul, "the file contains NUL bytes", path),)
+    if where == "after-shebang":
+        return _shebang_objections(content, path)
+    before = content
+    if found and _stays(content, found, where, frozenset(names)):
+        before = content[: found.start]
+    elif found:  # the block is going to move: blank lines in its place keep the numbers right
+        before = content[: found.start] + b"\n" * content[found.start : found.end].count(b"\n") + content[found.end :]
+    objects = [
+        ForeignFile(what, where=_place(path, line), hint="move it, or remove it, then run vmproxy again")
+        for line, what in _harm(before, frozenset(names))
+    ]
+    if _CONTINUED.search(before) and not before[before.rstrip(b"\n").rfind(b"\n") + 1 :].lstrip().startswith(b"#"):
+        objects.append(_foreign_at(before, len(before.rstrip(b"\n")), "the last line ends in a backslash", path))
+    return tuple(objects)
+
+
+def overridden(content: bytes | None, *, names: Collection[str]) -> tuple[tuple[int, str], ...]:
+    """(line, name) wherever the file's own lines set one of ``names`` before our block, which then wins."""
+    if not content:
+        return ()
+    found = find(content)
+    before = content[: found.start] if found else content
+    try:
+        commands = shellscan.scan(before).commands
+    except shellscan.Lost:
+        return ()
+    return tuple((command.line, name) for command in commands for name in sorted(_touched(command) & set(names)))
+
+
+def tail_probe(content: bytes) -> bytes:
+    r"""The text that ``sh -n`` must REFUSE if whatever is appended to ``content`` is to be read as commands.
+
+    An unterminated here-document passes ``sh -n`` and swallows all that follows; then it swallows the stray ``)`` as
+    well, and this text passes (measured in dash, busybox ash, bash). In the VM::
+
+        { cat "$file"; printf '\n)\n'; } | sh -n 2>/dev/null && swallowed=1
+    """
+    return content + b"\n)\n"
+
+
+# the pieces
+
+
+def _line(content: bytes, offset: int) -> int:
+    return content.count(b"\n", 0, offset) + 1
+
+
+def _place(path: str, line: int) -> str:
+    return f"{path}:{line}" if path else f"line {line}"
+
+
+def _foreign_at(content: bytes, offset: int, what: str, path: str, *, hint: str = "") -> ForeignFile:
+    return ForeignFile(what, where=_place(path, _line(content, offset)), hint=hint or "repair or remove that line")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise ValueError
+    return record
+
+
+def _not_json(_: str) -> None:
+    raise ValueError
+
+
+def _read_record(content: bytes, offset: int, text: bytes, path: str) -> tuple[dict[str, Any], frozenset[str]]:
+    try:
+        record = json.loads(text, object_pairs_hook=_unique, parse_constant=_not_json)
+        undo = record.pop("undo", [])
+        known = isinstance(undo, list) and all(isinstance(item, str) and item in _UNDO for item in undo)
+    except (ValueError, RecursionError):
+        known = False
+    if not known:
+        raise _foreign_at(content, offset, "the marker's record is damaged", path)
+    return record, frozenset(undo)
+
+
+def _block(payload: bytes, record: Mapping[str, Any], undo: Collection[str]) -> bytes:
+    if "undo" in record:
+        raise UsageError("a block's record has no key of its own named undo")
+    whole = {**record, "undo": sorted(undo)} if undo else dict(record)
+    try:
+        text = json.dumps(whole, ensure_ascii=True, separators=(",", ":"), sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError("a block's record must be JSON data") from error
+    return f"# >>> vmproxy {VERSION} {text}\n".replace("\x7f", "\\u007f").encode("ascii") + payload + _END + b"\n"
+
+
+def _check_payload(payload: bytes) -> None:
+    if b"\0" in payload or b"\r" in payload:
+        raise UsageError("a block's payload has no NUL and no CR")
+    if payload and not payload.endswith(b"\n"):
+        raise UsageError("a block's payload ends in a newline")
+    if _LIKE.search(payload):
+        raise UsageError("a block's payload contains a marker")
+    if _CONTINUED.search(payload):
+        raise UsageError("a block's payload ends in a continued line")
+
+
+def _names(payload: bytes) -> frozenset[str]:
+    return frozenset(name.decode("ascii") for name in _EXPORTED.findall(payload))
+
+
+def _without(content: bytes, found: Found) -> bytes:
+    head, tail = content[: found.start], content[found.end :]
+    if "no-newline" in found.undo and not tail and head.endswith(b"\n"):
+        head = head[:-1]
+    return head + tail
+
+
+def _split_shebang(base: bytes) -> tuple[bytes, bytes]:
+    if not base.startswith(b"#!"):
+        return b"", base
+    end = base.find(b"\n") + 1
+    return (base[:end], base[end:]) if end else (base, b"")
+
+
+def _stays(content: bytes, found: Found, where: Where, names: frozenset[str]) -> bool:
+    if where == "after-shebang":
+        return _COMMENTS.fullmatch(content[: found.start]) is not None
+    tail = content[found.end :]
+    if _COMMENTS.fullmatch(tail):
+        return True
+    try:
+        commands = shellscan.scan(tail).commands
+    except shellscan.Lost:
+        return False
+    return not any(_touched(command) & names for command in commands)
+
+
+def _touched(command: shellscan.Command) -> frozenset[str]:
+    """The variables that this command sets or unsets for the commands after it."""
+    argv = command.argv
+    if command.subshell:
+        return frozenset()
+    if not argv or argv[0] in (":", ".", "eval", "exec", "set", "trap"):
+        return frozenset(command.assigned)
+    if argv[0] in ("unset", "read"):
+        return frozenset(argv[1:])
+    if argv[0] in ("export", "readonly", "declare", "typeset", "local"):
+        loses = any(word.startswith("-") and "n" in word for word in argv[1:])
+        return frozenset(word.partition("=")[0] for word in argv[1:] if loses or "=" in word)
+    return frozenset()
+
+
+def _shebang_objections(content: bytes, path: str) -> tuple[ForeignFile, ...]:
+    if not content.startswith(b"#!"):
+        return ()
+    line = content[2:].split(b"\n", 1)[0]
+    words = {word.rpartition(b"/")[2] for word in line.split()}
+    if words & {b"sh", b"ash", b"dash", b"bash", b"ksh", b"mksh"}:
+        return ()
+    return (
+        ForeignFile("the file is no shell script by its first line", where=_place(path, 1), hint="make it #!/bin/sh"),
+    )
+
+
+def _harm(before: bytes, names: frozenset[str]) -> list[tuple[int, str]]:
+    """(line, what) of all that keeps a block behind ``before`` from being reached or from having effect."""
+    try:
+        scan = shellscan.scan(before)
+    except shellscan.Lost:
+        return _line_harm(before, names)
+    fatal = _fatal_functions(scan.commands)
+    harm = []
+    for command in scan.commands:
+        ending = _ending(command, fatal)
+        if ending and not command.function and not command.subshell:
+            harm.append((command.line, f"{ending} ends the file before our block at its end is reached"))
+        locked = _locked(command) & names
+        if locked:
+            harm.append((command.line, f"{min(locked)} is made readonly before our block"))
+    if scan.swallowed_line:
+        harm.append((scan.swallowed_line, "a here-document is open to the end of the file and would swallow our block"))
+    return harm
+
+
+_LINE_END = re.compile(rb"(?:^|[;&|({]|\bthen|\belse|\bdo)[ \t]*(exit|return|exec)\b")
+_LINE_LOCK = re.compile(rb"\b(?:readonly|declare|typeset)\b(.*)")
+
+
+def _line_harm(before: bytes, names: frozenset[str]) -> list[tuple[int, str]]:
+    """The same for a text that cannot be followed: whatever looks harmful is."""
+    harm = []
+    for number, line in enumerate(before.split(b"\n"), start=1):
+        ending = _LINE_END.search(line)
+        if ending:
+            harm.append((number, f"{ending[1].decode()} may end the file before our block at its end is reached"))
+        lock = _LINE_LOCK.search(line)
+        locked = names & {word.decode("latin-1") for word in re.findall(rb"\w+", lock[1])} if lock else ()
+        if locked:
+            harm.append((number, f"{min(locked)} may be made readonly before our block"))
+    return harm
+
+
+def _ending(command: shellscan.Command, fatal: frozenset[str]) -> str:
+    """The word by which this command ends the shell, the sourced file, or nothing ("")."""
+    argv = tuple(word.rstrip("\r") for word in command.argv)
+    while argv[:1] in (("command",), ("builtin",)):
+        argv = argv[1:]
+    if not argv:
+        return ""
+    name = argv[0]
+    if name in ("exit", "return", shellscan.ENDLESS) or name in fatal or (name == "exec" and argv[1:]):
+        return name if name in ("exit", "return", "exec", shellscan.ENDLESS) else "a function that exits"
+    if name == "eval":
+        match = re.search(r"\b(exit|return|exec)\b", " ".join(argv[1:]))
+        return match[1] if match else ""
+    options = [word for word in argv[1:] if word.startswith("-") and not word.startswith("--")]
+    if name == "set" and (any("n" in word for word in options) or "noexec" in argv[1:]):
+        return "set -n"
+    return "alias" if name == "alias" and any(word.startswith("export=") for word in argv[1:]) else ""
+
+
+def _fatal_functions(commands: tuple[shellscan.Command, ...]) -> frozenset[str]:
+    fatal: frozenset[str] = frozenset()
+    while True:
+        more = frozenset(
+            command.function
+            for command in commands
+            if command.function and not command.subshell and _ending(command, fatal) not in ("", "return")
+        )
+        if more == fatal:
+            return fatal
+        fatal = more
+
+
+def _locked(command: shellscan.Command) -> frozenset[str]:
+    """The variables that this command makes readonly for our block."""
+    argv = command.argv
+    if command.subshell or not argv:
+        return frozenset()
+    options = "".join(word for word in argv[1:] if word.startswith("-"))
+    if argv[0] == "readonly" or (argv[0] in ("declare", "typeset") and "r" in options):
+        return frozenset(word.partition("=")[0] for word in argv[1:])
+    return frozenset()
