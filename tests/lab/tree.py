@@ -141,7 +141,6 @@ def _closure(cache: Path, packages: tuple[str, ...]) -> list[str]:
         # A fresh machine or container image has no package lists yet.
         _command("apt-get", "update", "-qq")
         text = _apt(cache, "--print-uris", "-y", "-qq", "install", *packages)
-    # With a file already in debs/, --print-uris leaves it out: so the lines are asked for with an empty archive directory.
     return [line for line in text.splitlines() if line.startswith("'")]
 
 
@@ -149,6 +148,7 @@ def _apt(cache: Path, *argv: str) -> str:
     """apt-get with nothing installed, no recommendations, and its archives in the cache."""
     status = cache / "status"
     status.touch()
+    # --print-uris leaves out what is downloaded already: so it is asked with an archive directory that stays empty.
     archives = cache / ("debs" if "--download-only" in argv else "none")
     (archives / "partial").mkdir(parents=True, exist_ok=True)
     options = {
@@ -205,6 +205,9 @@ def _finish(root: Path) -> None:
     for link, to in {"usr/bin/awk": "gawk", "usr/bin/nc": "nc.openbsd", "usr/bin/which": "which.debianutils"}.items():
         if not os.path.lexists(root / link) and (root / "usr/bin" / to).exists():
             (root / link).symlink_to(to)
+    for name in ("run", "lock"):
+        shutil.rmtree(root / "var" / name, ignore_errors=True)
+        (root / "var" / name).symlink_to("/run" if name == "run" else "/run/lock")
     if not os.path.lexists(root / "etc/mtab"):
         (root / "etc/mtab").symlink_to("/proc/self/mounts")
     for junk in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"):
