@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vmproxy import shellscan
+from vmproxy import shellharm, shellscan
 from vmproxy.errors import ForeignFile, UsageError
 
 Where = Literal["end", "after-shebang"]
@@ -78,7 +78,7 @@ def find(content: bytes, *, path: str = "") -> Found | None:
         raise _foreign_at(
             content, last.start(), "the marker is doubled or nested" if doubled else "the marker is damaged", path
         )
-    if len(marks) > 2:  # noqa: PLR2004
+    if len(marks) > 2:
         raise _foreign_at(content, marks[2].start(), "there is a second marker", path)
     body = begin.end() + 1
     return Found(
@@ -172,7 +172,7 @@ def objections(
         before = content[: found.start] + b"\n" * content[found.start : found.end].count(b"\n") + content[found.end :]
     objects = [
         ForeignFile(what, where=_place(path, line), hint="move it, or remove it, then run vmproxy again")
-        for line, what in _harm(before, frozenset(names))
+        for line, what in shellharm.harm(before, frozenset(names))
     ]
     if _CONTINUED.search(before) and not before[before.rstrip(b"\n").rfind(b"\n") + 1 :].lstrip().startswith(b"#"):
         objects.append(_foreign_at(before, len(before.rstrip(b"\n")), "the last line ends in a backslash", path))
@@ -189,7 +189,8 @@ def overridden(content: bytes | None, *, names: Collection[str]) -> tuple[tuple[
         commands = shellscan.scan(before).commands
     except shellscan.Lost:
         return ()
-    return tuple((command.line, name) for command in commands for name in sorted(_touched(command) & set(names)))
+    wanted = frozenset(names)
+    return tuple((command.line, name) for command in commands for name in sorted(shellharm.touched(command) & wanted))
 
 
 def tail_probe(content: bytes) -> bytes:
@@ -291,22 +292,7 @@ def _stays(content: bytes, found: Found, where: Where, names: frozenset[str]) ->
         commands = shellscan.scan(tail).commands
     except shellscan.Lost:
         return False
-    return not any(_touched(command) & names for command in commands)
-
-
-def _touched(command: shellscan.Command) -> frozenset[str]:
-    """The variables that this command sets or unsets for the commands after it."""
-    argv = command.argv
-    if command.subshell:
-        return frozenset()
-    if not argv or argv[0] in (":", ".", "eval", "exec", "set", "trap"):
-        return frozenset(command.assigned)
-    if argv[0] in ("unset", "read"):
-        return frozenset(argv[1:])
-    if argv[0] in ("export", "readonly", "declare", "typeset", "local"):
-        loses = any(word.startswith("-") and "n" in word for word in argv[1:])
-        return frozenset(word.partition("=")[0] for word in argv[1:] if loses or "=" in word)
-    return frozenset()
+    return not any(shellharm.touched(command) & names for command in commands)
 
 
 def _shebang_objections(content: bytes, path: str) -> tuple[ForeignFile, ...]:
@@ -319,84 +305,3 @@ def _shebang_objections(content: bytes, path: str) -> tuple[ForeignFile, ...]:
     return (
         ForeignFile("the file is no shell script by its first line", where=_place(path, 1), hint="make it #!/bin/sh"),
     )
-
-
-def _harm(before: bytes, names: frozenset[str]) -> list[tuple[int, str]]:
-    """(line, what) of all that keeps a block behind ``before`` from being reached or from having effect."""
-    try:
-        scan = shellscan.scan(before)
-    except shellscan.Lost:
-        return _line_harm(before, names)
-    fatal = _fatal_functions(scan.commands)
-    harm = []
-    for command in scan.commands:
-        ending = _ending(command, fatal)
-        if ending and not command.function and not command.subshell:
-            harm.append((command.line, f"{ending} ends the file before our block at its end is reached"))
-        locked = _locked(command) & names
-        if locked:
-            harm.append((command.line, f"{min(locked)} is made readonly before our block"))
-    if scan.swallowed_line:
-        harm.append((scan.swallowed_line, "a here-document is open to the end of the file and would swallow our block"))
-    return harm
-
-
-_LINE_END = re.compile(rb"(?:^|[;&|({]|\bthen|\belse|\bdo)[ \t]*(exit|return|exec)\b")
-_LINE_LOCK = re.compile(rb"\b(?:readonly|declare|typeset)\b(.*)")
-
-
-def _line_harm(before: bytes, names: frozenset[str]) -> list[tuple[int, str]]:
-    """The same for a text that cannot be followed: whatever looks harmful is."""
-    harm = []
-    for number, line in enumerate(before.split(b"\n"), start=1):
-        ending = _LINE_END.search(line)
-        if ending:
-            harm.append((number, f"{ending[1].decode()} may end the file before our block at its end is reached"))
-        lock = _LINE_LOCK.search(line)
-        locked = names & {word.decode("latin-1") for word in re.findall(rb"\w+", lock[1])} if lock else ()
-        if locked:
-            harm.append((number, f"{min(locked)} may be made readonly before our block"))
-    return harm
-
-
-def _ending(command: shellscan.Command, fatal: frozenset[str]) -> str:
-    """The word by which this command ends the shell, the sourced file, or nothing ("")."""
-    argv = tuple(word.rstrip("\r") for word in command.argv)
-    while argv[:1] in (("command",), ("builtin",)):
-        argv = argv[1:]
-    if not argv:
-        return ""
-    name = argv[0]
-    if name in ("exit", "return", shellscan.ENDLESS) or name in fatal or (name == "exec" and argv[1:]):
-        return name if name in ("exit", "return", "exec", shellscan.ENDLESS) else "a function that exits"
-    if name == "eval":
-        match = re.search(r"\b(exit|return|exec)\b", " ".join(argv[1:]))
-        return match[1] if match else ""
-    options = [word for word in argv[1:] if word.startswith("-") and not word.startswith("--")]
-    if name == "set" and (any("n" in word for word in options) or "noexec" in argv[1:]):
-        return "set -n"
-    return "alias" if name == "alias" and any(word.startswith("export=") for word in argv[1:]) else ""
-
-
-def _fatal_functions(commands: tuple[shellscan.Command, ...]) -> frozenset[str]:
-    fatal: frozenset[str] = frozenset()
-    while True:
-        more = frozenset(
-            command.function
-            for command in commands
-            if command.function and not command.subshell and _ending(command, fatal) not in ("", "return")
-        )
-        if more == fatal:
-            return fatal
-        fatal = more
-
-
-def _locked(command: shellscan.Command) -> frozenset[str]:
-    """The variables that this command makes readonly for our block."""
-    argv = command.argv
-    if command.subshell or not argv:
-        return frozenset()
-    options = "".join(word for word in argv[1:] if word.startswith("-"))
-    if argv[0] == "readonly" or (argv[0] in ("declare", "typeset") and "r" in options):
-        return frozenset(word.partition("=")[0] for word in argv[1:])
-    return frozenset()

@@ -74,13 +74,13 @@ class _Frame:
     opener: str = ""
     condition: tuple[str, ...] | None = None
     leaves: bool = False
+    endless: list[int] = field(default_factory=list)  # offsets of loops without end directly inside
 
 
 @dataclass(kw_only=True)
 class _List:
     """What is known inside one list of commands: the text itself, or one ``$(…)``."""
 
-    function: str
     subshell: bool
     frames: list[_Frame] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
@@ -91,7 +91,7 @@ class _List:
 def scan(content: bytes) -> Scan:
     """The commands of ``content`` in order. Raises Lost."""
     scanner = _Scanner(content.decode("latin-1"))
-    scanner.read_list(_List(function="", subshell=False), closer=False)
+    scanner.read_list(_List(subshell=False), closer=False)
     return Scan(commands=tuple(scanner.commands), swallowed_line=scanner.swallowed_line)
 
 
@@ -206,7 +206,7 @@ class _Scanner:
             self.balanced("(", ")")
         elif following.startswith("$("):
             self.at += 2
-            self.read_list(_List(function="", subshell=True), closer=True)
+            self.read_list(_List(subshell=True), closer=True)
         elif following.startswith("${"):
             self.braces(in_quotes=in_quotes)
         elif following.startswith("$'") and not in_quotes:
@@ -307,24 +307,33 @@ class _Scanner:
         if words[0] in _LOOP_ENDS:
             for frame in loops:
                 frame.leaves = True
-        self.emit(state, words, state.offset)
-
-    def emit(self, state: _List, words: tuple[str, ...], offset: int) -> None:
-        function = state.frames[-1].function if state.frames else state.function
+        function = state.frames[-1].function if state.frames else ""
         subshell = state.subshell or any(frame.kind == "(" for frame in state.frames)
-        self.commands.append(Command(line=self.line(offset), words=words, function=function, subshell=subshell))
+        self.commands.append(Command(line=self.line(state.offset), words=words, function=function, subshell=subshell))
 
     def push(self, state: _List, kind: str, *, opener: str = "", offset: int = 0) -> None:
-        function = state.naming or (state.frames[-1].function if state.frames else state.function)
+        function = state.naming or (state.frames[-1].function if state.frames else "")
         state.naming = ""
         state.frames.append(_Frame(kind=kind, function=function, offset=offset, opener=opener))
         if len(state.frames) > _FRAMES:
             raise Lost
 
-    def pop(self, state: _List, kind: str) -> _Frame:
+    def pop(self, state: _List, kind: str) -> None:
         if not state.frames or state.frames[-1].kind != kind:
             raise Lost
-        return state.frames.pop()
+        frame = state.frames.pop()
+        if kind == "loop" and (frame.opener, frame.condition) in _ENDLESS and not frame.leaves:
+            frame.endless.append(frame.offset)
+        self.skip()
+        following = self.text[self.at : self.at + 2]
+        if frame.endless and (following[:1] != "&" or following == "&&"):  # a subshell, too, is waited for
+            if state.frames and state.frames[-1].function == frame.function:
+                state.frames[-1].endless += frame.endless
+            else:
+                self.commands += [
+                    Command(line=self.line(offset), words=(ENDLESS,), function=frame.function)
+                    for offset in frame.endless
+                ]
 
     def operator(self, state: _List, text: str, *, closer: bool) -> bool:
         """True at the ``)`` that ends a substitution."""
@@ -398,29 +407,32 @@ class _Scanner:
                 state.words.append(word)
                 state.offset = start
         elif word == "done":
-            frame = self.pop(state, "loop")
-            self.skip()
-            background = self.text[self.at : self.at + 2].rstrip() in ("&", "&)")
-            if (frame.opener, frame.condition) in _ENDLESS and not frame.leaves and not background:
-                self.emit(state, (ENDLESS,), frame.offset)
+            self.pop(state, "loop")
         elif word == "case":
-            self.skip(newlines=True)
-            self.word()
-            self.skip(newlines=True)
-            if self.word() != ("in", False):
-                raise Lost
-            self.push(state, "case")
-            self.patterns(state)
+            self.case(state)
         elif word == "esac":
             self.pop(state, "case")
         elif word == "function":
-            self.skip()
-            name, _ = self.word()
-            self.skip()
-            if self.text.startswith("()", self.at):
-                self.at += 2
-            self.skip(newlines=True)
-            state.naming = name
+            self.function(state)
         else:
             return False
         return True
+
+    def case(self, state: _List) -> None:
+        """Past ``WORD in`` and the first patterns."""
+        self.skip(newlines=True)
+        self.word()
+        self.skip(newlines=True)
+        if self.word() != ("in", False):
+            raise Lost
+        self.push(state, "case")
+        self.patterns(state)
+
+    def function(self, state: _List) -> None:
+        """Past the name behind bash's word ``function``."""
+        self.skip()
+        state.naming, _ = self.word()
+        self.skip()
+        if self.text.startswith("()", self.at):
+            self.at += 2
+        self.skip(newlines=True)
