@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import importlib.util
+import importlib
 import logging
 import socket
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,19 +97,31 @@ def _login_name() -> str:
         raise UsageError("no log-in name is known", hint="say it: ssh://USER@HOST") from error
 
 
+_importing = threading.Lock()
+
+
+class _Later(types.ModuleType):
+    """Stands for a module until something of it is used; importlib's LazyLoader loads at the import statement."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
 def _library() -> Any:
     """paramiko, without what it imports and we never use, and without its log lines.
 
-    ``invoke`` serves ``Match exec`` alone and takes half of the import; it is put in as a lazily loaded module, so that
-    another user of paramiko in this process still gets it.
+    ``invoke`` serves ``Match exec`` alone and takes half of the import; it is put in as a stand-in, so that another
+    user of paramiko in this process still gets it.
     """
     if "paramiko" not in sys.modules and "invoke" not in sys.modules:
-        spec = importlib.util.find_spec("invoke")
-        if spec is not None and spec.loader is not None:
-            spec.loader = importlib.util.LazyLoader(spec.loader)
-            module = importlib.util.module_from_spec(spec)
-            sys.modules["invoke"] = module
-            spec.loader.exec_module(module)
+        with _importing:
+            stand_in = _Later("invoke")
+            sys.modules["invoke"] = stand_in
+            try:
+                import paramiko
+            finally:
+                if sys.modules.get("invoke") is stand_in:
+                    del sys.modules["invoke"]
     import paramiko
 
     quiet = logging.getLogger("vmproxy.ssh")

@@ -1,0 +1,156 @@
+"""The one door to the host's processes, files and ports for discovery. Everything is bounded in time and bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import IO
+
+from vmproxy.errors import LostContact, Refused, UsageError
+
+_FOREIGN = ("LD_", "DYLD_", "PYTHON", "VMPROXY_SSH_")
+_FOREIGN_NAMES = frozenset({"BASH_ENV", "ENV", "IFS", "GCONV_PATH", "PERL5LIB", "PERL5OPT", "RUBYOPT", "NODE_OPTIONS"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What a process gave: bounded bytes and its exit status (negative: the signal that ended it)."""
+
+    stdout: bytes
+    stderr: bytes
+    status: int
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a child: without what changes how programs load or parse, without our secrets, LC_ALL=C."""
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if not name.upper().startswith(_FOREIGN) and name.upper() not in _FOREIGN_NAMES
+    }
+    return {**kept, "LC_ALL": "C"}
+
+
+def read_file(path: str, *, limit_bytes: int = 1 << 20) -> bytes | None:
+    """The bytes of a plain file; None where there is none. Raises UsageError for one that is odd, big or unreadable."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read the file: {getattr(error, 'strerror', None) or error}", where=path) from error
+    with os.fdopen(descriptor, "rb") as stream:
+        if not os.path.isfile(descriptor):
+            raise UsageError("not a plain file", where=path)
+        try:
+            data = stream.read(limit_bytes + 1)
+        except OSError as error:
+            raise UsageError(f"cannot read the file: {error.strerror}", where=path) from error
+    if len(data) > limit_bytes:
+        raise UsageError(f"the file is bigger than {limit_bytes} bytes", where=path)
+    return data
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a plain file (or a link to one) of that name."""
+    return os.path.isfile(path)
+
+
+def is_directory(path: str) -> bool:
+    """Whether there is a directory (or a link to one) of that name."""
+    return os.path.isdir(path)
+
+
+def list_directory(path: str, *, limit: int = 1000) -> tuple[str, ...]:
+    """The names in a directory, sorted; () where it is none or cannot be read."""
+    with contextlib.suppress(OSError, ValueError), os.scandir(path) as found:
+        return tuple(sorted(entry.name for _, entry in zip(range(limit), found, strict=False)))
+    return ()
+
+
+def port_open(host: str, port: int, *, timeout_seconds: float = 1.0) -> bool:
+    """Whether something takes TCP connections there. Nothing is sent; ``*_proxy`` variables are not used."""
+    try:
+        with socket.create_connection((host, port), timeout=timeout_seconds):
+            return True
+    except (OSError, UnicodeError, OverflowError):
+        return False
+
+
+def run(
+    argv: tuple[str, ...], *, timeout_seconds: float = 10.0, limit_bytes: int = 1 << 20, environ: Mapping[str, str]
+) -> Output | None:
+    """Run a program with closed stdin and a clean environment; None where it is not installed.
+
+    Raises LostContact at the time limit and Refused at the byte limit; the program and its children are ended then.
+    """
+    try:
+        child = subprocess.Popen(  # noqa: S603 - argv, never a shell
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=clean_environment(environ),
+            start_new_session=os.name != "nt",
+        )
+    except (FileNotFoundError, PermissionError, NotADirectoryError):
+        return None
+    pipes = [_Pipe(child.stdout, child, limit_bytes), _Pipe(child.stderr, child, limit_bytes)]
+    deadline = time.monotonic() + timeout_seconds
+    try:
+        child.wait(timeout_seconds)
+        for pipe in pipes:
+            pipe.join(max(0.0, deadline - time.monotonic()) + 0.2)
+        if any(pipe.is_alive() for pipe in pipes):
+            raise subprocess.TimeoutExpired(argv, timeout_seconds)
+    except subprocess.TimeoutExpired as error:
+        raise LostContact(f"no end within {timeout_seconds:g} s", where=argv[0]) from error
+    finally:
+        _end(child)
+        for pipe in pipes:
+            pipe.join(1.0)
+    if any(pipe.overflow for pipe in pipes):
+        raise Refused(f"more than {limit_bytes} bytes of output", where=argv[0])
+    return Output(stdout=bytes(pipes[0].data), stderr=bytes(pipes[1].data), status=child.returncode)
+
+
+class _Pipe(threading.Thread):
+    """Drains one pipe up to the limit; both are drained at once, so that the child never waits for us."""
+
+    def __init__(self, stream: IO[bytes] | None, child: subprocess.Popen[bytes], limit_bytes: int) -> None:
+        super().__init__(daemon=True)
+        self.data = bytearray()
+        self.overflow = False
+        self._stream = stream
+        self._child = child
+        self._limit_bytes = limit_bytes
+        self.start()
+
+    def run(self) -> None:
+        if self._stream is None:
+            return
+        with contextlib.suppress(OSError, ValueError), self._stream as stream:
+            while piece := os.read(stream.fileno(), 65536):
+                self.data += piece
+                if len(self.data) > self._limit_bytes:
+                    self.overflow = True
+                    _end(self._child)
+                    return
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End the child and what it started; it leads its own session."""
+    with contextlib.suppress(OSError):
+        if os.name == "nt":
+            child.kill()
+        else:
+            os.killpg(child.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(2.0)

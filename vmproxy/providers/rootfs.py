@@ -1,0 +1,33 @@
+"""``rootfs:DIR``: a VM's root file system as a directory on the host; only files are reached."""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Mapping
+
+from vmproxy.errors import UsageError
+from vmproxy.model import Target
+from vmproxy.providers import Answers, Queries, home
+
+
+def queries(name: str, environ: Mapping[str, str], answers: Answers) -> Queries:
+    """Nothing: the machine that opens the directory says what is wrong with it."""
+    return Queries()
+
+
+def parse(name: str, environ: Mapping[str, str], answers: Answers) -> Target:
+    """The directory as a target without a transport. Raises UsageError."""
+    if not name or "\0" in name:
+        raise UsageError("rootfs: names no directory", hint="rootfs:DIR")
+    directory = os.path.join(home(environ), name[2:]) if name.startswith("~/") else name
+    return Target(name=f"rootfs:{name}", provider="rootfs", transport="", directory=directory)
+
+
+def listing(environ: Mapping[str, str]) -> Queries:
+    """Nothing."""
+    return Queries()
+
+
+def names(environ: Mapping[str, str], answers: Answers) -> tuple[str, ...]:
+    """None of its own."""
+    return ()
