@@ -1,0 +1,26 @@
+"""What every test shares: nothing of the user's own settings reaches a test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No VMPROXY_… and proxy variable, no vmproxy.toml, no colour choice of the machine that runs the tests."""
+    for name in list(os.environ):
+        ours = name.startswith(("VMPROXY_", "BOOT2DOCKER_")) and not name.startswith("VMPROXY_LAB")
+        if ours or name.lower() in ("http_proxy", "https_proxy", "no_proxy"):
+            monkeypatch.delenv(name)
+    for name in ("NO_COLOR", "_VMPROXY_COMPLETE", "MACHINE_STORAGE_PATH", "SSH_AUTH_SOCK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The top of the work tree."""
+    return Path(__file__).resolve().parents[1]
