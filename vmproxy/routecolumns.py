@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Sequence
 
 from vmproxy.errors import Refused
@@ -13,11 +12,8 @@ from vmproxy.routeparts import Family, Row, destination_of, number_of, route_of
 _RTF_UP, _RTF_GATEWAY, _RTF_REJECT = 0x1, 0x2, 0x200
 _ALL = 0xFFFFFFFF
 
-_HEX2 = re.compile(r"[0-9A-Fa-f]{2}")
-_HEX4 = re.compile(r"[0-9A-Fa-f]{4}")
-_HEX8 = re.compile(r"[0-9A-Fa-f]{8}")
-_HEX32 = re.compile(r"[0-9A-Fa-f]{32}")
-_FLAGS = re.compile(r"[A-Za-z!]{1,16}")
+_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
+_FLAGS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!")
 _PROC = "/proc/net/route"
 _TITLES: dict[str, Family] = {"Internet:": "inet", "Internet6:": "inet6"}
 _NAMES = {
@@ -70,7 +66,7 @@ def column_row(words: Sequence[str], columns: dict[str, int] | None, family: Fam
     cell = {name: words[place] for name, place in columns.items()}
     destination = destination_of(cell["destination"], cell.get("mask"), family)
     flags = cell["flags"]
-    if destination is None or not _FLAGS.fullmatch(flags):
+    if destination is None or not _FLAGS.issuperset(flags):
         return None
     kind = kind_of(columns)
     # "!" rejects, and so do BSD's R and B; BSD's I holds only for sockets bound to that interface.
@@ -92,16 +88,16 @@ def proc_row(words: Sequence[str]) -> Row | None:
     /proc/net/route prints addresses as numbers in the machine's own byte order (kernel, net/ipv4/fib_trie.c): little
     endian is taken; a mask that makes sense only the other way round is refused. Of a multipath it shows the first hop.
     """
-    if len(words) == 10 and all(_HEX32.fullmatch(words[place]) for place in (0, 2, 4)):
+    if len(words) == 10 and all(_is_hex(words[place], 32) for place in (0, 2, 4)):
         return _proc6_row(words)
-    if len(words) < 8 or not all(_HEX8.fullmatch(words[place]) for place in (1, 2, 7)):
+    if len(words) < 8 or not all(_is_hex(words[place], 8) for place in (1, 2, 7)):
         return None
     mask = int.from_bytes(bytes.fromhex(words[7]), "little")
     if not _is_mask(mask):
         if _is_mask(int(words[7], 16)):
             raise Refused("/proc/net/route is in a foreign byte order", hint="give the output of `ip route` instead")
         return None
-    if not _HEX4.fullmatch(words[3]):
+    if not _is_hex(words[3], 4):
         return None
     flags = int(words[3], 16)
     if not flags & _RTF_UP or flags & _RTF_REJECT:
@@ -116,6 +112,10 @@ def proc_row(words: Sequence[str]) -> Row | None:
     return Row(kind=_PROC, routes=(route,)) if route else None
 
 
+def _is_hex(text: str, digits: int) -> bool:
+    return len(text) == digits and _HEX_DIGITS.issuperset(text)
+
+
 def _is_mask(number: int) -> bool:
     """Whether the 32 bits are ones first, then zeros."""
     inverse = number ^ _ALL
@@ -124,9 +124,9 @@ def _is_mask(number: int) -> bool:
 
 def _proc6_row(words: Sequence[str]) -> Row | None:
     """A row of /proc/net/ipv6_route: bytes in network order; it holds the local and multicast tables too."""
-    if not all(_HEX2.fullmatch(words[place]) for place in (1, 3)):
+    if not all(_is_hex(words[place], 2) for place in (1, 3)):
         return None
-    if not all(_HEX8.fullmatch(words[place]) for place in (5, 8)):
+    if not all(_is_hex(words[place], 8) for place in (5, 8)):
         return None
     length, flags = int(words[1], 16), int(words[8], 16)
     if not flags & _RTF_UP or flags & _RTF_REJECT or words[3] != "00" or length > 128:

@@ -15,9 +15,9 @@ from vmproxy.errors import NoGateway, Refused, VmproxyError
 from vmproxy.model import GatewayChoice, Route
 from vmproxy.routeparts import DEFAULTS, MAIN_TABLE
 from vmproxy.routetext import parse_text
-from vmproxy.routewire import is_save, parse_save
 
 LIMIT = 4 << 20  # bytes; a VM's table has a few lines
+_SAVED = (b"\x24\x12\x31\x45", b"\x45\x31\x12\x24")  # `ip route save`, in either byte order
 HINT = "say which with --gateway IP"
 
 
@@ -47,7 +47,11 @@ def parse(data: bytes, links: Mapping[int, str] | None = None) -> tuple[Route, .
         raise Refused(f"the route table is larger than {LIMIT >> 20} MiB")
     if not data.strip():
         raise Refused("the route table is empty", hint=HINT)
-    return parse_save(data, links) if is_save(data) else parse_text(data)
+    if data[:4] in _SAVED:
+        from vmproxy.routewire import parse_save
+
+        return parse_save(data, links)
+    return parse_text(data)
 
 
 def default_routes(routes: Sequence[Route]) -> tuple[Route, ...]:

@@ -14,8 +14,6 @@ from vmproxy.model import Route
 from vmproxy.routecolumns import column_row, heading_of, kind_of, proc_row, title_of
 from vmproxy.routeparts import DEFAULTS, MAIN_TABLE, Family, Row, destination_of, number_of, route_of
 
-_CLEAN = re.compile(r"[\t -~]*")
-_COLOUR = re.compile(r"\x1b\[[0-9;]{0,20}m")
 _LINE_LIMIT = 16384  # characters; `ip -o route` puts all hops of a route on one line
 _TABLES = {"main": MAIN_TABLE, "default": 253, "local": 255}  # iproute2's rt_tables
 
@@ -59,7 +57,7 @@ def _decode(data: bytes) -> str:
         text = data.decode("utf-16", "replace")  # PowerShell's `>`
     else:
         text = data.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
-    return _COLOUR.sub("", text) if "\x1b" in text else text
+    return re.sub(r"\x1b\[[0-9;]{0,20}m", "", text) if "\x1b" in text else text
 
 
 def _rows(lines: Sequence[str]) -> Iterator[Row]:
@@ -90,8 +88,8 @@ def _rows(lines: Sequence[str]) -> Iterator[Row]:
 
 def _words(line: str) -> list[str]:
     """The words of a line; none where it holds anything but printable ASCII, or is beyond all measure."""
-    line = line.rstrip("\r")
-    return line.split() if len(line) <= _LINE_LIMIT and _CLEAN.fullmatch(line) else []
+    line = line.rstrip("\r").replace("\t", " ")
+    return line.split() if len(line) <= _LINE_LIMIT and line.isascii() and line.isprintable() else []
 
 
 def _ip_row(words: list[str], *, ended: bool) -> Row | None:

@@ -22,11 +22,6 @@ _HEADER, _ROUTE_HEADER = 16, 12  # struct nlmsghdr, struct rtmsg
 _FAMILIES: dict[int, Family] = {2: "inet", 10: "inet6"}  # Linux's AF_INET and AF_INET6 wherever this runs
 
 
-def is_save(data: bytes) -> bool:
-    """Whether this is what `ip route save` wrote, in either byte order."""
-    return data[:4] in (struct.pack("<I", _MAGIC), struct.pack(">I", _MAGIC))
-
-
 def parse_save(data: bytes, links: Mapping[int, str] | None = None) -> tuple[Route, ...]:
     """The unicast routes of an `ip route save` stream. ``links``: interface index → name; else names are ``if#N``.
 
