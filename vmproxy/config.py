@@ -1,198 +1,17 @@
 """Options, VMPROXY_… variables and vmproxy.toml become one frozen ``Settings``. No I/O: the texts are handed in.
 
-:data:`OPTIONS` is the whole list. An option is written once here and is then known to the command line, to the
-environment (``--listen-port`` is ``VMPROXY_LISTEN_PORT``) and to the file (``listen-port = 8124``).
+``vmproxy.options`` is the list of what there is.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from vmproxy.errors import UsageError, VmproxyError
 from vmproxy.model import ProxyURL, Settings, printable
-
-FORMATS = ("sh", "json", "dotenv")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    """One option. ``kind`` is a key of the converters below; ``off`` the name that says no to a flag.
-
-    ``field`` is the name in ``Settings``, "" where the option is the command's own business.
-    """
-
-    name: str
-    kind: str
-    help: str
-    flags: tuple[str, ...] = ()
-    metavar: str = ""
-    field: str = ""
-    off: str = ""
-    choices: tuple[str, ...] = ()
-    low: int = 0
-    high: int = 0
-
-    @property
-    def key(self) -> str:
-        """The name as an identifier, ``listen_port``."""
-        return self.name.replace("-", "_")
-
-    @property
-    def variable(self) -> str:
-        """The environment variable, ``VMPROXY_LISTEN_PORT``."""
-        return variable(self.name)
-
-
-def variable(name: str) -> str:
-    """The environment variable of an option name."""
-    return "VMPROXY_" + name.replace("-", "_").upper()
-
-
-_PORT = {"kind": "int", "metavar": "N", "low": 1, "high": 65535}
-
-_ALL: tuple[Option, ...] = (
-    # every command
-    Option(name="json", kind="flag", help="Print one JSON object on stdout."),
-    Option(name="verbose", kind="count", flags=("-v",), help="Say more; twice for every step."),
-    Option(name="quiet", kind="flag", flags=("-q",), help="Say nothing but one line on failure."),
-    Option(name="color", kind="choice", choices=("auto", "always", "never"), help="Colour on a terminal."),
-    Option(name="config", kind="path", metavar="FILE", help="Read settings from FILE instead of the usual place."),
-    Option(name="debug", kind="flag", help="Show the traceback of an error."),
-    # which VM, and how to get in
-    Option(name="vm", kind="list", metavar="TARGET", help="The VM; repeat it or separate with commas."),
-    Option(name="identity", kind="paths", flags=("-i",), metavar="FILE", field="identities", help="Private key file."),
-    Option(
-        name="ssh-config",
-        kind="path",
-        flags=("-F",),
-        metavar="FILE",
-        field="ssh_config",
-        help="Read FILE instead of ~/.ssh/config.",
-    ),
-    Option(
-        name="known-hosts",
-        kind="path",
-        metavar="FILE",
-        field="known_hosts",
-        help="Keep host keys in FILE.",
-    ),
-    Option(
-        name="host-key",
-        kind="fingerprint",
-        metavar="SHA256:…",
-        field="host_key",
-        help="Accept only the host key with this fingerprint.",
-    ),
-    Option(
-        name="connect-timeout",
-        kind="seconds",
-        metavar="S",
-        field="connect_timeout_seconds",
-        help="Seconds for one connection. [10]",
-    ),
-    # the wish
-    Option(name="proxy", kind="proxy", metavar="URL", field="proxy", help="The proxy; 127.0.0.1 means: on this host."),
-    Option(
-        name="https-proxy",
-        kind="proxy",
-        metavar="URL",
-        field="https_proxy",
-        help="Another proxy for https: addresses.",
-    ),
-    Option(
-        name="no-proxy",
-        kind="no-proxy",
-        metavar="LIST",
-        field="no_proxy",
-        help="Names and networks that go without the proxy.",
-    ),
-    Option(
-        name="listen-port",
-        field="listen_port",
-        help="The port that containers use, where it must not be the proxy's.",
-        **_PORT,  # type: ignore[arg-type]
-    ),
-    Option(
-        name="forward",
-        kind="flag",
-        field="forward",
-        off="no-forward",
-        help="Make the door for a proxy that is not on this host, too.",
-    ),
-    Option(
-        name="gateway",
-        kind="address",
-        metavar="IP",
-        field="gateway",
-        help="This host's address as the VM sees it, instead of looking it up.",
-    ),
-    Option(
-        name="guest",
-        kind="text",
-        metavar="KIND",
-        field="guest",
-        help="What kind of VM it is, instead of looking.",
-    ),
-    Option(
-        name="bridge",
-        kind="list",
-        metavar="NAME",
-        field="bridges",
-        help="Only this Docker bridge in the VM; repeat it for more.",
-    ),
-    # how to change
-    Option(name="dry-run", kind="flag", help="Show what would change, as a diff; write nothing."),
-    Option(name="exit-code", kind="flag", help="With --dry-run: exit 3 if there is something to do."),
-    Option(name="yes", kind="flag", field="yes", help="Do not ask before running containers are stopped."),
-    Option(
-        name="restart",
-        kind="choice",
-        choices=("auto", "always", "never"),
-        field="restart",
-        help="Restart Docker: when no container runs (auto), always, never. [auto]",
-    ),
-    Option(name="verify", kind="flag", field="verify", off="no-verify", help="Prove it end to end afterwards. [yes]"),
-    Option(
-        name="check", kind="flag", field="check", off="no-check", help="Ask the proxy before the first change. [yes]"
-    ),
-    Option(name="keep", kind="flag", field="keep", help="Keep the change although the proof fails."),
-    Option(name="force", kind="flag", field="force", help="Go on where another tool's rule or value is in the way."),
-    Option(name="wait", kind="seconds", metavar="S", field="wait_seconds", help="Wait up to S seconds for the VM."),
-    Option(
-        name="lock-timeout",
-        kind="seconds",
-        metavar="S",
-        field="lock_timeout_seconds",
-        help="Wait up to S seconds for another run or program. [30]",
-    ),
-    Option(
-        name="require-persistent",
-        kind="flag",
-        field="require_persistent",
-        help="Refuse a VM that would forget the change at its next boot.",
-    ),
-    # detect-gateway
-    Option(name="table", kind="path", metavar="FILE|-", help="Read a recorded routing table instead of asking."),
-    Option(name="all", kind="flag", help="Show every default route, the one chosen first."),
-    Option(name="probe", help="Ask whether something answers at this port of the gateway.", **_PORT),  # type: ignore[arg-type]
-    # env
-    Option(name="format", kind="choice", choices=FORMATS, help="How to write them. [sh]"),
-)
-
-#: Every option by its long name.
-OPTIONS: dict[str, Option] = {option.name: option for option in _ALL}
-
-GLOBAL = ("json", "verbose", "quiet", "color", "config", "debug")
-SSH = ("identity", "ssh-config", "known-hosts", "host-key", "connect-timeout")
-WISH = ("proxy", "https-proxy", "no-proxy", "listen-port", "forward", "gateway", "guest", "bridge")
-CHANGE = (
-    *("dry-run", "exit-code", "yes", "restart", "verify", "check", "keep", "force"),
-    *("wait", "lock-timeout", "require-persistent"),
-)
+from vmproxy.options import OPTIONS, Option, variable
 
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
@@ -357,6 +176,8 @@ def parse_file(text: str, *, path: str) -> dict[str, object]:
     values: dict[str, object] = {}
     for key, value in table.items():
         if key not in known:
+            import difflib
+
             near = difflib.get_close_matches(key.replace("_", "-"), known, n=1)
             hint = f"did you mean {near[0]}?" if near else "the keys are the long options without their dashes"
             raise UsageError(f"there is no setting named {printable(key, limit=60)!r}", where=path, hint=hint)

@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "machines": {"transports", *PURE - {"config", "containers"}},
     "plan": PURE - {"plan", "config", "providers", "containers"},
     "containers": {"model", "errors", "quoting", "proxyenv"},
-    "config": {"model", "errors", "proxyenv"},
+    "options": set(),
+    "config": {"model", "errors", "proxyenv", "options"},
     "targets": {"model", "errors", "providers", "hostproc"},
     "converge": {*PURE, "hostproc", "transports", "machines", "converge", "targets"},
 }

@@ -18,34 +18,33 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from vmproxy import config
 from vmproxy.cli.output import Output, may_ask, summary
-from vmproxy.config import CHANGE, GLOBAL, OPTIONS, SSH, WISH, Option
+from vmproxy.cli.params import click_option, said
 from vmproxy.errors import Interrupted, RolledBack, UsageError, VmproxyError
 from vmproxy.model import Report, Settings
+from vmproxy.options import CHANGE, GLOBAL, OPTIONS, SSH, WISH
 
-__all__ = ["CHANGE", "SSH", "WISH", "Run", "command", "each_vm", "failed"]
+__all__ = ["CHANGE", "SSH", "WISH", "Run", "command", "each_vm", "failed", "said"]
 
 _FILE_LIMIT_BYTES = 1 << 20
 
 
-@dataclass
 class Run:
     """One run of one command: the values of its options, and how to say things.
 
     ``values`` are parsed values by option name, of the options that were given at all (command line, VMPROXY_…, file).
     """
 
-    values: Mapping[str, Any]
-    environ: Mapping[str, str]
-    output: Output
+    def __init__(self, *, values: Mapping[str, Any], environ: Mapping[str, str], output: Output) -> None:
+        self.values = values
+        self.environ = environ
+        self.output = output
 
     def value(self, name: str, default: Any = None) -> Any:
         """The parsed value of an option, or ``default`` where nobody gave it."""
@@ -71,49 +70,6 @@ class Run:
     def confirm(self) -> Callable[[str], bool] | None:
         """How to ask yes or no; None where nobody can answer."""
         return self.output.confirm if may_ask() and not self.output.json else None
-
-
-def click_option(option: Option) -> click.Option:
-    """The click option of one entry of the table. Values stay raw: ``config.convert`` parses all sources alike."""
-    text = option.help
-    names = [option.key, *option.flags, f"--{option.name}"]
-    if option.kind == "flag":
-        if option.off:
-            names[-1] = f"--{option.name}/--{option.off}"
-        return click.Option(names, is_flag=True, default=None, help=text)
-    if option.kind == "count":
-        return click.Option(names, count=True, default=0, help=text)
-    multiple = option.kind in ("list", "paths", "no-proxy")
-    kind: click.ParamType[Any] = click.STRING
-    if option.kind == "choice":
-        kind = click.Choice(option.choices)
-    elif option.kind in ("path", "paths"):
-        kind = click.Path()
-    complete = _complete_vm if option.name == "vm" else None
-    return click.Option(
-        names,
-        type=kind,
-        multiple=multiple,
-        default=None,
-        metavar=option.metavar or None,
-        help=text,
-        shell_complete=complete,
-    )
-
-
-def _complete_vm(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    from vmproxy.cli.completion import vm_names
-
-    return vm_names(incomplete)
-
-
-def said(ctx: click.Context) -> dict[str, Any]:
-    """Of a context's parameters those that stood on the command line, raw, by option name."""
-    return {
-        option.name: ctx.params[option.key]
-        for option in OPTIONS.values()
-        if option.key in ctx.params and ctx.get_parameter_source(option.key) is ParameterSource.COMMANDLINE
-    }
 
 
 def command(*names: str, examples: Sequence[str] = ()) -> Callable[[Callable[[Run], int]], click.Command]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from vmproxy import __version__
 from vmproxy.cli import COMMANDS
-from vmproxy.cli.common import click_option, said
-from vmproxy.cli.output import Output, summary
+from vmproxy.cli.params import click_option, said
 from vmproxy.cli.signals import as_interruption
-from vmproxy.config import GLOBAL, OPTIONS
 from vmproxy.errors import Interrupted, UsageError, VmproxyError
-from vmproxy.model import Report
+from vmproxy.options import GLOBAL, OPTIONS
+
+if TYPE_CHECKING:
+    from vmproxy.model import Report
 
 _BROKEN_PIPE = 141
 _COMPLETE = "_VMPROXY_COMPLETE"
@@ -165,6 +167,7 @@ def _fail(argv: list[str], error: BaseException, *, report: Report | None = None
     """Say an error that ended the whole command."""
     from vmproxy.cli.common import failed
     from vmproxy.cli.crash import debug_wanted
+    from vmproxy.cli.output import Output, summary
 
     if report is None:
         assert isinstance(error, VmproxyError | Interrupted)  # noqa: S101

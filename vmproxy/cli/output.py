@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import IO, Any
 
 import click
@@ -38,15 +35,15 @@ def wants_color(choice: str, stream: IO[str], environ: Mapping[str, str] | None 
     return is_terminal(stream) and not env.get("NO_COLOR") and env.get("TERM") != "dumb"
 
 
-@dataclass
 class Output:
     """How to say things. ``verbosity`` is -1 for ``-q``, 0, or the number of ``-v``."""
 
-    json: bool = False
-    verbosity: int = 0
-    color: str = "auto"
-    debug: bool = False
-    _shown: int = field(default=0, repr=False)
+    def __init__(self, *, json: bool = False, verbosity: int = 0, color: str = "auto", debug: bool = False) -> None:
+        self.json = json
+        self.verbosity = verbosity
+        self.color = color
+        self.debug = debug
+        self._shown = 0
 
     @property
     def quiet(self) -> bool:
@@ -64,6 +61,8 @@ class Output:
 
     def document(self, value: object) -> None:
         """The one JSON object of ``--json``: ASCII, stable order, one line."""
+        import json
+
         self._say(json.dumps(value, ensure_ascii=True, sort_keys=False), err=False)
 
     def note(self, text: str) -> None:
@@ -80,6 +79,8 @@ class Output:
     def error(self, what: str, *, hint: str = "", error: BaseException | None = None) -> None:
         """``vmproxy: error: …`` and, but with ``-q``, one ``hint:`` line; with ``--debug`` the traceback before."""
         if self.debug and error is not None:
+            import traceback
+
             self._say("".join(traceback.format_exception(error)).rstrip(), err=True)
         label = click.style("error:", fg="red", bold=True)
         self._say(f"vmproxy: {label} {printable(what, limit=_LINE_LIMIT - 16)}", err=True)
