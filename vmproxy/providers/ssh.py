@@ -59,7 +59,7 @@ def _url(name: str) -> tuple[str, str, int]:
         raise UsageError("a password does not belong in an SSH address", hint="VMPROXY_SSH_PASSWORD holds it")
     if parts.path not in ("", "/") or parts.query or parts.fragment or port == 0:
         raise UsageError(f"{printable(name)} is no SSH address", hint=_HINT)
-    return unquote(parts.username or ""), parts.hostname or "", port or 0
+    return unquote(parts.username or ""), unquote(parts.hostname or ""), port or 0
 
 
 def _masked(name: str) -> str:

@@ -1,0 +1,195 @@
+"""A logged-in SSH connection and its channels: every wait has a limit, both streams are drained at once."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from vmproxy.errors import LostContact, NotPermitted
+from vmproxy.transports import SshOptions
+
+if TYPE_CHECKING:
+    import paramiko
+
+_STDERR_LIMIT_BYTES = 64 << 10
+_COMMAND_LIMIT_BYTES = 8 << 10  # dropbear drops a connection whose command passes about 9,000 bytes
+_PIECE_BYTES = 64 << 10
+_START_SECONDS = 30.0
+
+
+def shut(transport: paramiko.Transport, sock: socket.socket) -> None:
+    """Close at once: without the shutdown paramiko's reader notices only after its 100 ms poll."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    transport.close()
+    sock.close()
+
+
+class _Guard(contextlib.AbstractContextManager["_Guard"]):
+    """Ends the connection when the block takes too long: paramiko has writes and waits without a limit."""
+
+    def __init__(self, connection: SshConnection, seconds: float) -> None:
+        self.fired = False
+        self._connection = connection
+        self._timer = threading.Timer(max(0.05, seconds), self._fire)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Guard:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._timer.cancel()
+
+    def _fire(self) -> None:
+        self.fired = True
+        self._connection.close()
+
+
+class SshConnection:
+    """One logged-in connection; implements :class:`vmproxy.transports.Connection`."""
+
+    def __init__(self, transport: paramiko.Transport, sock: socket.socket, place: str, options: SshOptions) -> None:
+        self._transport = transport
+        self._socket = sock
+        self._options = options
+        self.place = place
+
+    def start(self, command: str) -> SshChannel:
+        """Start a command without a pty. Raises LostContact, NotPermitted."""
+        if len(command.encode()) > _COMMAND_LIMIT_BYTES:
+            raise ValueError("the command is too long for dropbear: it travels on stdin")
+        import paramiko
+
+        seconds = max(_START_SECONDS, self._options.connect_timeout_seconds)
+        with self.guard(seconds) as guard:
+            try:
+                channel = self._transport.open_session(timeout=seconds)
+                channel.exec_command(command)
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                if guard.fired:
+                    raise LostContact(f"no answer within {seconds:g} s", where=self.place) from error
+                if self._transport.is_active() and not self._ended():
+                    raise NotPermitted(
+                        "the VM's ssh server does not run commands for us", where=self.place, hint="a forced command?"
+                    ) from error
+                raise LostContact("the connection ended", where=self.place) from error
+        return SshChannel(self, channel, self._options.output_limit_bytes)
+
+    def close(self) -> None:
+        """Close; safe to call twice."""
+        shut(self._transport, self._socket)
+
+    def guard(self, seconds: float) -> _Guard:
+        """A block that may take that long; then the connection is closed."""
+        return _Guard(self, seconds)
+
+    def _ended(self) -> bool:
+        """Whether the connection itself is gone (its reader has ended, or is about to)."""
+        self._transport.join(0.2)
+        return not self._transport.is_alive() or not self._transport.is_active()
+
+
+class SshChannel:
+    """One running command; implements :class:`vmproxy.transports.Channel`. Not for two threads at once."""
+
+    def __init__(self, connection: SshConnection, channel: paramiko.Channel, output_limit_bytes: int) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._left_bytes = self._limit_bytes = output_limit_bytes
+        self._stderr = bytearray()
+        self._stirred = threading.Event()
+        # Both pipes stir one event; it is looked at only after both were found empty, so no wake-up is lost.
+        channel.in_buffer.set_event(self._stirred)
+        channel.in_stderr_buffer.set_event(self._stirred)
+
+    def send(self, data: bytes, *, timeout_seconds: float) -> None:
+        """Write all of ``data``; stderr is drained meanwhile, so that the two sides cannot wait for each other."""
+        deadline = time.monotonic() + timeout_seconds
+        view = memoryview(data)
+        with self._connection.guard(timeout_seconds + 1.0) as guard:
+            while view:
+                left = deadline - time.monotonic()
+                try:
+                    if left <= 0:
+                        raise LostContact(f"the VM took no more input for {timeout_seconds:g} s", where=self._place)
+                    self._channel.settimeout(min(left, 0.25))
+                    sent = self._channel.send(bytes(view[:_PIECE_BYTES]))
+                    if sent == 0:
+                        raise LostContact("the command in the VM no longer reads its input", where=self._place)
+                    view = view[sent:]
+                except TimeoutError:
+                    self._drain_stderr()
+                except (OSError, EOFError) as error:
+                    what = f"the VM took no more input for {timeout_seconds:g} s" if guard.fired else self._why_closed()
+                    raise LostContact(what, where=self._place) from error
+
+    def receive(self, *, timeout_seconds: float) -> bytes:
+        """The next piece of stdout, b"" at its end. Raises LostContact on time-out, loss, or too much output."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            self._drain_stderr()
+            if self._channel.recv_ready():
+                piece = self._channel.recv(_PIECE_BYTES)
+                self._left_bytes -= len(piece)
+                if self._left_bytes < 0:
+                    self.close()
+                    raise LostContact(f"the VM sends more than {self._limit_bytes} bytes", where=self._place)
+                return piece
+            if self._channel.closed or self._channel.eof_received:
+                if self._channel.recv_ready() or self._channel.recv_stderr_ready():
+                    continue  # it came between the two looks
+                self._check_end()
+                return b""
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LostContact(f"no output from the VM for {timeout_seconds:g} s", where=self._place)
+            self._stirred.wait(left)
+
+    def end_input(self) -> None:
+        """Close the command's stdin. A connection that is already gone is noticed by the next receive."""
+        with self._connection.guard(10.0), contextlib.suppress(OSError, EOFError):
+            self._channel.shutdown_write()
+
+    def wait(self, *, timeout_seconds: float) -> int | None:
+        """The exit status after stdout has ended; None where the VM gave none. Raises LostContact."""
+        if not self._channel.status_event.wait(timeout_seconds):
+            raise LostContact(f"no exit status from the VM within {timeout_seconds:g} s", where=self._place)
+        self._drain_stderr()
+        status = self._channel.exit_status
+        if status < 0:
+            if self._connection._ended():
+                raise LostContact("the connection ended", where=self._place)
+            return None
+        return status
+
+    @property
+    def stderr(self) -> bytes:
+        """What came on stderr so far, at most 64 KiB."""
+        self._drain_stderr()
+        return bytes(self._stderr)
+
+    def close(self) -> None:
+        """End the channel; safe to call twice."""
+        with self._connection.guard(10.0), contextlib.suppress(OSError, EOFError):
+            self._channel.close()
+
+    @property
+    def _place(self) -> str:
+        return self._connection.place
+
+    def _drain_stderr(self) -> None:
+        while self._channel.recv_stderr_ready():
+            piece = self._channel.recv_stderr(_PIECE_BYTES)
+            self._stderr += piece[: _STDERR_LIMIT_BYTES - len(self._stderr)]
+
+    def _check_end(self) -> None:
+        """An end of output that the VM announced is an end; one because the connection went is a loss."""
+        if not self._channel.eof_received and self._channel.exit_status < 0 and self._connection._ended():
+            raise LostContact("the connection ended in the middle of a command", where=self._place)
+
+    def _why_closed(self) -> str:
+        return "the connection ended" if self._connection._ended() else "the command in the VM has ended"
