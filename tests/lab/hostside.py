@@ -60,8 +60,22 @@ ip link set lo up
 echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet
 iptables-nft -t nat -A PREROUTING -d 10.0.2.2/32 -j DNAT --to-destination 127.0.0.1
 """
-_LAN_SCRIPT = "ip link set lo up; ip addr add 192.168.99.1/24 dev eth0; ip link set eth0 up; ip route add default via 192.168.99.100\n"
-_OUTSIDE_SCRIPT = "ip link set lo up; ip addr add 203.0.113.9/24 dev eth0; ip link set eth0 up; ip route add default via 203.0.113.1\n"
+_LAN_SCRIPT = """
+ip -batch - <<END
+link set lo up
+addr add 192.168.99.1/24 dev eth0
+link set eth0 up
+route add default via 192.168.99.100
+END
+"""
+_OUTSIDE_SCRIPT = """
+ip -batch - <<END
+link set lo up
+addr add 203.0.113.9/24 dev eth0
+link set eth0 up
+route add default via 203.0.113.1
+END
+"""
 
 
 def inside(network: int, work: Callable[[], T]) -> T:
@@ -100,7 +114,7 @@ def listen(network: int, address: str, port: int) -> socket.socket:
 
 
 class Surroundings:
-    """The namespaces around one VM, and the VM's own. ``tree`` is the staged tree whose ``ip`` and ``iptables`` are used."""
+    """The namespaces around one VM, and the VM's own. ``tree`` is the staged tree whose ``ip`` is used."""
 
     def __init__(self, tree: Path) -> None:
         self._tree = tree
@@ -141,8 +155,14 @@ class Surroundings:
         wrapper = 'mount --bind /proc "$0/proc" && exec chroot "$0" /bin/sh -e -c "$1"'
         argv = [*self.argv(network), "unshare", "--mount", "sh", "-c", wrapper, str(self._tree), script]
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **{name: _path(fd) for name, fd in networks.items()}}
-        done = subprocess.run(  # noqa: S603 - constant text
-            argv, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False, stdin=subprocess.DEVNULL
+        done = subprocess.run(
+            argv,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
         if check and done.returncode:
             raise LabError(f"cannot set up the network: {done.stderr.strip()[-1000:]}")

@@ -64,6 +64,11 @@ mount --bind "$state/disk/docker" "$root/var/lib/docker"
 for program in "$guest"/init.d/*; do
     cp "$program" "$root/etc/init.d/${program##*/}"
 done
+if [ -d "$guest/bin" ]; then
+    cp "$guest"/bin/* "$root/usr/local/bin/"
+    chmod 755 "$root"/usr/local/bin/*
+    mkdir "$root/run/lab/stub"
+fi
 mkdir -p "$root/opt" "$root/usr/local/etc/init.d" "$root/usr/local/etc/ssh"
 cp "${0%/*}/nsboot.sh" "$root/opt/bootsync.sh"
 cp "${0%/*}/nssshd.sh" "$root/usr/local/etc/init.d/openssh"
@@ -86,7 +91,7 @@ chown -R 1000:1000 "$root/home/docker"
 cp "$state/options" "$root/run/lab/options"
 [ -z "$overlay" ] || cp -R -P --preserve=mode,links "$overlay/." "$root/"
 
-printf '%s\n' '::sysinit:/opt/bootsync.sh' >"$root/etc/inittab"
+printf '%s\n' '::sysinit:/usr/bin/env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin /opt/bootsync.sh' >"$root/etc/inittab"
 printf '%s\n' "$pid" >"$state/pid.new"
 cd "$root"
 mkdir .old

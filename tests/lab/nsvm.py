@@ -32,7 +32,12 @@ _PREFIX = "vmproxy-ns"
 _UIDS = {"root": 0, "docker": 1000}
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 # A process that comes in from outside joins the VM's own groups first: else dockerd would see paths above its root.
-_JOIN = 'for f in /sys/fs/cgroup/init/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do [ -e "$f" ] && echo 0 >"$f"; done 2>/dev/null; exec "$@"'
+_JOIN = """
+for f in /sys/fs/cgroup/init/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do
+    [ -e "$f" ] && echo 0 >"$f"
+done 2>/dev/null
+exec "$@"
+"""
 
 
 class NamespaceVM:
@@ -67,13 +72,15 @@ class NamespaceVM:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     # The machine: on, reset, off.
 
     def start(self) -> None:
-        """Build what is missing in the cache, switch the VM on, wait for ssh and, unless ``docker`` is False, Docker."""
+        """Build what the cache lacks, switch the VM on, wait for ssh and, unless ``docker`` is False, for Docker."""
         sweep()
         self._tree = build_tree(self._cache)
         owner = f"{os.getpid()}-{_started(os.getpid())}"
@@ -92,7 +99,7 @@ class NamespaceVM:
         """Switch on: a new RAM root and empty rules over the disk there is."""
         self.surroundings.plug()
         self._groups = _make_groups(self.state.name)
-        mode = {True: "yes", False: "no"}.get(self._docker, str(self._docker))  # type: ignore[call-overload]
+        mode = self._docker if isinstance(self._docker, str) else "yes" if self._docker else "no"
         (self.state / "options").write_text(f"lab_ssh={self._ssh}\nlab_docker={mode}\n", encoding="utf-8")
         join = 'for d in "$@"; do [ "$d" = -- ] && break; echo 0 >"$d/cgroup.procs"; shift; done; shift; exec "$@"'
         guest = GUEST if self._docker != "stub" else HERE / "stub"
@@ -104,7 +111,7 @@ class NamespaceVM:
             self._shell, self._variant,
         ]  # fmt: skip
         with (self.state / "boot.log").open("ab") as log:
-            self._holder = subprocess.Popen(  # noqa: S603
+            self._holder = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_ENVIRONMENT, start_new_session=True
             )
         self._until((self.state / "pid").exists, "the VM's first process")
@@ -115,6 +122,8 @@ class NamespaceVM:
         self.known_hosts.write_text(f"[127.0.0.1]:{self.ssh_port} {key}\n", encoding="utf-8")
         if self._docker is True:
             self.wait_for_docker()
+        elif self._docker:
+            self._until(lambda: self.run(["docker", "version"], check=False).returncode == 0, "the stub")
 
     def kill(self) -> None:
         """End the VM at once and everything in it, as pulling the plug of a machine; its disk stays."""
@@ -129,7 +138,7 @@ class NamespaceVM:
         _remove_groups(self._groups)
 
     def restart_boot(self) -> None:
-        """Pull the plug and boot again on the same disk: profile, docker, ``sh bootlocal.sh &`` run anew, RAM is lost."""
+        """Pull the plug and boot again on the same disk: profile, docker, ``bootlocal.sh`` run anew, RAM is lost."""
         self.kill()
         self.boot()
 
@@ -168,7 +177,13 @@ class NamespaceVM:
     # Commands.
 
     def run(
-        self, command: str | Sequence[str], *, user: str = "root", stdin: bytes = b"", check: bool = True, seconds: float = 60.0
+        self,
+        command: str | Sequence[str],
+        *,
+        user: str = "root",
+        stdin: bytes = b"",
+        check: bool = True,
+        seconds: float = 60.0,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run words, or a script by /bin/sh, in the VM. With ``check`` a failing command raises LabError."""
         words = ["sh", "-c", command] if isinstance(command, str) else list(command)
@@ -179,25 +194,31 @@ class NamespaceVM:
         home = "/root" if user == "root" else f"/home/{user}"
         return self._command([*enter, "sh", "-c", _JOIN, "sh", *words], stdin, check, seconds, HOME=home, USER=user)
 
-    def host(self, argv: Sequence[str], **options: object) -> subprocess.CompletedProcess[bytes]:
+    def host(
+        self, argv: Sequence[str], *, stdin: bytes = b"", check: bool = True, seconds: float = 30.0
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run a program of this machine in the host's network (10.0.2.2)."""
-        return self._beside(self.surroundings.host, argv, **options)
+        return self._beside(self.surroundings.host, argv, stdin=stdin, check=check, seconds=seconds)
 
-    def lan(self, argv: Sequence[str], **options: object) -> subprocess.CompletedProcess[bytes]:
+    def lan(
+        self, argv: Sequence[str], *, stdin: bytes = b"", check: bool = True, seconds: float = 30.0
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run a program of this machine in the LAN neighbour's network (192.168.99.1)."""
-        return self._beside(self.surroundings.lan, argv, **options)
+        return self._beside(self.surroundings.lan, argv, stdin=stdin, check=check, seconds=seconds)
 
-    def outside(self, argv: Sequence[str], **options: object) -> subprocess.CompletedProcess[bytes]:
+    def outside(
+        self, argv: Sequence[str], *, stdin: bytes = b"", check: bool = True, seconds: float = 30.0
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run a program of this machine in the outside host's network (203.0.113.9)."""
-        return self._beside(self.surroundings.outside, argv, **options)
+        return self._beside(self.surroundings.outside, argv, stdin=stdin, check=check, seconds=seconds)
 
     def docker(self, *words: str, check: bool = True, seconds: float = 60.0) -> str:
         """``docker …`` in the VM; its stdout without the last newline."""
         return self.run(["docker", *words], check=check, seconds=seconds).stdout.decode().rstrip("\n")
 
     def start_docker(self) -> None:
-        """Start Docker as the boot does, and wait until it answers."""
-        self.run("env -i PATH=\"$PATH\" setsid /etc/init.d/docker start </dev/null >/dev/null 2>&1")
+        """Start Docker as the boot does, and wait until it answers (in a VM without the stub)."""
+        self.run('env -i PATH="$PATH" setsid /etc/init.d/docker start </dev/null >/dev/null 2>&1')
         self.wait_for_docker()
 
     def wait_for_docker(self, seconds: float = 40.0) -> None:
@@ -211,15 +232,15 @@ class NamespaceVM:
 
     # Inside.
 
-    def _beside(self, network: int, argv: Sequence[str], **options: object) -> subprocess.CompletedProcess[bytes]:
-        stdin, check, seconds = options.get("stdin", b""), options.get("check", True), options.get("seconds", 30.0)
-        assert isinstance(stdin, bytes) and isinstance(seconds, float)
-        return self._command([*self.surroundings.argv(network), *argv], stdin, bool(check), seconds, **os.environ)
+    def _beside(
+        self, network: int, argv: Sequence[str], *, stdin: bytes = b"", check: bool = True, seconds: float = 30.0
+    ) -> subprocess.CompletedProcess[bytes]:
+        return self._command([*self.surroundings.argv(network), *argv], stdin, check, seconds, **os.environ)
 
     def _command(
         self, argv: list[str], stdin: bytes, check: bool, seconds: float, **environment: str
     ) -> subprocess.CompletedProcess[bytes]:
-        done = subprocess.run(  # noqa: S603 - the lab runs what a test says
+        done = subprocess.run(
             argv, input=stdin, capture_output=True, timeout=seconds, check=False, env={**_ENVIRONMENT, **environment}
         )
         if check and done.returncode:
@@ -231,17 +252,21 @@ class NamespaceVM:
         while not holds():
             if time.monotonic() > limit or (self._holder and self._holder.poll() is not None):
                 raise LabError(f"{what} did not come up: {self._logs()}")
-            time.sleep(0.02)
+            time.sleep(0.01)
 
     def _logs(self) -> str:
         texts = []
-        for path in (self.state / "boot.log", self.path("/var/log/boot.log"), self.state / "disk/boot2docker/log/docker.log"):
+        docker_log = self.state / "disk/boot2docker/log/docker.log"
+        for path in (self.state / "boot.log", self.path("/var/log/boot.log"), docker_log):
             with contextlib.suppress(OSError):
                 texts.append(f"{path.name}: {path.read_text(encoding='utf-8', errors='replace')[-1500:]}")
         return "\n".join(texts)
 
     def _greets(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.ssh_port), timeout=5) as connection:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.ssh_port), timeout=5) as connection,
+        ):
             return connection.recv(4) == b"SSH-"
         return False
 
@@ -279,7 +304,11 @@ def _started(pid: int) -> int:
 def _hierarchies() -> list[Path]:
     """The root of every control group hierarchy here: one on version 2, one per controller on version 1."""
     found = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
-    return [Path(words[1]) for words in found if words[2] in ("cgroup", "cgroup2") and Path(words[1]).is_relative_to(CGROUPS)]
+    return [
+        Path(words[1])
+        for words in found
+        if words[2] in ("cgroup", "cgroup2") and Path(words[1]).is_relative_to(CGROUPS)
+    ]
 
 
 def _make_groups(name: str) -> list[Path]:

@@ -12,24 +12,31 @@ and modes are kept). The cache holds::
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PACKAGES = tuple(
-    "base-files base-passwd bash busybox ca-certificates coreutils curl dash debianutils diffutils docker.io dropbear-bin "
-    "e2fsprogs findutils gawk grep gzip hostname iproute2 iptables iputils-ping kmod libc-bin libpam-modules mount "
-    "net-tools netcat-openbsd openssh-client openssh-server openssl procps sed strace sudo tar util-linux wget".split()
+# fmt: off
+PACKAGES = (
+    "base-files", "base-passwd", "bash", "busybox", "ca-certificates", "coreutils", "curl", "dash", "debianutils",
+    "diffutils", "docker.io", "dropbear-bin", "e2fsprogs", "findutils", "gawk", "grep", "gzip", "hostname",
+    "iproute2", "iptables", "iputils-ping", "kmod", "libc-bin", "libpam-modules", "mount", "net-tools",
+    "netcat-openbsd", "openssh-client", "openssh-server", "openssl", "procps", "sed", "strace", "sudo", "tar",
+    "util-linux", "wget",
 )
+# fmt: on
 """What is asked for; apt adds what these need. kmod and e2fsprogs are for the QEMU VM."""
 
 _DEADLINE_SECONDS = 900
+_OLD_SECONDS = 2 * 86400
 _IPTABLES = tuple(f"{family}{tail}" for family in ("iptables", "ip6tables") for tail in ("", "-save", "-restore"))
 
 # SHA-512 crypt of boot2docker's well-known password, "tcuser".
@@ -37,14 +44,15 @@ _TCUSER = "$6$vmproxylab$CFn0ZcZRJ25wHUmL5m..O7O7hbg0niSKu0WO5frLHwPZypn28snorg.
 
 _FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nsshd:x:74:65534::/run/sshd:/usr/sbin/nologin\n"
-    "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\ndocker:x:1000:1000:Docker:/home/docker:/bin/bash\n",
+    "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\ndocker:x:1000:1000:Docker:/home/docker:/bin/sh\n",
     "etc/group": "root:x:0:\ntty:x:5:\nstaff:x:50:\nshadow:x:42:\nutmp:x:43:\nnogroup:x:65534:\ndocker:x:1000:\n",
     "etc/shadow": f"root:*:19000:0:99999:7:::\nsshd:*:19000:0:99999:7:::\nnobody:*:19000:0:99999:7:::\n"
     f"docker:{_TCUSER}:19000:0:99999:7:::\n",
-    "etc/os-release": 'NAME=Boot2Docker\nVERSION=19.03.12\nID=boot2docker\nID_LIKE=tcl\nVERSION_ID=19.03.12\n'
+    "etc/os-release": "NAME=Boot2Docker\nVERSION=19.03.12\nID=boot2docker\nID_LIKE=tcl\nVERSION_ID=19.03.12\n"
     'PRETTY_NAME="Boot2Docker 19.03.12 (lab)"\n',
     "etc/sudoers": "Defaults secure_path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
     "root ALL=(ALL:ALL) ALL\ndocker ALL=(ALL) NOPASSWD: ALL\n",
+    "etc/shells": "/bin/sh\n/bin/bash\n/bin/dash\n",
     "etc/hosts": "127.0.0.1 localhost boot2docker\n::1 localhost\n",
     "etc/hostname": "boot2docker\n",
     "etc/resolv.conf": "nameserver 10.0.2.3\n",
@@ -56,14 +64,16 @@ _FILES = {
     "etc/pam.d/common-session": "session required pam_permit.so\n",
     "etc/pam.d/common-session-noninteractive": "session required pam_permit.so\n",
     "etc/pam.d/sudo": "auth required pam_unix.so\naccount required pam_permit.so\nsession required pam_permit.so\n",
-    "etc/ssh/sshd_config": "Port 22\nHostKey /var/lib/boot2docker/ssh/ssh_host_ed25519_key\nUsePAM no\nPermitRootLogin yes\n"
-    "PasswordAuthentication yes\nKbdInteractiveAuthentication no\nUseDNS no\nPrintMotd no\nStrictModes yes\n"
+    "etc/ssh/sshd_config": "Port 22\nHostKey /var/lib/boot2docker/ssh/ssh_host_ed25519_key\nUsePAM no\n"
+    "PermitRootLogin yes\nPasswordAuthentication yes\nKbdInteractiveAuthentication no\n"
+    "UseDNS no\nPrintMotd no\nStrictModes yes\n"
     "MaxStartups 100\nMaxSessions 100\nPidFile /run/sshd.pid\nSubsystem sftp /usr/lib/openssh/sftp-server\n",
 }
 _MODES = {"etc/shadow": 0o640, "etc/sudoers": 0o440}
 _DIRECTORIES = {
-    "proc": 0o555, "sys": 0o555, "dev": 0o755, "run": 0o755, "run/sshd": 0o755, "tmp": 0o1777, "root": 0o700, "mnt": 0o755,
-    "var/tmp": 0o1777, "var/log": 0o755, "var/lib/docker": 0o711, "var/lib/boot2docker": 0o755, "home/docker": 0o755,
+    "proc": 0o555, "sys": 0o555, "dev": 0o755, "run": 0o755, "run/sshd": 0o755, "tmp": 0o1777, "root": 0o700, "mnt":
+    0o755, "var/tmp": 0o1777, "var/log": 0o755, "var/lib/docker": 0o711, "var/lib/boot2docker": 0o755,
+    "home/docker": 0o755, "usr/local/bin": 0o755, "usr/local/sbin": 0o755, "usr/local/etc": 0o755, "opt": 0o755,
     "etc/init.d": 0o755, "etc/dropbear": 0o755,
 }  # fmt: skip
 
@@ -72,6 +82,7 @@ class LabError(Exception):
     """The lab could not be built or started; the text says which command and what it answered."""
 
 
+@functools.cache
 def build_tree(cache: Path) -> Path:
     """The staged tree for today's package versions; built now where the cache has none. Raises LabError."""
     return _staged(cache, "tree", PACKAGES, lambda name: True, _finish)
@@ -98,7 +109,11 @@ def use_iptables(root: Path, variant: str) -> None:
 
 
 def _staged(
-    cache: Path, kind: str, packages: tuple[str, ...], wanted: Callable[[str], bool], finish: Callable[[Path], None] | None
+    cache: Path,
+    kind: str,
+    packages: tuple[str, ...],
+    wanted: Callable[[str], bool],
+    finish: Callable[[Path], None] | None,
 ) -> Path:
     """The directory ``kind-KEY`` in the cache, built under a lock beside its final place and renamed."""
     cache.mkdir(parents=True, exist_ok=True)
@@ -120,9 +135,17 @@ def _staged(
             if finish:
                 finish(building)
             building.rename(final)
+            _prune(cache, kind)
         finally:
             shutil.rmtree(building, ignore_errors=True)
         return final
+
+
+def _prune(cache: Path, kind: str) -> None:
+    """Remove what no build has asked for lately; a younger one may be the root of somebody's VM."""
+    for old in cache.glob(f"{kind}-*"):
+        if time.time() - old.stat().st_mtime > _OLD_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
@@ -152,17 +175,29 @@ def _apt(cache: Path, *argv: str) -> str:
     archives = cache / ("debs" if "--download-only" in argv else "none")
     (archives / "partial").mkdir(parents=True, exist_ok=True)
     options = {
-        "Dir::State::status": status, "Dir::Cache::archives": archives, "Dir::Cache::pkgcache": "", "Dir::Cache::srcpkgcache": "",
-        "APT::Install-Recommends": "0", "APT::Install-Suggests": "0", "APT::Sandbox::User": "root", "Debug::NoLocking": "1",
-    }  # fmt: skip
+        "Dir::State::status": status,
+        "Dir::Cache::archives": archives,
+        "Dir::Cache::pkgcache": "",
+        "Dir::Cache::srcpkgcache": "",
+        "APT::Install-Recommends": "0",
+        "APT::Install-Suggests": "0",
+        "APT::Sandbox::User": "root",
+        "Debug::NoLocking": "1",
+    }
     return _command("apt-get", *(word for name, value in options.items() for word in ("-o", f"{name}={value}")), *argv)
 
 
 def _command(*argv: str) -> str:
     """stdout of one command of this machine; LabError with the end of stderr where it fails."""
     environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(  # noqa: S603 - constant commands of the lab
-        argv, capture_output=True, text=True, timeout=_DEADLINE_SECONDS, env=environment, check=False, stdin=subprocess.DEVNULL
+    done = subprocess.run(
+        argv,
+        capture_output=True,
+        text=True,
+        timeout=_DEADLINE_SECONDS,
+        env=environment,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
     if done.returncode:
         raise LabError(f"{argv[0]} {argv[-1]} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
@@ -175,9 +210,9 @@ def _unpack(debs: list[Path], root: Path) -> None:
         (root / "usr" / name).mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(f"usr/{name}")
     for deb in debs:
-        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as reader:  # noqa: S603, S607
-            tar = ["tar", "-x", "-p", "--numeric-owner", "--keep-directory-symlink", "-C", root]
-            done = subprocess.run(tar, stdin=reader.stdout, capture_output=True, text=True, check=False, timeout=300)  # noqa: S603
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as reader:
+            tar: list[str | Path] = ["tar", "-x", "-p", "--numeric-owner", "--keep-directory-symlink", "-C", root]
+            done = subprocess.run(tar, stdin=reader.stdout, capture_output=True, text=True, check=False, timeout=300)
         if done.returncode or reader.returncode:
             raise LabError(f"cannot unpack {deb.name}: {done.stderr.strip()[-500:]}")
 
@@ -202,9 +237,9 @@ def _finish(root: Path) -> None:
         link.unlink(missing_ok=True)
         link.symlink_to(f"/etc/alternatives/{name}")
     use_iptables(root, "nft")
-    for link, to in {"usr/bin/awk": "gawk", "usr/bin/nc": "nc.openbsd", "usr/bin/which": "which.debianutils"}.items():
-        if not os.path.lexists(root / link) and (root / "usr/bin" / to).exists():
-            (root / link).symlink_to(to)
+    for path, to in {"usr/bin/awk": "gawk", "usr/bin/nc": "nc.openbsd", "usr/bin/which": "which.debianutils"}.items():
+        if not os.path.lexists(root / path) and (root / "usr/bin" / to).exists():
+            (root / path).symlink_to(to)
     for name in ("run", "lock"):
         shutil.rmtree(root / "var" / name, ignore_errors=True)
         (root / "var" / name).symlink_to("/run" if name == "run" else "/run/lock")
