@@ -237,6 +237,7 @@ class Wish:
     """What an ``apply`` wants of a VM, free of credentials when written down (see ``wish.py``).
 
     ``proxy`` and ``https_proxy`` are as the user said them (a loopback host still means "my host").
+    ``hidden_credentials`` says that the record knows of credentials which this look could not read.
     """
 
     proxy: ProxyURL
@@ -246,6 +247,7 @@ class Wish:
     forward: bool = False
     gateway: str = ""
     bridges: tuple[str, ...] = ()
+    hidden_credentials: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

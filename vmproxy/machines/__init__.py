@@ -1,0 +1,94 @@
+"""The narrow waist: what can be asked of a VM, whatever the way in. One file per kind of machine."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+from vmproxy.errors import UsageError
+from vmproxy.model import Facts, Finding, Plan
+from vmproxy.proof import Question
+
+NAMES = ("shell", "tree", "native")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What to look at. ``files`` are read whole and checked by the VM's own shell, ``paths`` only for being there.
+
+    ``root`` asks for root (firewall rules, the daemon's environment); without it nothing that needs root is looked at.
+    ``save`` adds ``ip route save`` bytes; ``resolve`` is a name whose IPv4 addresses the VM shall look up.
+    """
+
+    root: bool = True
+    files: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    save: bool = False
+    resolve: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """On which terms a plan is carried out. Times are limits in seconds.
+
+    ``restart`` is auto, always or never; ``restart_argv`` constant words of the guest; ``log`` the daemon's log file.
+    ``check`` is the question asked before the first change, ``proof`` the one asked after the last.
+    """
+
+    look: Look
+    lock_timeout_seconds: float = 30.0
+    restart: str = "auto"
+    restart_argv: tuple[str, ...] = ()
+    log: str = ""
+    check: Question | None = None
+    proof: Question | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a commit ended. ``status`` is what commit.sh said last: kept, undone, incomplete, moved, busy, refused, gone.
+
+    ``restart`` is none, yes, stopped or ``pending N`` (N running containers, ? unknown); ``facts`` the second look.
+    """
+
+    status: str
+    exit: int = 0
+    text: str = ""
+    restart: str = "none"
+    facts: Facts | None = None
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+    log: str = field(default="", repr=False)
+
+
+Judge = Callable[[Finding], bool]
+Verdict = Callable[["Outcome"], bool]
+
+
+class Machine(Protocol):
+    """One VM that can be looked at, changed, and asked."""
+
+    def observe(self, look: Look) -> Facts:
+        """One look; nothing is changed. Raises LostContact, NotPermitted, Refused."""
+
+    def commit(self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]) -> Outcome:
+        """Carry out a plan, or put everything back. ``judge`` decides on the answer before the first change, ``verdict`` on the
+        second look and the proof, while everything can still be put back. Raises LostContact, NotPermitted."""
+
+    def prove(self, question: Question) -> tuple[Finding, ...]:
+        """Ask from each vantage point; nothing stays behind. Raises LostContact, NotPermitted."""
+
+    def reach(self, hosts: tuple[str, ...], port: int) -> tuple[str, ...]:
+        """Those of ``hosts`` that take a TCP connection at ``port``; uses no root. Raises LostContact."""
+
+    def close(self) -> None:
+        """Let go of the VM; safe to call twice."""
+
+
+def load(name: str) -> Any:
+    """The machine module of that name, imported now. Each has ``open(...) -> Machine``."""
+    if name not in NAMES:
+        raise UsageError(f"there is no machine named {name}")
+    return cast(Any, importlib.import_module(f"vmproxy.machines.{name}"))

@@ -1,0 +1,85 @@
+"""What each kind of VM wants: which files carry the daemon's environment and the rules, and how Docker is restarted.
+
+A guest is one PURE module with the names of :class:`Guest`; the tuple below is the whole list. Exactly one guest matches a VM.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+from vmproxy.errors import Refused, UsageError
+from vmproxy.model import BlockWish, Door, Facts, printable
+
+NAMES = ("boot2docker",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a guest is asked to write down: the daemon's variables, the door, the variant of iptables, the wish's record.
+
+    ``secret`` says that ``environment`` holds credentials.
+    """
+
+    environment: Mapping[str, str] = field(repr=False)
+    door: Door | None
+    variant: str
+    record: Mapping[str, Any]
+    secret: bool = False
+
+
+class Guest(Protocol):
+    """A module of this package."""
+
+    NAME: str
+    FILES: tuple[str, ...]
+    """Every file that may carry a block of ours, in the order of writing."""
+    SHELL: tuple[str, ...]
+    """Those of them that a shell reads."""
+    PATHS: tuple[str, ...]
+    """What else has to be looked for."""
+    PERSISTENT: str
+    """The directory that must outlive a reboot."""
+    RESTART: tuple[str, ...]
+    LOG: str
+    WISH_FILE: str
+    """The file whose block carries the record of the wish."""
+
+    def matches(self, facts: Facts) -> str:
+        """One line of why this VM is of this kind, "" where it is not."""
+
+    def render(self, order: Order, facts: Facts) -> tuple[BlockWish, ...]:
+        """The blocks to write, in the order of writing."""
+
+
+def load(name: str) -> Guest:
+    """The guest of that name. Raises UsageError."""
+    if name not in NAMES:
+        raise UsageError(f"there is no guest named {printable(name, limit=40)}", hint=f"--guest {' | '.join(NAMES)}")
+    return cast(Guest, importlib.import_module(f"vmproxy.guests.{name}"))
+
+
+def files() -> tuple[str, ...]:
+    """The files of every guest: what a look reads before the guest is known."""
+    return tuple(dict.fromkeys(path for name in NAMES for path in load(name).FILES))
+
+
+def paths() -> tuple[str, ...]:
+    """The paths that every guest wants looked for."""
+    return tuple(dict.fromkeys(path for name in NAMES for path in load(name).PATHS))
+
+
+def detect(facts: Facts, wanted: str = "") -> tuple[Guest, str]:
+    """The guest of a VM and one line of why. ``wanted`` is the user's word. Raises Refused, UsageError."""
+    if wanted:
+        return load(wanted), "as --guest says"
+    found = [(guest, reason) for guest in map(load, NAMES) if (reason := guest.matches(facts))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(guest.NAME for guest, _ in found)
+        raise Refused(f"the VM looks like more than one kind: {names}", hint="--guest KIND")
+    system = facts.os_release.get("PRETTY_NAME") or facts.os_release.get("ID") or "no /etc/os-release"
+    raise Refused(f"this kind of VM is not known ({system})", where=f"known: {', '.join(NAMES)}", hint="--guest KIND")

@@ -1,0 +1,103 @@
+"""boot2docker: Tiny Core in RAM, its own files on one disk. PURE.
+
+Behaviour from upstream's files/init.d/docker and files/bootsync.sh: the profile is sourced as root before sshd is up and
+again by the daemon's script, which is started with an otherwise empty environment (so nothing arrives without ``export``);
+bootlocal.sh is run as ``sh bootlocal.sh &`` beside the daemon's start, at each boot.
+"""
+
+from __future__ import annotations
+
+from vmproxy import blocks
+from vmproxy.guests import Order
+from vmproxy.model import BlockWish, Door, Facts
+from vmproxy.quoting import sh_exports
+from vmproxy.rules import boot_text, jumps
+
+NAME = "boot2docker"
+PERSISTENT = "/var/lib/boot2docker"
+PROFILE = f"{PERSISTENT}/profile"
+BOOTLOCAL = f"{PERSISTENT}/bootlocal.sh"
+USERDATA = f"{PERSISTENT}/userdata.tar"
+FILES = (BOOTLOCAL, PROFILE)
+SHELL = FILES
+PATHS = (USERDATA, PERSISTENT, "/etc/init.d/docker")
+RESTART = ("/etc/init.d/docker", "restart")
+LOG = f"{PERSISTENT}/log/docker.log"
+WISH_FILE = PROFILE
+
+_PROGRAMS = {
+    "nft": ("iptables-nft", "iptables-nft-restore"),
+    "legacy": ("iptables-legacy", "iptables-legacy-restore"),
+    "default": ("iptables", "iptables-restore"),
+}
+_DOCKER_WAIT_SECONDS = 300
+
+
+def matches(facts: Facts) -> str:
+    """By os-release's ID, as docker-machine's provisioner decides; by the directory where the root is only files."""
+    if facts.os_release.get("ID") == NAME:
+        return f"ID={NAME} in /etc/os-release"
+    if "ID" not in facts.os_release and PERSISTENT in facts.paths:
+        return f"{PERSISTENT} is there"
+    return ""
+
+
+def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
+    """The boot script first: a profile without it would name a door that the next boot does not make."""
+    environment = dict(order.environment)
+    if _remote_by_default(facts):
+        # A docker-machine style VM listens on 2376 only while there is no profile; with ours it must be said.
+        environment["DOCKER_REMOTE"] = "yes"
+    profile = BlockWish(
+        path=PROFILE,
+        payload=sh_exports(environment),
+        where="end",
+        record=order.record,
+        names=tuple(environment),
+        secret=order.secret,
+    )
+    if order.door is None:
+        return (profile,)
+    script = BlockWish(path=BOOTLOCAL, payload=_boot_script(order.door, order.variant), where="after-shebang", record=order.record, mode=0o755)
+    return (script, profile)
+
+
+def _remote_by_default(facts: Facts) -> bool:
+    if USERDATA not in facts.paths:
+        return False
+    content = facts.files[PROFILE].content if PROFILE in facts.files else None
+    return content is None or blocks.take(content, path=PROFILE) is None
+
+
+def _boot_script(door: Door, variant: str) -> bytes:
+    """Literal rules of the last apply, set beside Docker's start and again at every run without doubling."""
+    tool, restore = _PROGRAMS[variant]
+    lines = [
+        "# Runs beside the rest of this file, which need not wait for Docker.",
+        "(",
+        "exec </dev/null >>/var/log/vmproxy.log 2>&1",
+        'echo "vmproxy: $(date)"',
+        "vmproxy_n=0",
+        f"until {tool} -w 5 -t nat -S DOCKER >/dev/null 2>&1; do",
+        f'  [ "$vmproxy_n" -ge {_DOCKER_WAIT_SECONDS} ] && echo "vmproxy: Docker has made no rules yet" && break',
+        "  vmproxy_n=$((vmproxy_n + 1)); sleep 1",
+        "done",
+    ]
+    for table, text in boot_text(door).items():
+        lines += [f"{restore} -w 5 --noflush <<'VMPROXY-END'", *text.decode("ascii").splitlines(), "VMPROXY-END"]
+    for table, chain, words in jumps(door):
+        rule = " ".join(words)
+        lines.append(f"while {tool} -w 5 -t {table} -D {chain} {rule} 2>/dev/null; do :; done")
+        if chain == "FORWARD":
+            # Behind Docker's rules, but before a last rule that lets nothing past.
+            lines += [
+                f"vmproxy_last=$({tool} -w 5 -S FORWARD | tail -n 1)",
+                'case $vmproxy_last in "-A FORWARD -j DROP"|"-A FORWARD -j REJECT"*)',
+                f"  {tool} -w 5 -I FORWARD \"$({tool} -w 5 -S FORWARD | grep -c '^-A')\" {rule} ;;",
+                f"*) {tool} -w 5 -A FORWARD {rule} ;;",
+                "esac",
+            ]
+        else:
+            lines.append(f"{tool} -w 5 -t {table} -A {chain} {rule}")
+    lines += ['echo "vmproxy: rules are in place"', ") &"]
+    return "".join(f"{line}\n" for line in lines).encode("ascii")

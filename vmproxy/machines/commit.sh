@@ -1,0 +1,333 @@
+# The change: lock, compare with what was seen, ask the proxy, rules, files, restart, second look, then wait for the client's last word.
+# Comes behind observe.sh and ask.sh. On any failure, on a signal, and when the client is gone, everything is put back.
+# stdin, after observe.sh's part: "key value" lines and length-prefixed blobs up to ".", then "go", and at the end "keep" or "undo".
+
+trap '' PIPE 2>/dev/null
+step() { frame "step $*"; }
+
+# ---- the work directory and the lock -------------------------------------------------------------------------------
+
+run=/run; [ -d /run ] && [ -w /run ] || run=/var/run
+area=$run/vmproxy
+work=$area/work
+
+open_area() {
+  mkdir -m 700 "$area" 2>/dev/null
+  # Only root may own it; /run belongs to root, so nobody else can have put it there (T07).
+  [ -d "$area" ] && [ ! -L "$area" ] && [ -O "$area" ]
+}
+
+take_lock() {
+  waited=0
+  while :; do
+    if have flock; then
+      exec 9>>"$area/lock"
+      flock -n 9 && return 0
+    elif mkdir "$area/held" 2>/dev/null; then
+      printf '%s %s\n' "$$" "$boot" > "$area/held/owner"; return 0
+    else
+      # Without flock: a holder of another boot, or one that is gone, is no holder any more (F61).
+      REPLY=''; first_line "$area/held/owner"; owner=$REPLY
+      if [ -n "$owner" ] && { [ "${owner#* }" != "$boot" ] || ! kill -0 "${owner% *}" 2>/dev/null; }; then
+        mv "$area/held" "$area/stale.$$" 2>/dev/null && rm -rf "$area/stale.$$" && step stale-lock
+        continue
+      fi
+    fi
+    [ "$waited" -ge "$lock_timeout" ] && return 1
+    sleep 1; waited=$((waited + 1))
+  done
+}
+
+leave() { # status exit-code text…: the last frame, then out
+  # From here on nothing may interrupt: all that is left is ours to clear.
+  trap '' HUP INT TERM
+  [ -z "$watcher" ] || kill "$watcher" 2>/dev/null
+  i=0
+  while [ "$i" -lt "$files" ]; do
+    eval "s=\$stage_$i"; [ -z "$s" ] || rm -rf "$s"
+    i=$((i + 1))
+  done
+  [ -z "$locked" ] || rm -rf "$work" "$area/held"
+  frame "result $*"
+  exit 0
+}
+
+# ---- putting back --------------------------------------------------------------------------------------------------
+
+restore() { # file of iptables-restore text
+  case $variant in
+    nft) tool=iptables-nft-restore ;;
+    legacy) tool=iptables-legacy-restore ;;
+    *) tool=iptables-restore ;;
+  esac
+  limit $((xwait + 20)) "$tool" -w "$xwait" --noflush ${2:+"$2"} < "$1" 2>"$work/err" 9>&-
+}
+
+put_back() { # exit-code text…
+  trap '' HUP INT TERM
+  [ -z "$watcher" ] || kill "$watcher" 2>/dev/null
+  watcher=''
+  step put-back
+  bad=''
+  # A restart under way is waited for first: two at once could leave two daemons, or none (F26).
+  [ -z "$in_flight" ] || restarted
+  if [ -n "$did_nat$did_filter" ] && ! cas_dump | cmp -s - "$work/seen"; then
+    for t in filter nat; do
+      eval "done=\$did_$t"
+      if [ -n "$done" ]; then restore "$work/$t.undo" || restore "$work/$t.undo" || bad="$bad iptables-$t"; fi
+    done
+  fi
+  i=$files
+  while [ "$i" -gt 0 ]; do
+    i=$((i - 1))
+    eval "d=\$did_file_$i was=\$was_$i p=\$path_$i s=\$stage_$i"
+    if [ -n "$d" ]; then
+      if [ "$was" = absent ]; then rm -f "$p" || bad="$bad $p"
+      else mv -f "$s/old" "$p" || bad="$bad $p"; fi
+      flush "${p%/*}"
+    fi
+  done
+  code=$1; shift
+  if [ -n "$did_restart" ]; then
+    # A daemon that did not stop when told may still do so; while the old one runs it has the old environment (F47).
+    n=0
+    while docker_pid && [ "$REPLY" = "$old_pid" ] && [ "$n" -lt 30 ]; do sleep 1; n=$((n + 1)); done
+    if docker_pid && [ "$REPLY" = "$old_pid" ]; then set -- "$*; Docker did not stop and was not restarted"
+    else restart || bad="$bad docker"; fi
+  fi
+  if [ -n "$bad" ]; then leave incomplete "$code" "$*; left:$bad"; fi
+  leave undone "$code" "$*"
+}
+
+tail_of_error() { if [ -s "$work/err" ]; then dd if="$work/err" bs=400 count=1 2>/dev/null | tr '\n' ' '; fi; }
+
+# ---- small tools ---------------------------------------------------------------------------------------------------
+
+flush() { # sync one file or directory; old sync(1) knows no operand and flushes everything
+  sync "$1" 2>/dev/null || sync
+}
+
+blob() { # name length: exactly that many bytes of stdin into a work file, never one more
+  dd ibs=1 obs=4096 count="$2" of="$work/$1" 2>/dev/null && IFS= read -r REPLY
+}
+
+same() { # path, work file: is the file still what was seen?
+  [ -f "$1" ] && [ ! -L "$1" ] && cmp -s "$1" "$2"
+}
+
+cas_dump() {
+  case $variant in nft) iptables-nft-save ;; legacy) iptables-legacy-save ;; *) iptables-save ;; esac 2>/dev/null 9>&- |
+    sed -e '/^#/d' -e 's/ \[[0-9]*:[0-9]*\]$//'
+}
+
+docker_up() { # the daemon answers; bounded
+  n=0 gone=0
+  while [ "$n" -lt 90 ] && [ "$gone" -lt 15 ]; do
+    if docker_pid; then gone=0; else gone=$((gone + 1)); fi
+    if have curl && [ -S /var/run/docker.sock ]; then
+      limit 5 curl -sf --unix-socket /var/run/docker.sock http://docker/_ping >/dev/null 2>&1 9>&- && return 0
+    else limit 10 docker version >/dev/null 2>&1 9>&- && return 0; fi
+    sleep 1; n=$((n + 1))
+  done
+  return 1
+}
+
+restart() { did_restart=1; begin_restart; restarted; }
+
+begin_restart() {
+  # In its own session with a clean environment and none of our descriptors: it must outlive us, and the daemon must not hold our lock.
+  rm -f "$work/rc"
+  if have setsid; then new=setsid; else new=''; fi
+  in_flight=1
+  $new env -i PATH="$PATH" sh -c 'rc=$1; shift; "$@"; echo $? > "$rc"' restart "$work/rc" $restart_argv \
+    </dev/null >"$work/restart.log" 2>&1 7<&- 9>&- &
+}
+
+restarted() {
+  n=0
+  while [ ! -s "$work/rc" ]; do
+    [ "$n" -ge 120 ] && break
+    sleep 1; n=$((n + 1))
+  done
+  in_flight=''
+  REPLY=1; first_line "$work/rc"
+  [ "$REPLY" = 0 ] && docker_up
+}
+
+# ---- the story -----------------------------------------------------------------------------------------------------
+
+boot='' files=0 variant='' xwait=5 lock_timeout=0 restart_argv='' policy=never ask_at='' locked='' watcher='' did_restart='' in_flight='' old_pid='' log='' did_nat='' did_filter='' proof_args=''
+REPLY=''; first_line /proc/sys/kernel/random/boot_id; boot=$REPLY
+open_area || { frame "result refused 6 $area is not ours"; exit 0; }
+
+# The first line says how long to wait for the lock; blobs are only read once it is held.
+IFS= read -r line; lock_timeout=${line#lock }
+if take_lock; then locked=1; else frame "result busy 8 another vmproxy run holds $area/lock"; exit 0; fi
+rm -rf "$work"; mkdir -m 700 "$work" || leave refused 6 "cannot make $work"
+
+complete=''
+while IFS= read -r line; do
+  case $line in
+    .) complete=1; break ;;
+    'blob '*) set -f; set -- $line; set +f; blob "$2" "$3" || break ;;
+    'file '*) # file I MODE OWNER WAS NEW SHELL PATH
+      set -f; set -- $line; set +f
+      i=$2 files=$((i + 1))
+      eval "mode_$i=\$3 owner_$i=\$4 was_$i=\$5 new_$i=\$6 shell_$i=\$7 stage_$i='' did_file_$i=''"
+      p=${line#file * * * * * * }; eval "path_$i=\$p" ;;
+    'variant '*) variant=${line#variant } ;;
+    'xwait '*) xwait=${line#xwait } ;;
+    'restart '*) policy=${line#restart } ;;
+    'argv '*) restart_argv=${line#argv } ;;
+    'log '*) log=${line#log } ;;
+    'ask '*) ask_at=${line#ask } ;;
+    'prove '*) proof_args=${line#prove } ;;
+  esac
+done
+[ -n "$complete" ] || leave gone 9 'the client went away before the change began'
+
+# Left over from a run that was killed or lost its power: one fixed prefix, beside the files and in the work area (RELIABILITY A6).
+i=0
+while [ "$i" -lt "$files" ]; do
+  eval "p=\$path_$i"
+  for t in "${p%/*}"/.vmproxy-*; do if [ -e "$t" ] || [ -L "$t" ]; then rm -rf "$t" && step "cleared $t"; fi; done
+  i=$((i + 1))
+done
+
+step compare
+i=0
+while [ "$i" -lt "$files" ]; do
+  eval "p=\$path_$i was=\$was_$i"
+  if [ "$was" = absent ]; then if [ -e "$p" ] || [ -L "$p" ]; then leave moved 6 "$p appeared meanwhile"; fi
+  else same "$p" "$work/was.$i" || leave moved 6 "$p was changed meanwhile"; fi
+  i=$((i + 1))
+done
+if [ -n "$variant" ]; then cas_dump | cmp -s - "$work/seen" || leave moved 6 'the firewall rules changed meanwhile'; fi
+
+if [ -n "$ask_at" ]; then
+  step ask
+  set -f; set -- $ask_at; set +f
+  for q in connect get; do frame "leg vm $q"; ask "$1" "$2" "$work/$q" "$work"; done
+  frame asked
+  # The client judges the answer: one table of status codes, in one place.
+  IFS= read -r line || leave gone 9 'the client went away before the change began'
+  [ "$line" = go ] || leave refused 6 'the client said no'
+fi
+
+# From here on the client's silence is watched: end of input means that nobody is there to be told (DESIGN §6).
+trap 'put_back 9 interrupted' HUP INT TERM
+exec 7<&0
+{ IFS= read -r line <&7 || kill -TERM $$; } 9>&- &
+watcher=$!
+
+step stage
+i=0
+while [ "$i" -lt "$files" ]; do
+  eval "p=\$path_$i was=\$was_$i new=\$new_$i mode=\$mode_$i owner=\$owner_$i shell=\$shell_$i"
+  s=$(mktemp -d "${p%/*}/.vmproxy-XXXXXX") || put_back 7 "cannot write beside $p"
+  eval "stage_$i=\$s"
+  if [ "$new" = write ]; then
+    { dd if="$work/new.$i" of="$s/new" bs=65536 2>"$work/err" && cmp -s "$work/new.$i" "$s/new"; } || put_back 7 "cannot write beside $p: $(tail_of_error)"
+    if [ "$shell" = sh ]; then
+      sh -n "$s/new" 2>"$work/err" || put_back 6 "$p would not parse any more: $(tail_of_error)"
+      # The here-document probe of observe.sh, on the very bytes that will stand there (RELIABILITY §0.3).
+      if { cat "$s/new"; printf '\n)\n'; } | sh -n 2>/dev/null; then put_back 6 "the end of $p would not be read"; fi
+    fi
+    { chown "$owner" "$s/new" && chmod "$mode" "$s/new"; } 2>"$work/err" || put_back 7 "cannot give $p its owner and mode: $(tail_of_error)"
+    flush "$s/new"
+  fi
+  # A copy beside the file: putting back is then one rename, and needs no room on the disk. (A hard link would look like
+  # somebody's own to the next run, were this one killed.)
+  if [ "$was" != absent ]; then
+    { cp -p "$p" "$s/old" && cmp -s "$work/was.$i" "$s/old"; } 2>"$work/err" || put_back 7 "cannot keep the old $p: $(tail_of_error)"
+    flush "$s/old"
+  fi
+  i=$((i + 1))
+done
+
+if [ -n "$variant" ]; then
+  step rules
+  # Both tables are tested first, since a restore is atomic per table only (RELIABILITY §0b).
+  for t in filter nat; do
+    if [ -s "$work/$t.do" ]; then
+      restore "$work/$t.do" --test; rc=$?
+      case $rc in
+        0) ;;
+        4|124|143) put_back 8 'the xtables lock is held by another program' ;;
+        *) put_back 6 "iptables-restore --test refuses table $t: $(tail_of_error)" ;;
+      esac
+    fi
+  done
+  for t in filter nat; do
+    if [ -s "$work/$t.do" ]; then
+      step "rules $t"
+      eval "did_$t=1"
+      restore "$work/$t.do"; rc=$?
+      case $rc in
+        0) ;;
+        # Nothing of this table was written: exit 4 is the lock, any other failure of a single COMMIT leaves the table as it was.
+        4|124|143) eval "did_$t=''"; put_back 8 'the xtables lock is held by another program' ;;
+        *) eval "did_$t=''"; put_back 7 "iptables-restore fails for table $t: $(tail_of_error)" ;;
+      esac
+    fi
+  done
+fi
+
+i=0
+while [ "$i" -lt "$files" ]; do
+  eval "p=\$path_$i was=\$was_$i new=\$new_$i s=\$stage_$i"
+  step "file $p"
+  # Once more, at the last moment: what is replaced is what was seen (F39), and it is a plain file (F38).
+  if [ "$was" = absent ]; then if [ -e "$p" ] || [ -L "$p" ]; then put_back 6 "$p appeared meanwhile"; fi
+  else same "$p" "$work/was.$i" || put_back 6 "$p was changed meanwhile"; fi
+  eval "did_file_$i=1"
+  if [ "$new" = write ]; then
+    mv -f "$s/new" "$p" 2>"$work/err" || { eval "did_file_$i=''"; put_back 7 "cannot replace $p: $(tail_of_error)"; }
+  else
+    rm -f "$p" 2>"$work/err" || { eval "did_file_$i=''"; put_back 7 "cannot remove $p: $(tail_of_error)"; }
+  fi
+  flush "${p%/*}"
+  i=$((i + 1))
+done
+
+outcome=none
+if [ "$policy" != no ]; then
+  step restart-check
+  REPLY=''
+  # A daemon that does not run stays stopped (F48); one that hangs counts as busy (F51).
+  if ! docker_pid; then outcome=stopped
+  else
+    old_pid=$REPLY
+    counts=$(limit 10 docker info --format '{{.ContainersRunning}} {{.LiveRestoreEnabled}}' 2>/dev/null 9>&-) || counts='? ?'
+    case $policy:$counts in
+      always:*|auto:'0 '*|auto:*' true') outcome=yes ;;
+      auto:'? ?') outcome='pending ?' ;;
+      auto:*) outcome="pending ${counts%% *}" ;;
+      *) outcome="pending ${counts%% *}" ;;
+    esac
+  fi
+  frame "restart $outcome"
+fi
+if [ "$outcome" = yes ]; then
+  step restart
+  if ! restart; then
+    frame log; cat "$work/restart.log"; [ -z "$log" ] || tail -n 20 "$log" 2>/dev/null
+    put_back 7 'Docker does not come back'
+  fi
+fi
+
+step look
+look
+if [ -n "$proof_args" ]; then
+  step prove
+  set -f; set -- $proof_args; set +f
+  prove "$@"
+fi
+
+# The watcher has read nothing: the client speaks only after it has seen "ready".
+kill "$watcher" 2>/dev/null; wait "$watcher" 2>/dev/null
+watcher=''
+frame ready
+IFS= read -r line || put_back 9 'the client went away'
+[ "$line" = keep ] || put_back 7 'put back as told'
+leave kept 0

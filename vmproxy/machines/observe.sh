@@ -1,0 +1,105 @@
+# The look: read-only, POSIX sh, framed by a nonce that nothing in the VM can know beforehand.
+# Reads from stdin: the nonce, then "flag WORD", "file PATH", "path PATH", "resolve NAME" lines up to ".".
+# Values arrive as data by `read` and are only ever used inside double quotes.
+
+IFS= read -r nonce
+nl='
+'
+want_root='' want_rules='' want_save='' want_files='' want_paths='' want_name=''
+while IFS= read -r line && [ "$line" != . ]; do
+  case $line in
+    'flag rules') want_rules=1 ;;
+    'flag save') want_save=1 ;;
+    'file '*) want_files="$want_files${line#file }$nl" ;;
+    'path '*) want_paths="$want_paths${line#path }$nl" ;;
+    'resolve '*) want_name=${line#resolve } ;;
+  esac
+done
+
+frame() { printf '\n@%s %s\n' "$nonce" "$*"; }
+have() { command -v "$1" >/dev/null 2>&1; }
+first_line() { [ -r "$1" ] && { IFS= read -r REPLY < "$1" || [ -n "$REPLY" ]; }; } 2>/dev/null
+
+# timeout(1) of coreutils and of busybox since 1.30 share this form; where it is missing the client's own limit ends the run.
+if have timeout && timeout 5 true 2>/dev/null; then limit() { timeout "$@"; }; else limit() { shift; "$@"; }; fi
+
+docker_pid() { # REPLY: the running daemon's process id; a stale pid file names another program or none
+  for f in /var/run/docker.pid /run/docker.pid; do
+    first_line "$f" || continue
+    pid=$REPLY
+    case $pid in ''|*[!0-9]*) continue ;; esac
+    first_line "/proc/$pid/comm" || continue
+    case $REPLY in *docker*) REPLY=$pid; return 0 ;; esac
+  done
+  REPLY=''; return 1
+}
+
+look_system() {
+  REPLY=''; first_line /proc/sys/kernel/random/boot_id
+  frame "system ${uid:-$(id -u)} $REPLY"
+  frame os; cat /etc/os-release 2>/dev/null
+  found=''
+  for cmd in ip netstat route docker dockerd systemctl rc-service initctl service flock timeout setsid getent \
+    iptables iptables-save iptables-restore iptables-nft-save iptables-legacy-save bash nc curl wget; do
+    have "$cmd" && found="$found $cmd"
+  done
+  frame "have$found"
+  printf '%s' "$want_paths" | while IFS= read -r p; do [ -e "$p" ] && frame "path $p"; done
+  for d in /sys/class/net/*; do
+    if [ -d "$d/bridge" ]; then frame "bridge ${d##*/}"; elif [ -d "$d" ]; then frame "interface ${d##*/}"; fi
+  done
+}
+
+look_network() {
+  # First what reads best: iproute2 shows every hop and metric, net-tools less, /proc only the main table.
+  frame routes
+  if have ip && ip route show table all 2>/dev/null; then :
+  elif have netstat && netstat -rn 2>/dev/null; then :
+  elif have route && route -n 2>/dev/null; then :
+  else cat /proc/net/route 2>/dev/null; fi
+  frame addresses; ip -o addr show 2>/dev/null || ifconfig -a 2>/dev/null
+  if [ -n "$want_save" ] && have ip; then
+    frame links; ip -o link show 2>/dev/null
+    frame save; ip -4 route save table all 2>/dev/null
+  fi
+  if [ -n "$want_name" ]; then
+    frame resolved; getent ahostsv4 "$want_name" 2>/dev/null || nslookup "$want_name" 2>/dev/null
+  fi
+}
+
+look_rules() {
+  # 0A is TCP_LISTEN (include/net/tcp_states.h).
+  frame listeners; grep -h ' 0A ' /proc/net/tcp /proc/net/tcp6 2>/dev/null
+  frame mounts; cat /proc/mounts 2>/dev/null
+  dump() { frame "dump $1"; limit 20 "$2" 2>/dev/null; frame "dumped $1 $?"; }
+  if have iptables-nft-save || have iptables-legacy-save; then
+    have iptables-nft-save && dump nft iptables-nft-save
+    # Reading legacy tables creates them (LIBRARIES §2); so only where the kernel already has some.
+    if have iptables-legacy-save && { ! have iptables-nft-save || first_line /proc/net/ip_tables_names; }; then
+      dump legacy iptables-legacy-save
+    fi
+  elif have iptables-save; then dump default iptables-save; fi
+  if docker_pid; then frame "daemon $REPLY"; cat "/proc/$REPLY/environ" 2>/dev/null; fi
+}
+
+look_files() {
+  printf '%s' "$want_files" | while IFS= read -r p; do
+    frame "stat $p"; ls -ldin -- "$p" 2>/dev/null
+    for t in "${p%/*}"/.vmproxy-*; do [ -e "$t" ] && frame "leftover $t"; done
+    if [ -f "$p" ] && [ ! -L "$p" ]; then
+      frame "file $p"; dd if="$p" bs=65536 count=17 2>/dev/null
+      # The here-document probe: where the file's tail is swallowed, a stray ")" behind it goes unnoticed.
+      frame "parse $p"; sh -n "$p" 2>&1
+      rc=$?
+      { cat "$p"; printf '\n)\n'; } 2>/dev/null | sh -n >/dev/null 2>&1
+      frame "parsed $rc $? $p"
+    fi
+  done
+}
+
+look() {
+  look_system; look_network
+  if [ -n "$want_rules" ]; then look_rules; fi
+  look_files
+  frame end
+}

@@ -1,0 +1,296 @@
+"""Frames of observe.sh → Facts. PURE; everything in them is untrusted and parsed once, here (RELIABILITY T03, T04)."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from vmproxy.errors import Refused
+from vmproxy.machines.frames import Frame
+from vmproxy.model import Address, Daemon, Facts, File, Mount, Route, Syntax, printable
+from vmproxy.routes import parse as parse_routes
+
+_INTERFACE = re.compile(r"[A-Za-z0-9_.@:-]{1,15}\Z")
+_LINE = re.compile(r"(?:line |: )(\d{1,7})\b")
+FILE_LIMIT_BYTES = 1 << 20
+
+
+def facts(frames: Iterable[Frame]) -> Facts:
+    """One look. Raises Refused where the look is not whole (its last frame is ``end``)."""
+    reader = _Reader()
+    whole = False
+    for frame in frames:
+        if frame.kind == "end":
+            whole = True
+        else:
+            reader.take(frame)
+    if not whole:
+        raise Refused("the VM's answer is not whole", hint="run again with --debug")
+    return reader.facts()
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self._uid = -1
+        self._boot_id = ""
+        self._os: Mapping[str, str] = {}
+        self._commands: frozenset[str] = frozenset()
+        self._paths: set[str] = set()
+        self._routes: tuple[Route, ...] = ()
+        self._save = b""
+        self._addresses: tuple[Address, ...] = ()
+        self._interfaces: set[str] = set()
+        self._bridges: set[str] = set()
+        self._listeners: tuple[tuple[str, int], ...] = ()
+        self._mounts: tuple[Mount, ...] = ()
+        self._stats: dict[str, File] = {}
+        self._contents: dict[str, bytes] = {}
+        self._syntax: dict[str, Syntax] = {}
+        self._complaints: dict[str, bytes] = {}
+        self._dumps: dict[str, bytes] = {}
+        self._dump_errors: dict[str, str] = {}
+        self._daemon: Daemon | None = None
+        self._leftovers: list[str] = []
+        self._resolved: tuple[str, ...] = ()
+
+    def take(self, frame: Frame) -> None:
+        handler = getattr(self, f"_take_{frame.kind}", None)
+        if handler is not None:
+            handler(frame)
+
+    def facts(self) -> Facts:
+        files: dict[str, File] = {}
+        for path, stat in self._stats.items():
+            files[path] = File(
+                path=path, content=self._contents.get(path), mode=stat.mode, uid=stat.uid, gid=stat.gid, kind=stat.kind, links=stat.links
+            )
+        return Facts(
+            uid=self._uid,
+            boot_id=self._boot_id,
+            os_release=self._os,
+            commands=self._commands,
+            paths=frozenset(self._paths),
+            routes=self._routes,
+            route_save=self._save,
+            addresses=self._addresses,
+            interfaces=frozenset(self._interfaces),
+            bridges=frozenset(self._bridges),
+            listeners=self._listeners,
+            mounts=self._mounts,
+            files=files,
+            syntax=self._syntax,
+            dumps=self._dumps,
+            dump_errors=self._dump_errors,
+            daemon=self._daemon,
+            leftovers=tuple(self._leftovers),
+            resolved=self._resolved,
+        )
+
+    # One method per frame kind, named after it.
+
+    def _take_system(self, frame: Frame) -> None:
+        uid, boot = (*frame.words[1:], "", "")[:2]
+        self._uid = int(uid) if uid.isascii() and uid.isdigit() else -1
+        self._boot_id = boot if re.fullmatch(r"[0-9a-f-]{36}", boot) else ""
+
+    def _take_os(self, frame: Frame) -> None:
+        self._os = os_release(frame.body)
+
+    def _take_have(self, frame: Frame) -> None:
+        self._commands = frozenset(frame.words[1:])
+
+    def _take_path(self, frame: Frame) -> None:
+        self._paths.add(frame.rest)
+
+    def _take_interface(self, frame: Frame) -> None:
+        if _INTERFACE.match(frame.rest):
+            self._interfaces.add(frame.rest)
+
+    def _take_bridge(self, frame: Frame) -> None:
+        if _INTERFACE.match(frame.rest):
+            self._interfaces.add(frame.rest)
+            self._bridges.add(frame.rest)
+
+    def _take_routes(self, frame: Frame) -> None:
+        try:
+            self._routes = parse_routes(frame.body)
+        except Refused:
+            self._routes = ()
+
+    def _take_save(self, frame: Frame) -> None:
+        self._save = frame.body
+
+    def _take_addresses(self, frame: Frame) -> None:
+        self._addresses = addresses(frame.body)
+
+    def _take_listeners(self, frame: Frame) -> None:
+        self._listeners = listeners(frame.body)
+
+    def _take_mounts(self, frame: Frame) -> None:
+        self._mounts = mounts(frame.body)
+
+    def _take_dump(self, frame: Frame) -> None:
+        self._dumps[frame.rest] = frame.body
+
+    def _take_dumped(self, frame: Frame) -> None:
+        variant, code = (*frame.words[1:], "", "")[:2]
+        if code != "0":
+            self._dumps.pop(variant, None)
+            self._dump_errors[variant] = printable(f"iptables-save ({variant}) ends with status {code}")
+
+    def _take_daemon(self, frame: Frame) -> None:
+        if frame.rest.isascii() and frame.rest.isdigit():
+            self._daemon = Daemon(pid=int(frame.rest), environment=environment(frame.body))
+
+    def _take_stat(self, frame: Frame) -> None:
+        self._stats[frame.rest] = stat(frame.rest, frame.body)
+
+    def _take_leftover(self, frame: Frame) -> None:
+        self._leftovers.append(printable(frame.rest))
+
+    def _take_file(self, frame: Frame) -> None:
+        if len(frame.body) > FILE_LIMIT_BYTES:
+            raise Refused(f"{frame.rest} is larger than {FILE_LIMIT_BYTES} bytes", where=frame.rest)
+        self._contents[frame.rest] = frame.body
+
+    def _take_parse(self, frame: Frame) -> None:
+        self._complaints[frame.rest] = frame.body
+
+    def _take_parsed(self, frame: Frame) -> None:
+        code, tail, path = (*frame.words[1:3], "", "")[:2] + (" ".join(frame.words[3:]),)
+        complaint = self._complaints.get(path, b"")
+        found = _LINE.search(complaint.decode("ascii", "replace"))
+        self._syntax[path] = Syntax(
+            parses=code == "0",
+            tail_lives=tail != "0",
+            message=printable(complaint.strip()) if code != "0" else "",
+            line=int(found[1]) if found and code != "0" else 0,
+        )
+
+    def _take_resolved(self, frame: Frame) -> None:
+        self._resolved = resolved(frame.body)
+
+
+def os_release(data: bytes) -> Mapping[str, str]:
+    """os-release(5): ``NAME=value`` lines, optionally quoted."""
+    out: dict[str, str] = {}
+    for line in data[:65536].decode("utf-8", "replace").splitlines():
+        name, sep, value = line.partition("=")
+        if sep and re.fullmatch(r"[A-Z0-9_]{1,64}", name):
+            out[name] = printable(value.strip().strip("\"'"))
+    return out
+
+
+def addresses(data: bytes) -> tuple[Address, ...]:
+    """``ip -o addr show``, or the ``inet addr:``/``inet `` lines of ifconfig."""
+    out: list[Address] = []
+    interface = ""
+    for raw in data[: 1 << 20].decode("ascii", "replace").splitlines():
+        words = raw.split()
+        if raw[:1].isdigit() and len(words) > 3 and words[2] in ("inet", "inet6"):
+            _add(out, words[1].rstrip(":"), words[3], words[2])
+        elif raw[:1] not in ("", " ", "\t") and words and not raw[0].isdigit():
+            interface = words[0].rstrip(":")
+        elif interface and words[:1] == ["inet"]:
+            fields = dict(zip(words[::2], words[1::2], strict=False))
+            old = dict(word.split(":", 1) for word in words[1:] if ":" in word)
+            address, mask = (old.get("addr"), old.get("Mask")) if old else (fields.get("inet"), fields.get("netmask"))
+            if address and mask:
+                _add(out, interface, f"{address}/{mask}", "inet")
+    return tuple(out)
+
+
+def _add(out: list[Address], interface: str, cidr: str, family: str) -> None:
+    try:
+        value = ipaddress.ip_interface(cidr)
+    except ValueError:
+        return
+    if _INTERFACE.match(interface):
+        kind: Literal["inet", "inet6"] = "inet6" if family == "inet6" else "inet"
+        out.append(Address(interface=interface.partition("@")[0], cidr=value.with_prefixlen, family=kind))
+
+
+def listeners(data: bytes) -> tuple[tuple[str, int], ...]:
+    """Listening sockets of /proc/net/tcp and tcp6 (proc(5)): addresses are hex words in the machine's (little-endian) order."""
+    out: set[tuple[str, int]] = set()
+    for line in data[: 1 << 20].decode("ascii", "replace").splitlines():
+        words = line.split()
+        if len(words) < 4 or words[3] != "0A":
+            continue
+        host, _, port = words[1].partition(":")
+        try:
+            raw = bytes.fromhex(host)
+            number = int(port, 16)
+        except ValueError:
+            continue
+        if len(raw) == 4:
+            out.add((str(ipaddress.IPv4Address(raw[::-1])), number))
+        elif len(raw) == 16:
+            v6 = ipaddress.IPv6Address(b"".join(raw[i : i + 4][::-1] for i in range(0, 16, 4)))
+            out.add((str(v6.ipv4_mapped or v6), number))
+    return tuple(sorted(out))
+
+
+def mounts(data: bytes) -> tuple[Mount, ...]:
+    """/proc/mounts (fstab(5) fields); octal escapes of blanks in the mount point are kept as they are."""
+    out = []
+    for line in data[: 1 << 20].decode("utf-8", "replace").splitlines():
+        words = line.split()
+        if len(words) >= 4:
+            out.append(Mount(point=words[1], fstype=words[2], options=frozenset(words[3].split(","))))
+    return tuple(out)
+
+
+def environment(data: bytes) -> Mapping[str, str]:
+    """/proc/PID/environ: NUL-separated ``NAME=value``."""
+    out = {}
+    for item in data[: 1 << 20].split(b"\0"):
+        name, sep, value = item.partition(b"=")
+        if sep:
+            out[name.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+    return out
+
+
+_KINDS = {"-": "file", "l": "link", "d": "dir"}
+
+
+def stat(path: str, line: bytes) -> File:
+    """``ls -ldin`` (POSIX): inode, mode string, links, uid, gid. An empty answer means absent."""
+    words = line.decode("ascii", "replace").split()
+    if len(words) < 5 or not all(word.isascii() and word.isdigit() for word in (words[2], words[3], words[4])):
+        return File(path=path, kind="absent")
+    text = words[1]
+    return File(
+        path=path, mode=mode_bits(text), uid=int(words[3]), gid=int(words[4]), kind=_KINDS.get(text[:1], "other"), links=int(words[2])
+    )
+
+
+def mode_bits(text: str) -> int:
+    """``-rwsr-xr-t`` → 0o5755: POSIX ls's file mode, the special bits in the execute places."""
+    mode = 0
+    for place, char in enumerate(text[1:10]):
+        bit = 0o400 >> place
+        if char in "rwxst":
+            mode |= bit
+        if char in "sStT":
+            mode |= (0o4000, 0o2000, 0o1000)[place // 3]
+    return mode
+
+
+def resolved(data: bytes) -> tuple[str, ...]:
+    """IPv4 addresses of ``getent ahostsv4`` (first words) or of nslookup's answer part (``Address…: IP``), in order, once each."""
+    out: list[str] = []
+    text = data[:65536].decode("ascii", "replace")
+    answer = text.partition("Name:")[2] or text
+    for line in answer.splitlines():
+        words = line.split()
+        for word in (words[0] if words else "", *(words[-2:] if line.startswith("Address") else ())):
+            try:
+                found = str(ipaddress.IPv4Address(word))
+            except ValueError:
+                continue
+            if found not in out:
+                out.append(found)
+    return tuple(out)

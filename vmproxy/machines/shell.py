@@ -1,0 +1,372 @@
+"""Any VM that runs a POSIX sh: two constant scripts over one channel each. Values travel as data on stdin (DESIGN §6).
+
+The exec command is a constant loader: it becomes root where that is asked, reads the length-prefixed script from stdin
+byte by byte (``dd ibs=1``: never one byte too many), and evals it; what follows on stdin is data.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from importlib import resources
+
+from vmproxy.errors import LostContact, NotPermitted, Refused
+from vmproxy.machines import Judge, Look, Outcome, Terms, Verdict
+from vmproxy.machines.frames import Frame, Splitter
+from vmproxy.machines.reading import facts as read_facts
+from vmproxy.model import Facts, File, Finding, Plan, printable
+from vmproxy.proof import Question, judge as judge_answer
+from vmproxy.transports import Channel, Connection
+
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LOADER = "umask 077; IFS= read -r n && s=$(dd ibs=1 obs=65536 count=$n 2>/dev/null) && eval \"$s\""
+_BECOME_ROOT = f'if [ "$(id -u)" = 0 ]; then exec sh -c "$0"; else exec sudo -n env LC_ALL=C {_PATH} sh -c "$0"; fi'
+# `exec env …` and single quotes mean the same to sh, csh and fish, whatever the account's login shell.
+AS_USER = f"exec env LC_ALL=C {_PATH} sh -c {shlex.quote(_LOADER)}"
+AS_ROOT = f"exec env LC_ALL=C {_PATH} sh -c {shlex.quote(_BECOME_ROOT)} {shlex.quote(_LOADER)}"
+
+LOOK_SECONDS = 30.0
+STEP_SECONDS = 200.0  # the longest step is a restart: a stop of 60 s, a start of 90 s
+OUTPUT_LIMIT_BYTES = 8 << 20
+XTABLES_WAIT_SECONDS = 5
+_FIRST_CHANGE = "stage"
+_PATH_OK = re.compile(r"/[A-Za-z0-9._/+@-]+\Z")
+
+
+def _text(name: str) -> str:
+    """One script without its comment lines and indentation: fewer bytes to read one by one in the VM."""
+    lines = resources.files("vmproxy.machines").joinpath(name).read_text("utf-8").splitlines()
+    return "\n".join(line.lstrip(" ") for line in lines if line.strip() and not line.lstrip().startswith("#")) + "\n"
+
+
+def _with_proof() -> str:
+    return _text("ask.sh") + f"ask_text={shlex.quote(_text('ask.sh'))}\n" + _text("prove.sh")
+
+
+def observe_script() -> str:
+    """The look alone."""
+    return _text("observe.sh") + "look\n"
+
+
+def commit_script() -> str:
+    """The look's functions, the question, the proof, and the change."""
+    return _text("observe.sh") + _with_proof() + _text("commit.sh")
+
+
+def prove_script() -> str:
+    """The proof alone, in a work directory of its own that it removes."""
+    return _text("observe.sh") + _with_proof() + _text("proof.sh")
+
+
+def open(connection: Connection) -> Shell:  # noqa: A001 - the family's one function
+    """A machine over an open connection; the connection is closed with it."""
+    return Shell(connection)
+
+
+class Shell:
+    """See :class:`vmproxy.machines.Machine`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def observe(self, look: Look) -> Facts:
+        """One exec, read-only."""
+        with _Run(self._connection, observe_script(), _look_lines(look), root=look.root) as run:
+            run.end_input()
+            return read_facts(run.frames(LOOK_SECONDS))
+
+    def prove(self, question: Question) -> tuple[Finding, ...]:
+        """One exec; what it makes it removes."""
+        data = _look_lines(Look()) + _question_lines(question) + b".\n"
+        with _Run(self._connection, prove_script(), data, root=True) as run:
+            legs = _Legs(question)
+            for frame in run.frames(STEP_SECONDS):
+                legs.take(frame)
+                if frame.kind == "result":
+                    raise Refused(printable(" ".join(frame.words[3:])))
+            return legs.findings()
+
+    def commit(self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]) -> Outcome:
+        """One exec: see commit.sh for the steps."""
+        data = _look_lines(terms.look) + _plan_lines(plan, terms)
+        with _Run(self._connection, commit_script(), data, root=True) as run:
+            return _Commit(run, terms, judge=judge, verdict=verdict, step=step).follow()
+
+    def reach(self, hosts: tuple[str, ...], port: int) -> tuple[str, ...]:
+        """One exec without root: a TCP connection to each, nothing sent."""
+        lines = [str(ipaddress.ip_address(host)) for host in hosts] + ["."]
+        data = f"{port}\n".encode("ascii") + "".join(f"{line}\n" for line in lines).encode("ascii")
+        with _Run(self._connection, _text("reach.sh"), data, root=False) as run:
+            run.end_input()
+            heard = {frame.rest for frame in run.frames(LOOK_SECONDS) if frame.kind == "reached"}
+        return tuple(host for host in hosts if host in heard)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+# ---- what is sent ---------------------------------------------------------------------------------------------------
+
+
+def _look_lines(look: Look) -> bytes:
+    lines = ["flag rules"] if look.root else []
+    if look.save:
+        lines.append("flag save")
+    lines += [f"file {_path(path)}" for path in look.files] + [f"path {_path(path)}" for path in look.paths]
+    if look.resolve:
+        lines.append(f"resolve {look.resolve}")
+    return "".join(f"{line}\n" for line in [*lines, "."]).encode("ascii")
+
+
+def _path(path: str) -> str:
+    if not _PATH_OK.match(path):
+        raise Refused("a path has characters that cannot be sent", where=printable(path))
+    return path
+
+
+def _blob(name: str, content: bytes) -> bytes:
+    return f"blob {name} {len(content)}\n".encode("ascii") + content + b"\n"
+
+
+def _question_lines(question: Question) -> bytes:
+    ends = f"{question.vm_host} {question.vm_port} {question.container_host} {question.container_port}"
+    return (
+        _blob("connect", question.connect)
+        + _blob("get", question.get)
+        + f"prove {ends} {' '.join(question.legs)}\n".encode("ascii")
+    )
+
+
+def _plan_lines(plan: Plan, terms: Terms) -> bytes:
+    out = [f"lock {int(terms.lock_timeout_seconds)}\n".encode("ascii")]
+    for number, change in enumerate(plan.files):
+        out.append(_file_lines(number, change.before, change.after, shell=change.shell))
+    if plan.rules is not None:
+        out.append(f"variant {plan.rules.variant}\nxwait {XTABLES_WAIT_SECONDS}\n".encode("ascii"))
+        out.append(_blob("seen", plan.rules.seen))
+        for table in ("filter", "nat"):
+            out.append(_blob(f"{table}.do", plan.rules.do.get(table, b"")))
+            out.append(_blob(f"{table}.undo", plan.rules.undo.get(table, b"")))
+    out.append(f"restart {terms.restart if plan.restart else 'no'}\nargv {' '.join(terms.restart_argv)}\n".encode("ascii"))
+    if terms.log:
+        out.append(f"log {_path(terms.log)}\n".encode("ascii"))
+    if terms.check is not None:
+        out.append(_blob("connect", terms.check.connect) + _blob("get", terms.check.get))
+        out.append(f"ask {terms.check.vm_host} {terms.check.vm_port}\n".encode("ascii"))
+    if terms.proof is not None:
+        out.append(_question_lines(terms.proof))
+    return b"".join([*out, b".\n"])
+
+
+def _file_lines(number: int, before: File, after: File, *, shell: bool) -> bytes:
+    was = "absent" if before.content is None else "present"
+    new = "delete" if after.content is None else "write"
+    words = f"file {number} {after.mode:04o} {after.uid}:{after.gid} {was} {new} {'sh' if shell else 'plain'} {_path(after.path)}\n"
+    out = words.encode("ascii")
+    if before.content is not None:
+        out += _blob(f"was.{number}", before.content)
+    if after.content is not None:
+        out += _blob(f"new.{number}", after.content)
+    return out
+
+
+# ---- what comes back ------------------------------------------------------------------------------------------------
+
+
+class _Run:
+    """One script on one channel: the loader's input, then frames until the stream ends."""
+
+    def __init__(self, connection: Connection, script: str, data: bytes, *, root: bool) -> None:
+        nonce = os.urandom(16).hex()
+        self._splitter = Splitter(nonce, eager=frozenset({"asked", "ready", "step", "result"}))
+        self._root = root
+        self.begun = False
+        self._channel: Channel = connection.start(AS_ROOT if root else AS_USER)
+        body = script.encode("utf-8")
+        self.send(f"{len(body)}\n".encode("ascii") + body + f"{nonce}\n".encode("ascii") + data)
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def send(self, data: bytes) -> None:
+        self._channel.send(data, timeout_seconds=LOOK_SECONDS)
+
+    def end_input(self) -> None:
+        self._channel.end_input()
+
+    def frames(self, silence_seconds: float) -> Iterator[Frame]:
+        """Frames as they come. ``silence_seconds`` bounds the wait for the next byte; the whole stream is bounded too."""
+        taken = 0
+        while True:
+            piece = self._channel.receive(timeout_seconds=silence_seconds)
+            if not piece:
+                break
+            taken += len(piece)
+            if taken > OUTPUT_LIMIT_BYTES:
+                raise LostContact(f"the VM says more than {OUTPUT_LIMIT_BYTES} bytes; nothing more is read")
+            for frame in self._splitter.feed(piece):
+                self.begun = True
+                yield frame
+        for frame in self._splitter.finish():
+            self.begun = True
+            yield frame
+        if not self.begun:
+            self._explain()
+
+    def _explain(self) -> None:
+        """Nothing of the script was heard: sudo said no, or there is no usable shell."""
+        status = self._channel.wait(timeout_seconds=10)
+        said = printable((self._channel.stderr or self._splitter.noise).strip(), limit=120)
+        if self._root and ("sudo" in said or status in (1, 127)):
+            raise NotPermitted(
+                f"root is needed and sudo -n does not give it: {said or f'status {status}'}",
+                hint="allow sudo without password for this user in the VM's sudoers (NOPASSWD), or log in as root",
+            )
+        raise LostContact(f"the VM's shell does not answer: {said or f'status {status}'}; nothing was changed")
+
+
+class _Legs:
+    """Collects the answers of a proof, leg by leg."""
+
+    def __init__(self, question: Question | None) -> None:
+        self._question = question
+        self._answers: dict[str, dict[str, bytes]] = {}
+        self._problems: dict[str, str] = {}
+
+    def take(self, frame: Frame) -> None:
+        if frame.kind == "leg" and len(frame.words) == 3:
+            self._answers.setdefault(frame.words[1], {})[frame.words[2]] = frame.body
+        elif frame.kind == "ran" and len(frame.words) == 3 and frame.words[2] != "0":
+            self._problems[frame.words[1]] = f"docker ends with {frame.words[2]}: {printable(frame.body.strip(), limit=100)}"
+
+    def finding(self, leg: str) -> Finding:
+        question = self._question
+        assert question is not None  # noqa: S101 - only asked where a question was put
+        inside = leg != "vm"
+        host, port = (question.container_host, question.container_port) if inside else (question.vm_host, question.vm_port)
+        answers = self._answers.get(leg, {})
+        problem = self._problems.get(leg, "") if not answers else ""
+        if not answers and not problem:
+            problem = "no answer came back"
+        return judge_answer(leg, answers, where=f"{host}:{port}", problem=problem)
+
+    def findings(self) -> tuple[Finding, ...]:
+        return tuple(self.finding(leg) for leg in (self._question.legs if self._question else ()))
+
+
+class _Commit:
+    """Follows commit.sh from frame to frame, and speaks where it waits: after ``asked`` and after ``ready``."""
+
+    def __init__(self, run: _Run, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]) -> None:
+        self._run, self._terms, self._judge, self._verdict, self._step = run, terms, judge, verdict, step
+        self._changing = False
+        self._told = False
+        self._restart = "none"
+        self._look: list[Frame] = []
+        self._looking = False
+        self._check_legs = _Legs(terms.check)
+        self._proof_legs = _Legs(terms.proof)
+        self._notes: list[str] = []
+        self._log = ""
+        self._seen: Outcome | None = None
+
+    def follow(self) -> Outcome:
+        try:
+            return self._follow()
+        except KeyboardInterrupt:
+            # The end of input makes commit.sh put everything back; we stay to hear that it did.
+            outcome = self._hear_out()
+            if outcome is not None and outcome.status in ("undone", "gone", "refused"):
+                raise
+            raise LostContact("interrupted, and the VM does not say that everything was put back", hint="vmproxy status") from None
+        except LostContact as lost:
+            state = "the VM puts everything back by itself" if self._changing else "nothing was changed"
+            if self._told:
+                state = "the change was made; only its last word is missing"
+            raise LostContact(f"{lost.what}; {state}", where=lost.where, hint="vmproxy status") from lost
+
+    def _follow(self) -> Outcome:
+        for frame in self._run.frames(STEP_SECONDS + self._terms.lock_timeout_seconds):
+            outcome = self._take(frame)
+            if outcome is not None:
+                return outcome
+        raise LostContact("the connection ended in the middle of the change")
+
+    def _hear_out(self) -> Outcome | None:
+        deadline = time.monotonic() + STEP_SECONDS
+        try:
+            self._run.end_input()
+            for frame in self._run.frames(STEP_SECONDS):
+                if frame.kind == "result":
+                    return self._result(frame)
+                if time.monotonic() > deadline:
+                    return None
+        except (LostContact, KeyboardInterrupt):
+            return None
+        return None
+
+    def _take(self, frame: Frame) -> Outcome | None:
+        kind = frame.kind
+        if kind == "step":
+            self._progress(frame)
+        elif kind in ("leg", "ran"):
+            (self._proof_legs if self._looking or self._changing else self._check_legs).take(frame)
+        elif kind == "asked":
+            self._run.send(b"go\n" if self._judge(self._check_legs.finding("vm")) else b"no\n")
+        elif kind == "restart":
+            self._restart = frame.rest
+        elif kind == "log":
+            self._log = "\n".join(printable(line, limit=300) for line in frame.body.splitlines()[-20:])
+        elif kind == "ready":
+            self._ready()
+        elif kind == "result":
+            return self._result(frame)
+        elif self._looking:
+            self._look.append(frame)
+            self._looking = kind != "end"
+        return None
+
+    def _progress(self, frame: Frame) -> None:
+        name = frame.words[1] if len(frame.words) > 1 else ""
+        if name == _FIRST_CHANGE:
+            self._changing = True
+        elif name == "look":
+            self._looking = True
+        elif name in ("stale-lock", "cleared"):
+            self._notes.append(printable(frame.rest))
+        self._step(printable(frame.rest))
+
+    def _ready(self) -> None:
+        so_far = Outcome(
+            status="ready",
+            restart=self._restart,
+            facts=read_facts(self._look),
+            findings=self._proof_legs.findings(),
+            notes=tuple(self._notes),
+        )
+        self._seen = so_far
+        keep = self._verdict(so_far)
+        self._told = keep
+        self._run.send(b"keep\n" if keep else b"undo\n")
+
+    def _result(self, frame: Frame) -> Outcome:
+        status, code = (*frame.words[1:], "", "")[:2]
+        seen = self._seen
+        return Outcome(
+            status=status,
+            exit=int(code) if code.isascii() and code.isdigit() else 70,
+            text=printable(" ".join(frame.words[3:]), limit=300),
+            restart=self._restart,
+            facts=seen.facts if seen else None,
+            findings=seen.findings if seen else (),
+            notes=tuple(self._notes),
+            log=self._log,
+        )

@@ -1,0 +1,409 @@
+"""What is wanted in a VM, and what differs from what is there. PURE: facts in, plan out.
+
+``desire`` makes one value of all that is wanted; its zero value means "gone". ``diff`` compares it with a look. ``apply``,
+``status``, ``--dry-run``, ``remove`` and rollback are ends of this one pipeline.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from vmproxy import blocks, rules
+from vmproxy.errors import ForeignFile, NoGateway, Refused
+from vmproxy.guests import Guest, Order
+from vmproxy.model import BlockWish, Desired, Door, Facts, File, FileChange, Finding, Plan, ProxyURL, RuleChange, Wish, printable
+from vmproxy.proxyenv import is_loopback, merge_no_proxy, variables, with_host
+from vmproxy.quoting import read_sh_exports
+from vmproxy.routes import choose_gateway
+from vmproxy.wish import record, recorded
+
+DRIFT = "E_DRIFT"
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What the wish means in one VM: how the VM and how containers reach the proxy.
+
+    ``door`` None: the proxy is elsewhere and needs none. ``gateway`` is the host's address, "" where it does not matter.
+    """
+
+    proxy: ProxyURL
+    https_proxy: ProxyURL | None
+    door: Door | None
+    gateway: str
+    bridge_address: str
+
+
+def seen_wish(facts: Facts, guest: Guest) -> Wish | None:
+    """The wish that an earlier apply recorded in this VM, with its credentials. Raises Refused, ForeignFile.
+
+    Each block carries it: another tool may have rewritten one of the files whole (docker-machine does).
+    """
+    held: dict[str, str] = {}
+    records = []
+    for path in (guest.WISH_FILE, *guest.FILES):
+        file = facts.files.get(path)
+        found = blocks.find(file.content, path=path) if file and file.content else None
+        if found and found.record not in records:
+            records.append(found.record)
+            held = held or read_sh_exports(found.payload)
+    wishes = [wish for data in records if (wish := recorded(data, held))]
+    return wishes[0] if wishes else None
+
+
+def view(facts: Facts, wish: Wish, variant: str) -> View:
+    """How the proxy is reached in this VM. Raises NoGateway, Refused."""
+    here = is_loopback(wish.proxy.host)
+    gateway = wish.gateway
+    if here:
+        gateway = gateway or choose_gateway(facts.routes).gateway
+    elif wish.forward:
+        gateway = gateway or _resolve(wish.proxy.host, facts)
+    if not here and gateway and wish.proxy.host == gateway:
+        here = True
+    address = bridge_address(facts, wish, variant)
+    proxy, https = wish.proxy, wish.https_proxy
+    if here:
+        proxy = with_host(proxy, gateway)
+    if https is not None and is_loopback(https.host):
+        https = with_host(https, gateway or choose_gateway(facts.routes).gateway)
+    door = None
+    if here or wish.forward:
+        if not address:
+            raise Refused(
+                "Docker has no bridge with an IPv4 address in the VM",
+                where=f"bridges: {', '.join(sorted(facts.bridges)) or 'none'}",
+                hint="start Docker in the VM, or --bridge NAME",
+            )
+        if ipaddress.ip_address(gateway).version != 4:
+            raise NoGateway("the door is IPv4 only, and the gateway is not", where=gateway, hint="--gateway IP")
+        door = Door(
+            gateway=gateway,
+            port=proxy.port,
+            listen_port=wish.listen_port or proxy.port,
+            bridge_address=address,
+            bridges=rules.cover(facts.interfaces, docker_bridges(facts, variant), wish.bridges),
+        )
+    return View(proxy=proxy, https_proxy=https, door=door, gateway=gateway, bridge_address=address)
+
+
+def _resolve(host: str, facts: Facts) -> str:
+    try:
+        return str(ipaddress.IPv4Address(host))
+    except ValueError:
+        pass
+    if not facts.resolved:
+        raise NoGateway("the VM cannot resolve the proxy's name", where=printable(host), hint="--gateway IP")
+    return facts.resolved[0]
+
+
+def docker_bridges(facts: Facts, variant: str) -> tuple[str, ...]:
+    """The bridges that Docker's own rules name, of those there are."""
+    if variant not in facts.dumps:
+        return ()
+    return rules.docker_bridges(rules.parse_save(facts.dumps[variant]))
+
+
+def bridge_address(facts: Facts, wish: Wish, variant: str) -> str:
+    """The IPv4 address of Docker's default bridge (or of the first one named), "" where there is none."""
+    order = (*wish.bridges, "docker0", *docker_bridges(facts, variant))
+    for name in order:
+        for address in facts.addresses:
+            if address.interface == name and address.family == "inet":
+                return address.cidr.partition("/")[0]
+    return ""
+
+
+def container_variables(seen: View, wish: Wish) -> dict[str, str]:
+    """The proxy variables for containers: the bridge's address where there is a door, else the proxy's own."""
+    proxy, https = seen.proxy, seen.https_proxy
+    if seen.door is not None:
+        door = seen.door
+        proxy = with_host(proxy, door.bridge_address, door.listen_port)
+        if https is not None and https.host == door.gateway and https.port == door.port:
+            https = with_host(https, door.bridge_address, door.listen_port)
+    return variables(proxy, https, merge_no_proxy(",".join(wish.no_proxy), _LOCAL_NAMES))
+
+
+def container_view(facts: Facts, wish: Wish) -> dict[str, str]:
+    """The same, from a look without root, which sees no rules: only the address matters. Raises NoGateway, Refused."""
+    here = is_loopback(wish.proxy.host) or wish.forward or wish.proxy.host == wish.gateway
+    gateway = wish.gateway or (choose_gateway(facts.routes).gateway if is_loopback(wish.proxy.host) else "")
+    if not here:
+        try:
+            here = choose_gateway(facts.routes).gateway == wish.proxy.host
+        except NoGateway:
+            here = False
+    proxy, https = wish.proxy, wish.https_proxy
+    door = None
+    address = bridge_address(facts, wish, "")
+    if here:
+        if not address:
+            raise Refused("Docker has no bridge with an IPv4 address in the VM", hint="start Docker in the VM, or --bridge NAME")
+        port = wish.proxy.port
+        door = Door(gateway=gateway, port=port, listen_port=wish.listen_port or port, bridge_address=address, bridges=())
+        if is_loopback(proxy.host):
+            proxy = with_host(proxy, gateway)
+        if https is not None and is_loopback(https.host):
+            https = with_host(https, gateway)
+    return container_variables(View(proxy=proxy, https_proxy=https, door=door, gateway=gateway, bridge_address=address), wish)
+
+
+def daemon_variables(seen: View, wish: Wish) -> dict[str, str]:
+    """The proxy variables for the VM's daemon."""
+    return variables(seen.proxy, seen.https_proxy, merge_no_proxy(",".join(wish.no_proxy), _LOCAL_NAMES))
+
+
+def desire(facts: Facts, guest: Guest, wish: Wish, variant: str) -> Desired:
+    """All that is wanted in this VM for a wish. Raises NoGateway, Refused."""
+    seen = view(facts, wish, variant)
+    environment = daemon_variables(seen, wish)
+    secret = seen.proxy.has_credentials or (seen.https_proxy is not None and seen.https_proxy.has_credentials)
+    order = Order(environment=environment, door=seen.door, variant=variant, record=record(wish), secret=secret)
+    made = guest.render(order, facts)
+    names = {name for block in made for name in block.names}
+    exported = {k: v for block in made for k, v in read_sh_exports(block.payload).items() if k in names}
+    return Desired(blocks=made, door=seen.door, environment=exported or environment)
+
+
+def diff(facts: Facts, guest: Guest, desired: Desired, variant: str, *, force: bool = False, restart_always: bool = False) -> Plan:
+    """What has to change, and each point of drift in words. Raises ForeignFile, Refused where it cannot be made to work."""
+    files, drift = _files(facts, guest, desired)
+    change, more, warnings = _rules(facts, desired, variant, force=force)
+    drift += more
+    restart, stale = _restart(facts, guest, desired, files, restart_always=restart_always)
+    drift += stale
+    return Plan(files=files, rules=change, restart=restart, drift=tuple(drift), warnings=warnings)
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def _files(facts: Facts, guest: Guest, desired: Desired) -> tuple[tuple[FileChange, ...], list[Finding]]:
+    wishes = {block.path: block for block in desired.blocks}
+    changes, drift = [], []
+    for path in guest.FILES:
+        before = facts.files.get(path) or File(path=path, kind="absent")
+        block = wishes.get(path)
+        if block is None and not _ours(before):
+            continue
+        _plain(before)
+        after = _with_block(before, block) if block else _without_block(before)
+        if after == before:
+            continue
+        if block is not None:
+            _objections(facts, before, block)
+        drift.append(Finding(subject=f"file {path}", ok=False, code=DRIFT, detail=_file_words(before, block)))
+        changes.append(FileChange(before=before, after=after, shell=path in guest.SHELL))
+    return tuple(changes), drift
+
+
+def _ours(file: File) -> bool:
+    return file.content is not None and blocks.find(file.content, path=file.path) is not None
+
+
+def _plain(file: File) -> None:
+    """Only a plain file with one name is replaced (RELIABILITY T07, F38)."""
+    kinds = {"link": "a symbolic link", "dir": "a directory", "other": "a device, fifo or socket"}
+    if file.kind in kinds:
+        raise ForeignFile(f"this is {kinds[file.kind]}, not a plain file", where=file.path, hint="move it away and run vmproxy again")
+    if file.kind == "file" and file.links > 1:
+        raise ForeignFile("the file has more than one hard link", where=file.path, hint="make it a file of its own and run vmproxy again")
+    if file.kind == "file" and file.content is None:
+        raise ForeignFile("the file cannot be read", where=file.path)
+
+
+def _objections(facts: Facts, before: File, block: BlockWish) -> None:
+    if before.content is None:
+        return
+    objections = blocks.objections(before.content, where=block.where, names=block.names, path=before.path)
+    if objections:
+        raise objections[0]
+    syntax = facts.syntax.get(before.path)
+    if syntax is not None and not syntax.parses:
+        line = f":{syntax.line}" if syntax.line else ""
+        raise ForeignFile("the VM's shell cannot parse this file", where=f"{before.path}{line}", hint="repair it and run vmproxy again")
+    if syntax is not None and not syntax.tail_lives and block.where == "end":
+        raise ForeignFile("what is appended to this file would not be read (an open here-document?)", where=before.path, hint="close it and run vmproxy again")
+
+
+def _with_block(before: File, block: BlockWish) -> File:
+    found = blocks.find(before.content, path=before.path) if before.content is not None else None
+    old_mode = found.record.get("mode") if found else None
+    mode = before.mode if before.content is not None else block.mode
+    if isinstance(old_mode, int) and mode == _narrow(old_mode):
+        mode = old_mode
+    extra: dict[str, object] = {}
+    if block.secret and mode != _narrow(mode):
+        extra["mode"] = mode
+        mode = _narrow(mode)
+    content = blocks.put(before.content, block.payload, where=block.where, record={**block.record, **extra}, path=before.path)
+    return replace(before, content=content, mode=mode, kind="file")
+
+
+def _narrow(mode: int) -> int:
+    """Nobody else may read a file with credentials."""
+    return mode & 0o7700
+
+
+def _without_block(before: File) -> File:
+    assert before.content is not None  # noqa: S101 - only asked where our block was found
+    found = blocks.find(before.content, path=before.path)
+    old_mode = found.record.get("mode") if found else None
+    mode = before.mode
+    if isinstance(old_mode, int) and 0 <= old_mode <= 0o7777 and mode == _narrow(old_mode):
+        mode = old_mode
+    return replace(before, content=blocks.take(before.content, path=before.path), mode=mode)
+
+
+def _file_words(before: File, block: BlockWish | None) -> str:
+    if block is None:
+        return "our block is still there"
+    if before.content is None:
+        return "the file is missing"
+    found = blocks.find(before.content, path=before.path)
+    if found is None:
+        return "our block is missing"
+    if found.payload != block.payload:
+        return "our block differs"
+    return "our block is not where, or not as safe as, it has to be"
+
+
+# ---- rules ----------------------------------------------------------------------------------------------------------
+
+
+def _rules(facts: Facts, desired: Desired, variant: str, *, force: bool) -> tuple[RuleChange | None, list[Finding], tuple[str, ...]]:
+    warnings: list[str] = []
+    if variant not in facts.dumps:
+        if desired.door is None:
+            return None, [], ()
+        problem = next(iter(facts.dump_errors.values()), "") or "the VM has no iptables-save"
+        raise Refused(problem, where="iptables", hint="install iptables in the VM")
+    dump = facts.dumps[variant]
+    observed = rules.parse_save(dump)
+    door = desired.door
+    drift = list(rules.drift(observed, door, sorted(facts.interfaces)))
+    if door is not None:
+        for conflict in rules.conflicts(observed, door):
+            if conflict.ok:
+                warnings.append(conflict.detail)
+            elif force:
+                warnings.append(f"{conflict.detail}; going on as told")
+            else:
+                raise Refused(conflict.detail, where=conflict.subject, hint=conflict.hint or "--force, or --listen-port N")
+    change = rules.changes(observed, door)
+    if not change:
+        return None, drift, tuple(warnings)
+    if door is not None:
+        blocked = listener(facts, door)
+        if blocked:
+            raise Refused(blocked, hint="--listen-port N")
+    undo = rules.inverse(observed, door)
+    made = RuleChange(
+        variant=variant,
+        do={"filter": change.filter, "nat": change.nat},
+        undo={"filter": undo.filter, "nat": undo.nat},
+        seen=rules.cas_text(dump),
+        lines=change.lines,
+    )
+    return made, drift, tuple(warnings)
+
+
+def moved_gateway(facts: Facts, variant: str, door: Door) -> str:
+    """Where the rules in place lead to another address than the gateway of now (a DHCP change, F57), in one line, else ""."""
+    if variant not in facts.dumps:
+        return ""
+    chain = rules.parse_save(facts.dumps[variant]).chain("nat", rules.PREROUTING)
+    for rule in chain.rules if chain else ():
+        if "--to-destination" in rule.words[:-1]:
+            there = rule.words[rule.words.index("--to-destination") + 1].rpartition(":")[0]
+            if there and there != door.gateway:
+                return f"the gateway is now {door.gateway}; the rules lead to {printable(there, limit=40)}"
+    return ""
+
+
+def listener(facts: Facts, door: Door) -> str:
+    """What already listens at the door's port on an address that containers use, in one line, else ""."""
+    bridges = {address.cidr.partition("/")[0] for address in facts.addresses if address.interface in facts.bridges}
+    for host, port in facts.listeners:
+        if port == door.listen_port and (host in ("0.0.0.0", "::") or host in bridges):  # noqa: S104 - compared, not bound
+            return f"something in the VM already listens at {host}:{port}"
+    return ""
+
+
+# ---- the daemon -----------------------------------------------------------------------------------------------------
+
+
+def _restart(
+    facts: Facts, guest: Guest, desired: Desired, files: tuple[FileChange, ...], *, restart_always: bool
+) -> tuple[bool, list[Finding]]:
+    if facts.daemon is None:
+        return False, []
+    running = facts.daemon.environment
+    if desired.environment is not None:
+        differing = sorted(name for name, value in desired.environment.items() if running.get(name) != value)
+        if not differing:
+            return False, []
+        detail = f"the running Docker daemon has other values of {', '.join(differing)} (restart pending)"
+        return True, [Finding(subject="daemon", ok=False, code=DRIFT, detail=detail, hint="vmproxy apply --restart always")]
+    stale = _stale(running, files, guest, facts, restart_always=restart_always)
+    if not stale:
+        return False, []
+    detail = "the running Docker daemon still has our variables (restart pending)"
+    return True, [Finding(subject="daemon", ok=False, code=DRIFT, detail=detail, hint="vmproxy remove --restart always")]
+
+
+def _stale(running: Mapping[str, str], files: tuple[FileChange, ...], guest: Guest, facts: Facts, *, restart_always: bool) -> bool:
+    """Whether the daemon still has what a removed block gave it.
+
+    Without a block nothing says which values were ours; then only ``--restart always`` makes up for a restart that was put off,
+    where the daemon has a proxy that the guest's file does not name.
+    """
+    for change in files:
+        if change.before.path == guest.WISH_FILE and change.before.content is not None:
+            found = blocks.find(change.before.content, path=change.before.path)
+            ours = read_sh_exports(found.payload) if found else {}
+            return any(running.get(name) == value for name, value in ours.items())
+    if not restart_always:
+        return False
+    file = facts.files.get(guest.WISH_FILE)
+    content = (file.content if file else None) or b""
+    values = {value for name, value in running.items() if name.lower() in ("http_proxy", "https_proxy")}
+    return any(value.encode("utf-8", "surrogateescape") not in content for value in values)
+
+
+# ---- what the VM's disk says ----------------------------------------------------------------------------------------
+
+_IN_RAM = frozenset({"tmpfs", "ramfs", "rootfs", "overlay", "squashfs"})
+
+
+def disk(facts: Facts, guest: Guest) -> tuple[str, bool]:
+    """The mount that holds the guest's lasting files: a warning where it does not outlive a reboot, and whether it is read-only."""
+    best = None
+    for mount in facts.mounts:
+        inside = guest.PERSISTENT == mount.point or guest.PERSISTENT.startswith(mount.point.rstrip("/") + "/")
+        if inside and (best is None or len(mount.point) >= len(best.point)):
+            best = mount
+    if best is None:
+        return "", False
+    lost = f"{guest.PERSISTENT} is not on a lasting disk ({printable(best.fstype, limit=20)}): a reboot forgets the change"
+    return (lost if best.fstype in _IN_RAM else ""), "ro" in best.options
+
+
+__all__ = [
+    "DRIFT",
+    "View",
+    "container_variables",
+    "container_view",
+    "daemon_variables",
+    "desire",
+    "diff",
+    "disk",
+    "listener",
+    "moved_gateway",
+    "seen_wish",
+    "view",
+]

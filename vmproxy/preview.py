@@ -1,0 +1,66 @@
+"""A plan as text for people: unified diffs of files, rule lines, the restart. PURE, and free of secrets."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+from collections.abc import Iterable
+from urllib.parse import quote
+
+from vmproxy.model import File, Plan, ProxyURL, printable
+from vmproxy.quoting import sh
+
+MASK = "***"
+_SHORTEST = 1
+
+
+def secrets(*proxies: ProxyURL | None) -> tuple[str, ...]:
+    """Every spelling in which the passwords (and user names) of these proxies may stand in a file, longest first."""
+    out: set[str] = set()
+    for proxy in proxies:
+        if proxy is None or not proxy.has_credentials:
+            continue
+        pair = f"{proxy.username}:{proxy.password}"
+        out.add(f"{quote(proxy.username, safe='')}:{quote(proxy.password, safe='')}")
+        out |= {pair, base64.b64encode(pair.encode()).decode("ascii")}
+        if len(proxy.password) > _SHORTEST:
+            plain = proxy.password
+            out |= {plain, quote(plain, safe=""), quote(plain), sh(plain)[1:-1], plain.replace("%", "%%")}
+    return tuple(sorted((text for text in out if text), key=len, reverse=True))
+
+
+def redact(text: str, hidden: Iterable[str]) -> str:
+    """``text`` with each of ``hidden`` masked."""
+    for secret in hidden:
+        text = text.replace(secret, MASK)
+    return text
+
+
+def plan_text(plan: Plan, hidden: Iterable[str] = ()) -> str:
+    """The whole plan; "" for an empty one."""
+    hidden = tuple(hidden)
+    parts = [_file_text(change.before, change.after, hidden) for change in plan.files]
+    if plan.rules is not None:
+        lines = "\n".join(printable(line, limit=300) for line in plan.rules.lines)
+        parts.append(f"--- iptables ({plan.rules.variant})\n+++ iptables ({plan.rules.variant})\n{lines}\n")
+    if plan.restart:
+        parts.append("--- Docker daemon\n+++ Docker daemon\n+ restart, for its environment\n")
+    return redact("".join(parts), hidden).rstrip("\n")
+
+
+def _file_text(before: File, after: File, hidden: tuple[str, ...]) -> str:
+    old, new = _lines(before.content), _lines(after.content)
+    ends = ("/dev/null" if before.content is None else before.path, "/dev/null" if after.content is None else after.path)
+    out = [f"--- {ends[0]}", f"+++ {ends[1]}"]
+    if before.content is None:
+        out.append(f"new mode {after.mode:04o}")
+    elif after.content is not None and before.mode != after.mode:
+        out.append(f"old mode {before.mode:04o}, new mode {after.mode:04o}")
+    # No context lines: what is somebody else's in this file may hold secrets that we do not know.
+    for line in list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:]:
+        out.append(redact(line, hidden))
+    return "\n".join(out) + "\n"
+
+
+def _lines(content: bytes | None) -> list[str]:
+    return [printable(line, limit=400) for line in (content or b"").split(b"\n")]
