@@ -135,6 +135,8 @@ def _staged(
             if finish:
                 finish(building)
             building.rename(final)
+            # tar gave it the date of the packages, which would be old enough for _prune.
+            os.utime(final)
             _prune(cache, kind)
         finally:
             shutil.rmtree(building, ignore_errors=True)
