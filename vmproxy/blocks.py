@@ -28,7 +28,7 @@ VERSION = 1
 SHEBANG = b"#!/bin/sh\n"
 
 _LIKE = re.compile(rb"^[ \t]*#[ \t]*(?:>>>|<<<)[ \t]*vmproxy\b[^\n]*", re.MULTILINE)
-_BEGIN = re.compile(rb"# >>> vmproxy ([0-9]{1,9})(?: (\{[ -~]*\}))?")
+_BEGIN = re.compile(rb"# >>> vmproxy ([0-9]{1,9})(?: (\{[ -~]*\})| .*)?", re.DOTALL)
 _END = b"# <<< vmproxy"
 _EXPORTED = re.compile(rb"^[ \t]*export ([A-Za-z_][A-Za-z0-9_]*)=", re.MULTILINE)
 _COMMENTS = re.compile(rb"(?:[ \t]*(?:#[^\n]*)?\n)*")
