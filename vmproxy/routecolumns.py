@@ -14,6 +14,7 @@ _ALL = 0xFFFFFFFF
 
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _FLAGS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!")
+_NO_DEVICE = "*"  # what the kernel prints of a blackhole and of a throw route, which have no flag of their own
 _PROC = "/proc/net/route"
 _TITLES: dict[str, Family] = {"Internet:": "inet", "Internet6:": "inet6"}
 _NAMES = {
@@ -71,7 +72,7 @@ def column_row(words: Sequence[str], columns: dict[str, int] | None, family: Fam
     kind = kind_of(columns)
     # "!" rejects, and so do BSD's R and B; BSD's I holds only for sockets bound to that interface.
     bsd = not columns.keys() & {"mask", "metric"}
-    if "U" not in flags or "!" in flags or (bsd and set(flags) & set("RBI")):
+    if "U" not in flags or "!" in flags or cell["interface"] == _NO_DEVICE or (bsd and set(flags) & set("RBI")):
         return Row(kind=kind)
     route = route_of(
         destination=destination,
@@ -100,7 +101,7 @@ def proc_row(words: Sequence[str]) -> Row | None:
     if not _is_hex(words[3], 4):
         return None
     flags = int(words[3], 16)
-    if not flags & _RTF_UP or flags & _RTF_REJECT:
+    if not flags & _RTF_UP or flags & _RTF_REJECT or words[0] == _NO_DEVICE:
         return Row(kind=_PROC)
     destination, gateway = (ipaddress.IPv4Address(bytes.fromhex(words[place])[::-1]) for place in (1, 2))
     route = route_of(
