@@ -113,6 +113,51 @@ def listen(network: int, address: str, port: int) -> socket.socket:
     return inside(network, lambda: socket.create_server((address, port), backlog=64))
 
 
+def ask(network: int, address: str, port: int, *, send: bytes = b"", seconds: float = 1.5) -> str:
+    """What answers there, as one word or line: the first text it sends, ``refused``, ``silence`` or ``unreachable``."""
+    try:
+        with connect(network, address, port, seconds=seconds) as connection:
+            connection.sendall(send)
+            return connection.recv(4096).decode("utf-8", "replace") or "silence"
+    except ConnectionRefusedError:
+        return "refused"
+    except TimeoutError:
+        return "silence"
+    except OSError:
+        return "unreachable"
+
+
+class Greeter:
+    """A server inside a network that tells each client ``NAME sees ADDRESS`` and hangs up. A context manager."""
+
+    def __init__(self, network: int, address: str, port: int, name: str) -> None:
+        self._server, self._name = listen(network, address, port), name
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Greeter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening; safe to call twice."""
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self._thread.join(timeout=5)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, address = self._server.accept()
+            except OSError:
+                return
+            with client, contextlib.suppress(OSError):
+                client.sendall(f"{self._name} sees {address[0]}".encode())
+
+
 class Surroundings:
     """The namespaces around one VM, and the VM's own. ``tree`` is the staged tree whose ``ip`` is used."""
 

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -131,9 +131,12 @@ class NamespaceVM:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         if self._holder:
-            with contextlib.suppress(ProcessLookupError):
+            # It ends by itself once it has seen its child's end, and so leaves no zombie to somebody else.
+            try:
+                self._holder.wait(timeout=10 if self.pid else 0)
+            except subprocess.TimeoutExpired:
                 self._holder.kill()
-            self._holder.wait(timeout=10)
+                self._holder.wait(timeout=10)
         self._holder, self.pid = None, 0
         _remove_groups(self._groups)
 
@@ -229,6 +232,16 @@ class NamespaceVM:
         """Make the image ``name`` out of the tree's own busybox; no registry is asked."""
         with build_image(self._tree, self._cache).open("rb") as tar:
             self.run(["docker", "import", "-", name], stdin=tar.read())
+
+    @contextlib.contextmanager
+    def container_network(self, name: str) -> Iterator[int]:
+        """A descriptor of a running container's network namespace, for ``hostside``'s ask, connect and listen."""
+        pid = self.docker("inspect", "--format", "{{.State.Pid}}", name)
+        network = os.open(self.path(f"/proc/{pid}/ns/net"), os.O_RDONLY)
+        try:
+            yield network
+        finally:
+            os.close(network)
 
     # Inside.
 

@@ -85,7 +85,7 @@ class LabError(Exception):
 @functools.cache
 def build_tree(cache: Path) -> Path:
     """The staged tree for today's package versions; built now where the cache has none. Raises LabError."""
-    return _staged(cache, "tree", PACKAGES, lambda name: True, _finish)
+    return stage(cache, "tree", PACKAGES, finish=_finish)
 
 
 def fetch_kernel(cache: Path) -> Path:
@@ -96,7 +96,7 @@ def fetch_kernel(cache: Path) -> Path:
     arch = _command("dpkg", "--print-architecture").strip()
     ubuntu = re.search(r"^ID=\"?ubuntu", Path("/etc/os-release").read_text(encoding="utf-8"), re.MULTILINE)
     package = "linux-image-virtual" if ubuntu else f"linux-image-cloud-{arch}"
-    return _staged(cache, "kernel", (package,), lambda name: bool(re.match(r"linux-(image|modules)-\d", name)), None)
+    return stage(cache, "kernel", (package,), wanted=r"linux-(image|modules)-\d")
 
 
 def use_iptables(root: Path, variant: str) -> None:
@@ -108,18 +108,23 @@ def use_iptables(root: Path, variant: str) -> None:
         link.symlink_to(f"/usr/sbin/{family}-{variant}{'-' + tail if tail else ''}")
 
 
-def _staged(
+def stage(
     cache: Path,
     kind: str,
     packages: tuple[str, ...],
-    wanted: Callable[[str], bool],
-    finish: Callable[[Path], None] | None,
+    *,
+    wanted: str = "",
+    finish: Callable[[Path], None] | None = None,
 ) -> Path:
-    """The directory ``kind-KEY`` in the cache, built under a lock beside its final place and renamed."""
+    """The directory ``kind-KEY`` in the cache with these packages and all they need, unpacked.
+
+    ``wanted`` is a pattern that picks among the packages by file name; ``finish`` is run on the new tree. It is built
+    under a lock, beside its final place, and renamed: two builders at once make one. Raises LabError.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     (cache / "debs" / "partial").mkdir(parents=True, exist_ok=True)
     with _locked(cache / "lock"):
-        closure = [line for line in _closure(cache, packages) if wanted(line.split()[1])]
+        closure = [line for line in _closure(cache, packages) if re.match(wanted, line.split()[1])]
         key = hashlib.sha256("\n".join([*sorted(closure), Path(__file__).read_text(encoding="utf-8")]).encode())
         final = cache / f"{kind}-{key.hexdigest()[:16]}"
         if final.is_dir():

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.lab.hostside import connect, listen
 from tests.lab.nsvm import NamespaceVM
+from tests.lab.proxy import LabProxy
+
+HostProxy = Callable[..., LabProxy]
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +49,21 @@ def stub_vm() -> Iterator[NamespaceVM]:
     """A VM of the test's own whose dockerd only sleeps, for interruption tests by the hundred."""
     with NamespaceVM(docker="stub") as machine:
         yield machine
+
+
+@pytest.fixture
+def host_proxy() -> Iterator[HostProxy]:
+    """``host_proxy(vm, port=8123, mode="proxy", credentials="")``: a proxy on that VM's host, at its 127.0.0.1."""
+    with contextlib.ExitStack() as stack:
+
+        def start(machine: NamespaceVM, *, port: int = 8123, mode: str = "proxy", credentials: str = "") -> LabProxy:
+            network = machine.surroundings.host
+            proxy = LabProxy(
+                listen(network, "127.0.0.1", port),
+                mode=mode,
+                credentials=credentials,
+                dial=lambda host, to_port: connect(network, host, to_port, seconds=5.0),
+            )
+            return stack.enter_context(proxy)
+
+        yield start
