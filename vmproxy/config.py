@@ -129,7 +129,7 @@ def _proxy(option: Option, value: object) -> ProxyURL:
 def _no_proxy(option: Option, value: object) -> tuple[str, ...]:
     from vmproxy.proxyenv import merge_no_proxy
 
-    return merge_no_proxy(",".join(_pieces(option, value)), ())
+    return merge_no_proxy(",".join(_pieces(option, value)))
 
 
 _CONVERT: dict[str, Callable[[Option, object], Any]] = {
@@ -224,31 +224,19 @@ def settings(values: Mapping[str, Any], *, environ: Mapping[str, str]) -> Settin
 
 
 def host_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The host's own proxy variables as ``host_environment_*`` fields. Wrong ones become one line, not an error.
-
-    Lower case first, as curl does; upper-case HTTP_PROXY is not read in a CGI program (there the client sets it).
-    """
+    """The host's own proxy variables as ``host_environment_*`` fields. Wrong ones become one line, not an error."""
     fields: dict[str, Any] = {}
+    if not any(environ.get(name) or environ.get(name.upper()) for name in ("http_proxy", "https_proxy", "no_proxy")):
+        return fields
+    from vmproxy.proxyenv import from_environ, merge_no_proxy, parse_proxy
 
-    def of(name: str) -> str:
-        if name == "http_proxy" and "REQUEST_METHOD" in environ:
-            return environ.get(name, "")
-        return environ.get(name, "") or environ.get(name.upper(), "")
-
-    for name in ("http_proxy", "https_proxy"):
-        if not (text := of(name)):
-            continue
-        from vmproxy.proxyenv import parse_proxy
-
-        try:
-            fields[f"host_environment_{name.removesuffix('_proxy')}_proxy".replace("_http_", "_")] = parse_proxy(text)
-        except VmproxyError as error:
-            fields["host_environment_problem"] = f"{error.what} ({name} in the environment)"
-    if text := of("no_proxy"):
-        from vmproxy.proxyenv import merge_no_proxy
-
-        try:
-            fields["host_environment_no_proxy"] = merge_no_proxy(text, ())
-        except VmproxyError as error:
-            fields["host_environment_problem"] = f"{error.what} (no_proxy in the environment)"
+    try:
+        pairs = from_environ(environ)
+        for name, field in (("http_proxy", "proxy"), ("https_proxy", "https_proxy")):
+            if text := pairs.get(name):
+                fields[f"host_environment_{field}"] = parse_proxy(text)
+        if text := pairs.get("no_proxy"):
+            fields["host_environment_no_proxy"] = merge_no_proxy(text)
+    except UsageError as error:
+        return {"host_environment_problem": f"this host's environment: {error}"}
     return fields

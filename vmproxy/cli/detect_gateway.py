@@ -91,9 +91,9 @@ def sighting_of(routes: Sequence[Route], *, probe_port: int | None) -> Sighting:
     candidates = default_routes(routes)
     answering = None
     if probe_port is not None:
-        from vmproxy.machines.native import answers
+        from vmproxy.machines.native import reach
 
-        answering = tuple(dict.fromkeys(route.gateway for route in candidates if answers(route, probe_port)))
+        answering = reach(candidates, probe_port)
     try:
         return Sighting(choice=choose_gateway(routes), candidates=candidates, answering=answering)
     except NoGateway as error:

@@ -50,7 +50,7 @@ def variables(run: Run) -> Mapping[str, str]:
         from vmproxy import converge
 
         return converge.env(run.targets[0], settings, progress=run.output.progress).variables
-    from vmproxy.proxyenv import from_environ, parse_proxy
+    from vmproxy import proxyenv
 
     first = settings.proxy
     https = settings.https_proxy
@@ -58,20 +58,16 @@ def variables(run: Run) -> Mapping[str, str]:
     if first is None:
         if settings.host_environment_problem:
             raise UsageError(settings.host_environment_problem, hint="--proxy URL")
-        first = settings.host_environment_proxy or settings.host_environment_https_proxy or parse_proxy(_DEFAULT_PROXY)
+        first = settings.host_environment_proxy or settings.host_environment_https_proxy
+        first = first or proxyenv.parse_proxy(_DEFAULT_PROXY)
         https = https or settings.host_environment_https_proxy
         no_proxy = no_proxy if "no_proxy" in settings.given else settings.host_environment_no_proxy
-    pairs = {"http_proxy": url(first), "https_proxy": url(https or first), "no_proxy": ",".join(no_proxy)}
-    return from_environ(
-        {key: value for key, value in pairs.items() if value}, host=settings.gateway or "host.docker.internal"
-    )
+    host = settings.gateway or "host.docker.internal"
 
+    def from_container(proxy: ProxyURL) -> ProxyURL:
+        return proxyenv.with_host(proxy, host) if proxyenv.is_loopback(proxy.host) else proxy
 
-def url(proxy: ProxyURL) -> str:
-    """The proxy as a URL with its credentials: this is the one place where they are the result asked for."""
-    from vmproxy.proxyenv import full_url
-
-    return full_url(proxy)
+    return proxyenv.variables(from_container(first), from_container(https) if https else None, no_proxy)
 
 
 def render(pairs: Mapping[str, str], form: str) -> str:

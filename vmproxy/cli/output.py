@@ -136,13 +136,11 @@ class Output:
         """One VM's report for a reader: what differs, each point, then the one line of how it ended."""
         for text in report.warnings:
             self.warn(f"{report.target}: {text}")
-        if self.json:
-            return
-        if not self.quiet:
+        if not (self.quiet or self.json):
             self.diff(report.diff)
             self.findings(report.findings)
         if report.ok:
-            if not self.quiet and report.message:
+            if not (self.quiet or self.json) and report.message:
                 self.result(f"{report.target}: {printable(report.message, limit=_LINE_LIMIT)}")
         else:
             self.error(_placed(report), hint=report.hint, error=error)
@@ -150,7 +148,8 @@ class Output:
 
 def _placed(report: Report) -> str:
     """The message with the VM named, unless it already is."""
-    if not report.target or report.target in report.message:
+    named = report.message.startswith(f"{report.target}: ") or report.message.endswith(f"({report.target})")
+    if not report.target or named:
         return report.message
     return f"{report.target}: {report.message}"
 
