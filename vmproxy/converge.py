@@ -11,8 +11,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from vmproxy import guests, machines, plan as planning, preview, rules, targets, transports
-from vmproxy.errors import Busy, LostContact, NoGateway, NoProxy, Refused, RolledBack, Unreachable, Untrusted, UsageError, VmproxyError
+from vmproxy import guests, machines, preview, rules, targets, transports
+from vmproxy import plan as planning
+from vmproxy.errors import (
+    Busy,
+    LostContact,
+    NoGateway,
+    NoProxy,
+    Refused,
+    RolledBack,
+    Unreachable,
+    Untrusted,
+    UsageError,
+    VmproxyError,
+)
 from vmproxy.guests import Guest
 from vmproxy.machines import Look, Machine, Outcome, Terms
 from vmproxy.model import Desired, Event, Facts, Finding, Plan, Report, Settings, Target, Wish, printable
@@ -83,7 +95,12 @@ def env(target: str, settings: Settings, *, progress: Progress = _silent, ask: A
 
 
 def detect_gateway(
-    target: str, settings: Settings, *, probe_port: int | None = None, progress: Progress = _silent, ask: Ask | None = None
+    target: str,
+    settings: Settings,
+    *,
+    probe_port: int | None = None,
+    progress: Progress = _silent,
+    ask: Ask | None = None,
 ) -> Sighting:
     """The host's address as one VM sees it. Uses no root. Raises VmproxyError for a VM that cannot be asked."""
     with _Story(target, settings, progress=progress, ask=ask) as story:
@@ -168,7 +185,7 @@ class _Story:
     def _scene(self, *, wait_for_docker: bool = True) -> _Scene:
         look = self._full_look()
         facts = self._observe(look)
-        while wait_for_docker and not _docker_ready(facts) and self._pause():
+        while wait_for_docker and facts.live and not _docker_ready(facts) and self._pause():
             facts = self._observe(look)
         scene = self._read(facts)
         wish = scene.wish
@@ -197,8 +214,10 @@ class _Story:
             if dry_run:
                 return self._report(scene, "would change", diff=preview.plan_text(made, hidden), warnings=made.warnings)
             self._preconditions(scene, made)
-            ask = _question(scene)
-            terms = self._terms(scene, check=ask if self._settings.check else None, proof=ask if self._settings.verify else None)
+            ask = _question(scene) if scene.facts.live else None
+            terms = self._terms(
+                scene, check=ask if self._settings.check else None, proof=ask if self._settings.verify else None
+            )
             outcome, failed = self._commit(scene, made, desired, terms)
             if outcome.status == "moved" and attempt + 1 < _TRIES:
                 time.sleep(_PAUSE_SECONDS)
@@ -244,6 +263,8 @@ class _Story:
 
     def _preconditions(self, scene: _Scene, made: Plan) -> None:
         scene.warnings += made.warnings
+        if not scene.facts.live:
+            return
         lost, read_only = planning.disk(scene.facts, scene.guest)
         if read_only and made.files:
             raise Refused("the file system is read-only", where=scene.guest.PERSISTENT)
@@ -265,7 +286,8 @@ class _Story:
         )
 
     def _commit(self, scene: _Scene, made: Plan, desired: Desired, terms: Terms) -> tuple[Outcome, Finding | None]:
-        """Carry the plan out. The second value is what made us say no: a leg, or a point of drift in the second look."""
+        """Carry the plan out. The second value is what made us say no: a leg, or a point of drift in the second
+        look."""
         said_no: list[Finding] = []
 
         def judge(finding: Finding) -> bool:
@@ -277,7 +299,9 @@ class _Story:
             assert outcome.facts is not None  # noqa: S101 - the second look is always there when a verdict is asked
             left = planning.diff(outcome.facts, scene.guest, desired, scene.variant, force=True)
             if left.files or left.rules:
-                said_no.append(left.drift[0] if left.drift else Finding(subject="look", ok=False, detail="the second look differs"))
+                said_no.append(
+                    left.drift[0] if left.drift else Finding(subject="look", ok=False, detail="the second look differs")
+                )
             elif not self._settings.keep:
                 said_no.extend([finding for finding in outcome.findings if not _good(finding, scene)][:1])
             return not said_no
@@ -286,7 +310,13 @@ class _Story:
         return outcome, said_no[0] if said_no else None
 
     def _ended(
-        self, scene: _Scene, made: Plan, outcome: Outcome, failed: Finding | None, confirm: Confirm | None, desired: Desired
+        self,
+        scene: _Scene,
+        made: Plan,
+        outcome: Outcome,
+        failed: Finding | None,
+        confirm: Confirm | None,
+        desired: Desired,
     ) -> Report:
         if outcome.status != "kept":
             raise _failure(outcome, failed, _hidden(scene))
@@ -306,12 +336,19 @@ class _Story:
         if pending:
             why = "Docker does not say what runs" if count in ("", "?") else f"{count} containers run"
             return self._report(
-                scene, f"done, but the Docker restart is pending ({why})", changed=True, exit=3, code="E_DECISION",
-                hint="--restart always, or restart Docker when it suits", findings=legs,
+                scene,
+                f"done, but the Docker restart is pending ({why})",
+                changed=True,
+                exit=3,
+                code="E_DECISION",
+                hint="--restart always, or restart Docker when it suits",
+                findings=legs,
             )
         stopped = "; Docker is stopped and stays so" if outcome.restart == "stopped" else ""
         if wrong:
-            return self._report(scene, "done and kept, although the proof fails", changed=True, exit=1, code="E_PROOF", findings=legs)
+            return self._report(
+                scene, "done and kept, although the proof fails", changed=True, exit=1, code="E_PROOF", findings=legs
+            )
         return self._report(scene, f"done{stopped}", changed=True, findings=legs)
 
     def _agreed(self, confirm: Confirm | None, count: str) -> bool:
@@ -330,16 +367,25 @@ class _Story:
         if desired.door is not None:
             moved = planning.moved_gateway(scene.facts, scene.variant, desired.door)
             if moved:
-                found.insert(0, Finding(subject="gateway", ok=False, detail=moved, code=planning.DRIFT, hint="vmproxy apply"))
+                found.insert(
+                    0, Finding(subject="gateway", ok=False, detail=moved, code=planning.DRIFT, hint="vmproxy apply")
+                )
             blocked = planning.listener(scene.facts, desired.door)
             if blocked:
-                found.append(Finding(subject="port", ok=False, detail=blocked, code=planning.DRIFT, hint="--listen-port N"))
+                found.append(
+                    Finding(subject="port", ok=False, detail=blocked, code=planning.DRIFT, hint="--listen-port N")
+                )
         scene.warnings += made.warnings
         if not found:
             return self._report(scene, "in sync")
         message = "not applied" if scene.seen is None else f"{len(found)} point{'s' if len(found) > 1 else ''} of drift"
         return self._report(
-            scene, message, exit=1, code=planning.DRIFT, findings=tuple(found), diff=preview.plan_text(made, _hidden(scene)),
+            scene,
+            message,
+            exit=1,
+            code=planning.DRIFT,
+            findings=tuple(found),
+            diff=preview.plan_text(made, _hidden(scene)),
             hint=f"vmproxy apply --vm {self._name}",
         )
 
@@ -363,7 +409,9 @@ class _Story:
         wish = choose(self._settings, planning.seen_wish(facts, guest))
         if wish.hidden_credentials:
             raise Refused(
-                "the proxy's credentials are readable only for root in the VM", where=guest.WISH_FILE, hint="say them again in VMPROXY_PROXY"
+                "the proxy's credentials are readable only for root in the VM",
+                where=guest.WISH_FILE,
+                hint="say them again in VMPROXY_PROXY",
             )
         return Report(target=self._name, variables=planning.container_view(facts, wish))
 
@@ -385,12 +433,30 @@ class _Story:
     # ---- reports ----------------------------------------------------------------------------------------------------
 
     def _report(
-        self, scene: _Scene, message: str, *, changed: bool = False, exit: int = 0, code: str = "OK", hint: str = "",
-        findings: tuple[Finding, ...] = (), diff: str = "", warnings: tuple[str, ...] = (),
+        self,
+        scene: _Scene,
+        message: str,
+        *,
+        changed: bool = False,
+        exit: int = 0,
+        code: str = "OK",
+        hint: str = "",
+        findings: tuple[Finding, ...] = (),
+        diff: str = "",
+        warnings: tuple[str, ...] = (),
     ) -> Report:
         return Report(
-            target=self._name, ok=exit == 0, exit=exit, code=code, changed=changed, message=message, hint=hint, findings=findings,
-            diff=diff, warnings=tuple(dict.fromkeys((*scene.warnings, *warnings))), gateway=_gateway(scene),
+            target=self._name,
+            ok=exit == 0,
+            exit=exit,
+            code=code,
+            changed=changed,
+            message=message,
+            hint=hint,
+            findings=findings,
+            diff=diff,
+            warnings=tuple(dict.fromkeys((*scene.warnings, *warnings))),
+            gateway=_gateway(scene),
         )
 
 
@@ -447,12 +513,21 @@ def _question(scene: _Scene) -> Question:
             legs.append("network")
     inside = (seen.door.bridge_address, seen.door.listen_port) if seen.door else (seen.proxy.host, seen.proxy.port)
     return question(
-        seen.proxy, vm_host=seen.proxy.host, vm_port=seen.proxy.port, container_host=inside[0], container_port=inside[1], legs=legs
+        seen.proxy,
+        vm_host=seen.proxy.host,
+        vm_port=seen.proxy.port,
+        container_host=inside[0],
+        container_port=inside[1],
+        legs=legs,
     )
 
 
 def _why_not(scene: _Scene) -> str:
-    return "Docker does not run in the VM" if scene.facts.daemon is None else "a new network would not be among the bridges covered by name"
+    return (
+        "Docker does not run in the VM"
+        if scene.facts.daemon is None
+        else "a new network would not be among the bridges covered by name"
+    )
 
 
 def _good(finding: Finding, scene: _Scene) -> bool:
@@ -472,7 +547,9 @@ def _failure(outcome: Outcome, failed: Finding | None, hidden: tuple[str, ...]) 
     if failed is not None and outcome.status == "refused":
         return NoProxy(failed.detail, hint=failed.hint or "--no-check")
     if failed is not None and outcome.status == "undone":
-        return RolledBack(f"{failed.detail}; everything was put back", where=failed.subject, hint=failed.hint or "--keep")
+        return RolledBack(
+            f"{failed.detail}; everything was put back", where=failed.subject, hint=failed.hint or "--keep"
+        )
     if outcome.exit == Refused.exit:
         return Refused(f"{text}; nothing was changed")
     if outcome.exit == LostContact.exit:

@@ -57,8 +57,10 @@ class Target:
 
     ``transport`` is a name of the transports family (``ssh``) or "" where only files are reached (``directory``).
     ``identities`` are private key files in the order to try; ``only_identities`` keeps the agent and default keys out.
-    ``passwords`` are well-known defaults of that VM kind (boot2docker's), tried last. For the ``ssh`` provider ``host`` may
-    be an alias of the user's ssh_config; ``port`` 0 and ``user`` "" then mean "as ssh_config says, else 22 and the log-in name".
+    ``passwords`` are well-known defaults of that VM kind (boot2docker's), tried last. For the ``ssh`` provider
+    ``host`` may
+    be an alias of the user's ssh_config; ``port`` 0 and ``user`` "" then mean "as ssh_config says, else 22 and the
+    log-in name".
     """
 
     name: str
@@ -86,7 +88,8 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """One unicast route. ``destination`` is CIDR text (``0.0.0.0/0`` for the default), ``gateway`` "" where there is none."""
+    """One unicast route. ``destination`` is CIDR text (``0.0.0.0/0`` for the default), ``gateway`` "" where there is
+    none."""
 
     destination: str
     gateway: str = ""
@@ -206,11 +209,15 @@ class Daemon:
 class Facts:
     """One look at one VM, parsed and typed; everything the pure rooms may know of it.
 
-    ``dumps`` are iptables-save bytes by variant (nft, legacy, default); ``dump_errors`` what that program said where it failed.
+    ``dumps`` are iptables-save bytes by variant (nft, legacy, default); ``dump_errors`` what that program said where
+    it failed.
     ``listeners`` are (address, port) pairs of listening TCP sockets. ``paths`` are those asked for that exist.
-    ``resolved`` are IPv4 addresses of the name asked for. ``route_save`` are ``ip route save`` bytes, empty where not asked.
+    ``resolved`` are IPv4 addresses of the name asked for. ``route_save`` are ``ip route save`` bytes, empty where
+    not asked.
+    ``live`` is False where only files are reached: then there are no rules, no daemon and nobody to ask.
     """
 
+    live: bool = True
     uid: int = 0
     boot_id: str = ""
     os_release: Mapping[str, str] = field(default_factory=dict)
@@ -289,7 +296,8 @@ class FileChange:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleChange:
-    """Rules of one variant: iptables-restore texts by table, the texts that undo them, and the dump they were made for."""
+    """Rules of one variant: iptables-restore texts by table, the texts that undo them, and the dump they were made
+    for."""
 
     variant: str
     do: Mapping[str, bytes]

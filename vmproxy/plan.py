@@ -1,6 +1,7 @@
 """What is wanted in a VM, and what differs from what is there. PURE: facts in, plan out.
 
-``desire`` makes one value of all that is wanted; its zero value means "gone". ``diff`` compares it with a look. ``apply``,
+``desire`` makes one value of all that is wanted; its zero value means "gone". ``diff`` compares it with a look.
+``apply``,
 ``status``, ``--dry-run``, ``remove`` and rollback are ends of this one pipeline.
 """
 
@@ -12,8 +13,21 @@ from dataclasses import dataclass, replace
 
 from vmproxy import blocks, rules
 from vmproxy.errors import ForeignFile, NoGateway, Refused
-from vmproxy.guests import Guest, Order
-from vmproxy.model import BlockWish, Desired, Door, Facts, File, FileChange, Finding, Plan, ProxyURL, RuleChange, Wish, printable
+from vmproxy.guests import ADDRESS_AT_BOOT, Guest, Order
+from vmproxy.model import (
+    BlockWish,
+    Desired,
+    Door,
+    Facts,
+    File,
+    FileChange,
+    Finding,
+    Plan,
+    ProxyURL,
+    RuleChange,
+    Wish,
+    printable,
+)
 from vmproxy.proxyenv import is_loopback, merge_no_proxy, variables, with_host
 from vmproxy.quoting import read_sh_exports
 from vmproxy.routes import choose_gateway
@@ -27,7 +41,8 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 class View:
     """What the wish means in one VM: how the VM and how containers reach the proxy.
 
-    ``door`` None: the proxy is elsewhere and needs none. ``gateway`` is the host's address, "" where it does not matter.
+    ``door`` None: the proxy is elsewhere and needs none. ``gateway`` is the host's address, "" where it does not
+    matter.
     """
 
     proxy: ProxyURL
@@ -64,7 +79,7 @@ def view(facts: Facts, wish: Wish, variant: str) -> View:
         gateway = gateway or _resolve(wish.proxy.host, facts)
     if not here and gateway and wish.proxy.host == gateway:
         here = True
-    address = bridge_address(facts, wish, variant)
+    address = bridge_address(facts, wish, variant) or ("" if facts.live else ADDRESS_AT_BOOT)
     proxy, https = wish.proxy, wish.https_proxy
     if here:
         proxy = with_host(proxy, gateway)
@@ -142,14 +157,20 @@ def container_view(facts: Facts, wish: Wish) -> dict[str, str]:
     address = bridge_address(facts, wish, "")
     if here:
         if not address:
-            raise Refused("Docker has no bridge with an IPv4 address in the VM", hint="start Docker in the VM, or --bridge NAME")
+            raise Refused(
+                "Docker has no bridge with an IPv4 address in the VM", hint="start Docker in the VM, or --bridge NAME"
+            )
         port = wish.proxy.port
-        door = Door(gateway=gateway, port=port, listen_port=wish.listen_port or port, bridge_address=address, bridges=())
+        door = Door(
+            gateway=gateway, port=port, listen_port=wish.listen_port or port, bridge_address=address, bridges=()
+        )
         if is_loopback(proxy.host):
             proxy = with_host(proxy, gateway)
         if https is not None and is_loopback(https.host):
             https = with_host(https, gateway)
-    return container_variables(View(proxy=proxy, https_proxy=https, door=door, gateway=gateway, bridge_address=address), wish)
+    return container_variables(
+        View(proxy=proxy, https_proxy=https, door=door, gateway=gateway, bridge_address=address), wish
+    )
 
 
 def daemon_variables(seen: View, wish: Wish) -> dict[str, str]:
@@ -169,8 +190,11 @@ def desire(facts: Facts, guest: Guest, wish: Wish, variant: str) -> Desired:
     return Desired(blocks=made, door=seen.door, environment=exported or environment)
 
 
-def diff(facts: Facts, guest: Guest, desired: Desired, variant: str, *, force: bool = False, restart_always: bool = False) -> Plan:
-    """What has to change, and each point of drift in words. Raises ForeignFile, Refused where it cannot be made to work."""
+def diff(
+    facts: Facts, guest: Guest, desired: Desired, variant: str, *, force: bool = False, restart_always: bool = False
+) -> Plan:
+    """What has to change, and each point of drift in words. Raises ForeignFile, Refused where it cannot be made to
+    work."""
     files, drift = _files(facts, guest, desired)
     change, more, warnings = _rules(facts, desired, variant, force=force)
     drift += more
@@ -209,9 +233,15 @@ def _plain(file: File) -> None:
     """Only a plain file with one name is replaced (RELIABILITY T07, F38)."""
     kinds = {"link": "a symbolic link", "dir": "a directory", "other": "a device, fifo or socket"}
     if file.kind in kinds:
-        raise ForeignFile(f"this is {kinds[file.kind]}, not a plain file", where=file.path, hint="move it away and run vmproxy again")
+        raise ForeignFile(
+            f"this is {kinds[file.kind]}, not a plain file", where=file.path, hint="move it away and run vmproxy again"
+        )
     if file.kind == "file" and file.links > 1:
-        raise ForeignFile("the file has more than one hard link", where=file.path, hint="make it a file of its own and run vmproxy again")
+        raise ForeignFile(
+            "the file has more than one hard link",
+            where=file.path,
+            hint="make it a file of its own and run vmproxy again",
+        )
     if file.kind == "file" and file.content is None:
         raise ForeignFile("the file cannot be read", where=file.path)
 
@@ -225,9 +255,17 @@ def _objections(facts: Facts, before: File, block: BlockWish) -> None:
     syntax = facts.syntax.get(before.path)
     if syntax is not None and not syntax.parses:
         line = f":{syntax.line}" if syntax.line else ""
-        raise ForeignFile("the VM's shell cannot parse this file", where=f"{before.path}{line}", hint="repair it and run vmproxy again")
+        raise ForeignFile(
+            "the VM's shell cannot parse this file",
+            where=f"{before.path}{line}",
+            hint="repair it and run vmproxy again",
+        )
     if syntax is not None and not syntax.tail_lives and block.where == "end":
-        raise ForeignFile("what is appended to this file would not be read (an open here-document?)", where=before.path, hint="close it and run vmproxy again")
+        raise ForeignFile(
+            "what is appended to this file would not be read (an open here-document?)",
+            where=before.path,
+            hint="close it and run vmproxy again",
+        )
 
 
 def _with_block(before: File, block: BlockWish) -> File:
@@ -240,7 +278,9 @@ def _with_block(before: File, block: BlockWish) -> File:
     if block.secret and mode != _narrow(mode):
         extra["mode"] = mode
         mode = _narrow(mode)
-    content = blocks.put(before.content, block.payload, where=block.where, record={**block.record, **extra}, path=before.path)
+    content = blocks.put(
+        before.content, block.payload, where=block.where, record={**block.record, **extra}, path=before.path
+    )
     return replace(before, content=content, mode=mode, kind="file")
 
 
@@ -275,10 +315,12 @@ def _file_words(before: File, block: BlockWish | None) -> str:
 # ---- rules ----------------------------------------------------------------------------------------------------------
 
 
-def _rules(facts: Facts, desired: Desired, variant: str, *, force: bool) -> tuple[RuleChange | None, list[Finding], tuple[str, ...]]:
+def _rules(
+    facts: Facts, desired: Desired, variant: str, *, force: bool
+) -> tuple[RuleChange | None, list[Finding], tuple[str, ...]]:
     warnings: list[str] = []
     if variant not in facts.dumps:
-        if desired.door is None:
+        if desired.door is None or not facts.live:
             return None, [], ()
         problem = next(iter(facts.dump_errors.values()), "") or "the VM has no iptables-save"
         raise Refused(problem, where="iptables", hint="install iptables in the VM")
@@ -293,7 +335,9 @@ def _rules(facts: Facts, desired: Desired, variant: str, *, force: bool) -> tupl
             elif force:
                 warnings.append(f"{conflict.detail}; going on as told")
             else:
-                raise Refused(conflict.detail, where=conflict.subject, hint=conflict.hint or "--force, or --listen-port N")
+                raise Refused(
+                    conflict.detail, where=conflict.subject, hint=conflict.hint or "--force, or --listen-port N"
+                )
     change = rules.changes(observed, door)
     if not change:
         return None, drift, tuple(warnings)
@@ -313,7 +357,8 @@ def _rules(facts: Facts, desired: Desired, variant: str, *, force: bool) -> tupl
 
 
 def moved_gateway(facts: Facts, variant: str, door: Door) -> str:
-    """Where the rules in place lead to another address than the gateway of now (a DHCP change, F57), in one line, else ""."""
+    """Where the rules in place lead to another address than the gateway of now (a DHCP change, F57), in one line,
+    else ""."""
     if variant not in facts.dumps:
         return ""
     chain = rules.parse_save(facts.dumps[variant]).chain("nat", rules.PREROUTING)
@@ -348,18 +393,25 @@ def _restart(
         if not differing:
             return False, []
         detail = f"the running Docker daemon has other values of {', '.join(differing)} (restart pending)"
-        return True, [Finding(subject="daemon", ok=False, code=DRIFT, detail=detail, hint="vmproxy apply --restart always")]
+        return True, [
+            Finding(subject="daemon", ok=False, code=DRIFT, detail=detail, hint="vmproxy apply --restart always")
+        ]
     stale = _stale(running, files, guest, facts, restart_always=restart_always)
     if not stale:
         return False, []
     detail = "the running Docker daemon still has our variables (restart pending)"
-    return True, [Finding(subject="daemon", ok=False, code=DRIFT, detail=detail, hint="vmproxy remove --restart always")]
+    return True, [
+        Finding(subject="daemon", ok=False, code=DRIFT, detail=detail, hint="vmproxy remove --restart always")
+    ]
 
 
-def _stale(running: Mapping[str, str], files: tuple[FileChange, ...], guest: Guest, facts: Facts, *, restart_always: bool) -> bool:
+def _stale(
+    running: Mapping[str, str], files: tuple[FileChange, ...], guest: Guest, facts: Facts, *, restart_always: bool
+) -> bool:
     """Whether the daemon still has what a removed block gave it.
 
-    Without a block nothing says which values were ours; then only ``--restart always`` makes up for a restart that was put off,
+    Without a block nothing says which values were ours; then only ``--restart always`` makes up for a restart that
+    was put off,
     where the daemon has a proxy that the guest's file does not name.
     """
     for change in files:
@@ -381,15 +433,18 @@ _IN_RAM = frozenset({"tmpfs", "ramfs", "rootfs", "overlay", "squashfs"})
 
 
 def disk(facts: Facts, guest: Guest) -> tuple[str, bool]:
-    """The mount that holds the guest's lasting files: a warning where it does not outlive a reboot, and whether it is read-only."""
+    """The mount that holds the guest's lasting files: a warning where it does not outlive a reboot, and whether it
+    is read-only."""
     best = None
     for mount in facts.mounts:
-        inside = guest.PERSISTENT == mount.point or guest.PERSISTENT.startswith(mount.point.rstrip("/") + "/")
+        inside = mount.point == guest.PERSISTENT or guest.PERSISTENT.startswith(mount.point.rstrip("/") + "/")
         if inside and (best is None or len(mount.point) >= len(best.point)):
             best = mount
     if best is None:
         return "", False
-    lost = f"{guest.PERSISTENT} is not on a lasting disk ({printable(best.fstype, limit=20)}): a reboot forgets the change"
+    lost = (
+        f"{guest.PERSISTENT} is not on a lasting disk ({printable(best.fstype, limit=20)}): a reboot forgets the change"
+    )
     return (lost if best.fstype in _IN_RAM else ""), "ro" in best.options
 
 

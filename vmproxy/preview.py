@@ -50,7 +50,10 @@ def plan_text(plan: Plan, hidden: Iterable[str] = ()) -> str:
 
 def _file_text(before: File, after: File, hidden: tuple[str, ...]) -> str:
     old, new = _lines(before.content), _lines(after.content)
-    ends = ("/dev/null" if before.content is None else before.path, "/dev/null" if after.content is None else after.path)
+    ends = (
+        "/dev/null" if before.content is None else before.path,
+        "/dev/null" if after.content is None else after.path,
+    )
     out = [f"--- {ends[0]}", f"+++ {ends[1]}"]
     if before.content is None:
         out.append(f"new mode {after.mode:04o}")

@@ -1,6 +1,7 @@
 """What to ask a proxy, and what its answers mean. PURE: bytes in, findings out.
 
-Two questions are put, always both, so that the VM decides nothing: a CONNECT (RFC 9110 §9.3.6) to a name that no resolver
+Two questions are put, always both, so that the VM decides nothing: a CONNECT (RFC 9110 §9.3.6) to a name that no
+resolver
 answers (``.invalid``, RFC 2606), and a GET of an absolute URI (RFC 9112 §3.2.2). A proxy shows itself by how it fails.
 """
 
@@ -17,7 +18,8 @@ NAME = "vmproxy.invalid"
 _STATUS = re.compile(rb"^HTTP/1\.[01] (\d{3})(?:[ \r\n]|$)")
 # A CONNECT answered so comes from a proxy: it let us through, forbade it, or could not reach the name (DESIGN §2).
 _PROXY_CODES = frozenset({200, 403, 502, 503, 504})
-# A GET of a foreign absolute URI answered so comes from a proxy without CONNECT; a web server says 200, 3xx, 400, 404 of its own.
+# A GET of a foreign absolute URI answered so comes from a proxy without CONNECT; a web server says 200, 3xx, 400,
+# 404 of its own.
 _GET_PROXY_CODES = frozenset({403, 500, 502, 503, 504})
 
 LEGS = {
@@ -29,7 +31,8 @@ LEGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """Where the VM and its containers shall ask, and the bytes to send. The bytes may hold credentials: they travel on stdin."""
+    """Where the VM and its containers shall ask, and the bytes to send. The bytes may hold credentials: they travel
+    on stdin."""
 
     vm_host: str
     vm_port: int
@@ -40,7 +43,15 @@ class Question:
     legs: tuple[str, ...] = ("vm", "bridge", "network")
 
 
-def question(proxy: ProxyURL, *, vm_host: str, vm_port: int, container_host: str, container_port: int, legs: Iterable[str] = tuple(LEGS)) -> Question:
+def question(
+    proxy: ProxyURL,
+    *,
+    vm_host: str,
+    vm_port: int,
+    container_host: str,
+    container_port: int,
+    legs: Iterable[str] = tuple(LEGS),
+) -> Question:
     """The two requests for one proxy, with its credentials as RFC 7617 has them."""
     extra = ""
     if proxy.has_credentials:
@@ -62,9 +73,11 @@ def question(proxy: ProxyURL, *, vm_host: str, vm_port: int, container_host: str
 def judge(leg: str, answers: Mapping[str, bytes], *, where: str, problem: str = "") -> Finding:
     """One leg: the raw answers by question (``connect``, ``get``), each with ask.sh's ``@tool NAME`` line in front.
 
-    ``code`` is "" where a proxy answered; ``tool``, ``silent``, ``credentials``, ``tls``, ``web``, ``other``, ``container``
+    ``code`` is "" where a proxy answered; ``tool``, ``silent``, ``credentials``, ``tls``, ``web``, ``other``,
+    ``container``
     where not. ``where`` is host:port as asked; ``problem`` is why the question could not be put at all.
     """
+
     def bad(code: str, detail: str, hint: str = "") -> Finding:
         return Finding(subject=leg, ok=False, code=code, detail=f"{detail} {LEGS.get(leg, leg)}", hint=hint)
 
@@ -76,21 +89,32 @@ def judge(leg: str, answers: Mapping[str, bytes], *, where: str, problem: str = 
         return bad("tool", "the VM has none of bash, nc, curl, wget to ask the proxy with", "--no-check --no-verify")
     first, second = _code(connect), _code(get)
     if 407 in (first, second):
-        return bad("credentials", f"the proxy at {where} wants credentials, seen", "--proxy http://USER:PASSWORD@HOST:PORT, best as VMPROXY_PROXY")
+        return bad(
+            "credentials",
+            f"the proxy at {where} wants credentials, seen",
+            "--proxy http://USER:PASSWORD@HOST:PORT, best as VMPROXY_PROXY",
+        )
     if tool == "wget":
-        # busybox's wget shows only failures it understands; any proxy-like failure or success through the proxy variable counts.
+        # busybox's wget shows only failures it understands; any proxy-like failure or success through the proxy
+        # variable counts.
         first = None
     if first in _PROXY_CODES:
         return Finding(subject=leg, ok=True, detail=f"{where} answers as a proxy {LEGS.get(leg, leg)}")
     if second in _GET_PROXY_CODES:
         return Finding(subject=leg, ok=True, detail=f"{where} answers as a proxy without CONNECT {LEGS.get(leg, leg)}")
     if not connect.strip() and not get.strip():
-        return bad("silent", f"nothing answers at {where}", "is the proxy running, and does it listen where the VM can reach it?")
+        return bad(
+            "silent",
+            f"nothing answers at {where}",
+            "is the proxy running, and does it listen where the VM can reach it?",
+        )
     seen = connect.strip() or get.strip()
     if seen[:1] == b"\x15" or b"\x15\x03" in seen[:8] or b"HTTPS port" in connect + get:
         return bad("tls", f"{where} speaks TLS, not plain HTTP,", "give the proxy's plain http port")
     if first or second:
-        return bad("web", f"{where} is a web server, not a proxy (status {second or first}),", "is that the proxy's port?")
+        return bad(
+            "web", f"{where} is a web server, not a proxy (status {second or first}),", "is that the proxy's port?"
+        )
     return bad("other", f"{where} is no proxy (it said {printable(seen, limit=80)!r}),", "is that the proxy's port?")
 
 

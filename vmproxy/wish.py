@@ -1,6 +1,7 @@
 """The wish of an ``apply`` and its record in the VM: which proxy, which door. PURE.
 
-The record stands in the marker line of our block, without credentials, so that ``status``, ``verify``, ``env --vm`` and a
+The record stands in the marker line of our block, without credentials, so that ``status``, ``verify``, ``env --vm``
+and a
 hook with an empty environment need no options. It comes from the VM and is parsed like any user's text.
 """
 

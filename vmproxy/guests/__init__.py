@@ -1,6 +1,7 @@
 """What each kind of VM wants: which files carry the daemon's environment and the rules, and how Docker is restarted.
 
-A guest is one PURE module with the names of :class:`Guest`; the tuple below is the whole list. Exactly one guest matches a VM.
+A guest is one PURE module with the names of :class:`Guest`; the tuple below is the whole list. Exactly one guest
+matches a VM.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ from vmproxy.model import BlockWish, Door, Facts, printable
 
 NAMES = ("boot2docker",)
 
+ADDRESS_AT_BOOT = "192.0.2.1"
+"""Stands for docker0's address where it is not known before the VM boots (files only): an address of RFC 5737 that no
+network has. The boot script puts the true one in its place."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What a guest is asked to write down: the daemon's variables, the door, the variant of iptables, the wish's record.
+    """What a guest is asked to write down: the daemon's variables, the door, the variant of iptables, the wish's
+    record.
 
     ``secret`` says that ``environment`` holds credentials.
     """

@@ -1,14 +1,16 @@
 """boot2docker: Tiny Core in RAM, its own files on one disk. PURE.
 
-Behaviour from upstream's files/init.d/docker and files/bootsync.sh: the profile is sourced as root before sshd is up and
-again by the daemon's script, which is started with an otherwise empty environment (so nothing arrives without ``export``);
+Behaviour from upstream's files/init.d/docker and files/bootsync.sh: the profile is sourced as root before sshd is up
+and
+again by the daemon's script, which is started with an otherwise empty environment (so nothing arrives without
+``export``);
 bootlocal.sh is run as ``sh bootlocal.sh &`` beside the daemon's start, at each boot.
 """
 
 from __future__ import annotations
 
 from vmproxy import blocks
-from vmproxy.guests import Order
+from vmproxy.guests import ADDRESS_AT_BOOT, Order
 from vmproxy.model import BlockWish, Door, Facts
 from vmproxy.quoting import sh_exports
 from vmproxy.rules import boot_text, jumps
@@ -58,7 +60,13 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
     )
     if order.door is None:
         return (profile,)
-    script = BlockWish(path=BOOTLOCAL, payload=_boot_script(order.door, order.variant), where="after-shebang", record=order.record, mode=0o755)
+    script = BlockWish(
+        path=BOOTLOCAL,
+        payload=_boot_script(order.door, order.variant),
+        where="after-shebang",
+        record=order.record,
+        mode=0o755,
+    )
     return (script, profile)
 
 
@@ -72,6 +80,9 @@ def _remote_by_default(facts: Facts) -> bool:
 def _boot_script(door: Door, variant: str) -> bytes:
     """Literal rules of the last apply, set beside Docker's start and again at every run without doubling."""
     tool, restore = _PROGRAMS[variant]
+    own = f"{restore} -w 5 --noflush"
+    if door.bridge_address == ADDRESS_AT_BOOT:
+        own = f'sed "s/{ADDRESS_AT_BOOT}/$vmproxy_address/" | {own}'
     lines = [
         "# Runs beside the rest of this file, which need not wait for Docker.",
         "(",
@@ -83,21 +94,22 @@ def _boot_script(door: Door, variant: str) -> bytes:
         "  vmproxy_n=$((vmproxy_n + 1)); sleep 1",
         "done",
     ]
-    for table, text in boot_text(door).items():
-        lines += [f"{restore} -w 5 --noflush <<'VMPROXY-END'", *text.decode("ascii").splitlines(), "VMPROXY-END"]
-    for table, chain, words in jumps(door):
-        rule = " ".join(words)
-        lines.append(f"while {tool} -w 5 -t {table} -D {chain} {rule} 2>/dev/null; do :; done")
-        if chain == "FORWARD":
-            # Behind Docker's rules, but before a last rule that lets nothing past.
-            lines += [
-                f"vmproxy_last=$({tool} -w 5 -S FORWARD | tail -n 1)",
-                'case $vmproxy_last in "-A FORWARD -j DROP"|"-A FORWARD -j REJECT"*)',
-                f"  {tool} -w 5 -I FORWARD \"$({tool} -w 5 -S FORWARD | grep -c '^-A')\" {rule} ;;",
-                f"*) {tool} -w 5 -A FORWARD {rule} ;;",
-                "esac",
-            ]
-        else:
-            lines.append(f"{tool} -w 5 -t {table} -A {chain} {rule}")
+    if door.bridge_address == ADDRESS_AT_BOOT:
+        lines += ['vmproxy_address=$(ip -4 -o addr show docker0 | awk \'{ sub("/.*", "", $4); print $4; exit }\')']
+    for text in boot_text(door).values():
+        lines += [f"{own} <<'VMPROXY-END'", *text.decode("ascii").splitlines(), "VMPROXY-END"]
+    lines += [
+        "# Once, whatever there was; in FORWARD behind Docker's rules, before a last one that stops everything.",
+        "vmproxy_jump() { # table chain words",
+        "  vmproxy_table=$1 vmproxy_chain=$2; shift 2",
+        f'  while {tool} -w 5 -t "$vmproxy_table" -D "$vmproxy_chain" "$@" 2>/dev/null; do :; done',
+        f'  case $({tool} -w 5 -t "$vmproxy_table" -S "$vmproxy_chain" | tail -n 1) in',
+        '  "-A FORWARD -j DROP"|"-A FORWARD -j REJECT"*)',
+        f'    {tool} -w 5 -I FORWARD "$({tool} -w 5 -S FORWARD | grep -c "^-A")" "$@" ;;',
+        f'  *) {tool} -w 5 -t "$vmproxy_table" -A "$vmproxy_chain" "$@" ;;',
+        "  esac",
+        "}",
+    ]
+    lines += [f"vmproxy_jump {table} {chain} {' '.join(words)}" for table, chain, words in jumps(door)]
     lines += ['echo "vmproxy: rules are in place"', ") &"]
-    return "".join(f"{line}\n" for line in lines).encode("ascii")
+    return "".join(f"{line}\n" for line in lines).encode("utf-8")

@@ -73,8 +73,11 @@ class Machine(Protocol):
     def observe(self, look: Look) -> Facts:
         """One look; nothing is changed. Raises LostContact, NotPermitted, Refused."""
 
-    def commit(self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]) -> Outcome:
-        """Carry out a plan, or put everything back. ``judge`` decides on the answer before the first change, ``verdict`` on the
+    def commit(
+        self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]
+    ) -> Outcome:
+        """Carry out a plan, or put everything back. ``judge`` decides on the answer before the first change,
+        ``verdict`` on the
         second look and the proof, while everything can still be put back. Raises LostContact, NotPermitted."""
 
     def prove(self, question: Question) -> tuple[Finding, ...]:

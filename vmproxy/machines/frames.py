@@ -27,7 +27,8 @@ class Frame:
 
 
 class Splitter:
-    """Cuts frames out of a stream that arrives in pieces. A frame is given out when the next one begins, or at once where
+    """Cuts frames out of a stream that arrives in pieces. A frame is given out when the next one begins, or at once
+    where
     its kind is in ``eager`` (frames without a body, after which the VM waits for us)."""
 
     def __init__(self, nonce: str, *, eager: frozenset[str] = frozenset(), noise_limit_bytes: int = 65536) -> None:
@@ -56,7 +57,7 @@ class Splitter:
             line = bytes(self._buffer[at + len(self._mark) : end])
             self._words = tuple(line[:1000].decode("ascii", "backslashreplace").split())
             # The line's own newline stays: it may be the one that begins the next frame's line.
-            del self._buffer[: end]
+            del self._buffer[:end]
             self._searched = 0
             if self._words and self._words[0] in self._eager:
                 out.append(Frame(words=self._words))

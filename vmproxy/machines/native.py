@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from vmproxy.errors import Refused, UsageError
 from vmproxy.model import Route
 
 PROBE_SECONDS = 3.0
+PROBE_LIMIT = 16  # gateways
 _AF_INET, _AF_INET6 = 2, 10  # Linux's numbers
 _HINT = "say whose with --vm TARGET, or hand in a table with --table FILE"
 
@@ -36,13 +40,24 @@ def routes() -> tuple[Route, ...]:
     return tuple(found)
 
 
-def answers(route: Route, port: int, *, timeout_seconds: float = PROBE_SECONDS) -> bool:
-    """Whether the route's gateway takes a TCP connection at ``port``, asked from this machine."""
-    if not route.gateway:
-        return False
-    zone = f"%{route.interface}" if route.gateway.startswith("fe80:") and route.interface else ""
+def reach(routes: Sequence[Route], port: int, *, timeout_seconds: float = PROBE_SECONDS) -> tuple[str, ...]:
+    """Which of the routes' gateways take a TCP connection at ``port``, asked from this machine, all at a time.
+
+    Of a table without end only the first are asked, so that the whole takes ``timeout_seconds``.
+    """
+    asked = list({route.gateway: route for route in routes if route.gateway}.values())[:PROBE_LIMIT]
+    if not asked:
+        return ()
+    with ThreadPoolExecutor(max_workers=len(asked)) as pool:
+        answers = pool.map(lambda route: _answers(route, port, timeout_seconds), asked)
+        return tuple(route.gateway for route, yes in zip(asked, answers, strict=True) if yes)
+
+
+def _answers(route: Route, port: int, timeout_seconds: float) -> bool:
+    linklocal = ipaddress.ip_address(route.gateway).is_link_local and route.family == "inet6" and route.interface
+    host = f"{route.gateway}%{route.interface}" if linklocal else route.gateway
     try:
-        with socket.create_connection((route.gateway + zone, port), timeout=timeout_seconds):
+        with socket.create_connection((host, port), timeout=timeout_seconds):
             return True
     except OSError:
         return False

@@ -64,7 +64,13 @@ class _Reader:
         files: dict[str, File] = {}
         for path, stat in self._stats.items():
             files[path] = File(
-                path=path, content=self._contents.get(path), mode=stat.mode, uid=stat.uid, gid=stat.gid, kind=stat.kind, links=stat.links
+                path=path,
+                content=self._contents.get(path),
+                mode=stat.mode,
+                uid=stat.uid,
+                gid=stat.gid,
+                kind=stat.kind,
+                links=stat.links,
             )
         return Facts(
             uid=self._uid,
@@ -159,7 +165,8 @@ class _Reader:
         self._complaints[frame.rest] = frame.body
 
     def _take_parsed(self, frame: Frame) -> None:
-        code, tail, path = (*frame.words[1:3], "", "")[:2] + (" ".join(frame.words[3:]),)
+        code, tail = (*frame.words[1:3], "", "")[:2]
+        path = " ".join(frame.words[3:])
         complaint = self._complaints.get(path, b"")
         found = _LINE.search(complaint.decode("ascii", "replace"))
         self._syntax[path] = Syntax(
@@ -213,7 +220,8 @@ def _add(out: list[Address], interface: str, cidr: str, family: str) -> None:
 
 
 def listeners(data: bytes) -> tuple[tuple[str, int], ...]:
-    """Listening sockets of /proc/net/tcp and tcp6 (proc(5)): addresses are hex words in the machine's (little-endian) order."""
+    """Listening sockets of /proc/net/tcp and tcp6 (proc(5)): addresses are hex words in the machine's
+    (little-endian) order."""
     out: set[tuple[str, int]] = set()
     for line in data[: 1 << 20].decode("ascii", "replace").splitlines():
         words = line.split()
@@ -263,7 +271,12 @@ def stat(path: str, line: bytes) -> File:
         return File(path=path, kind="absent")
     text = words[1]
     return File(
-        path=path, mode=mode_bits(text), uid=int(words[3]), gid=int(words[4]), kind=_KINDS.get(text[:1], "other"), links=int(words[2])
+        path=path,
+        mode=mode_bits(text),
+        uid=int(words[3]),
+        gid=int(words[4]),
+        kind=_KINDS.get(text[:1], "other"),
+        links=int(words[2]),
     )
 
 
@@ -280,7 +293,8 @@ def mode_bits(text: str) -> int:
 
 
 def resolved(data: bytes) -> tuple[str, ...]:
-    """IPv4 addresses of ``getent ahostsv4`` (first words) or of nslookup's answer part (``Address…: IP``), in order, once each."""
+    """IPv4 addresses of ``getent ahostsv4`` (first words) or of nslookup's answer part (``Address…: IP``), in order,
+    once each."""
     out: list[str] = []
     text = data[:65536].decode("ascii", "replace")
     answer = text.partition("Name:")[2] or text

@@ -19,11 +19,12 @@ from vmproxy.machines import Judge, Look, Outcome, Terms, Verdict
 from vmproxy.machines.frames import Frame, Splitter
 from vmproxy.machines.reading import facts as read_facts
 from vmproxy.model import Facts, File, Finding, Plan, printable
-from vmproxy.proof import Question, judge as judge_answer
+from vmproxy.proof import Question
+from vmproxy.proof import judge as judge_answer
 from vmproxy.transports import Channel, Connection
 
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_LOADER = "umask 077; IFS= read -r n && s=$(dd ibs=1 obs=65536 count=$n 2>/dev/null) && eval \"$s\""
+_LOADER = 'umask 077; IFS= read -r n && s=$(dd ibs=1 obs=65536 count=$n 2>/dev/null) && eval "$s"'
 _BECOME_ROOT = f'if [ "$(id -u)" = 0 ]; then exec sh -c "$0"; else exec sudo -n env LC_ALL=C {_PATH} sh -c "$0"; fi'
 # `exec env …` and single quotes mean the same to sh, csh and fish, whatever the account's login shell.
 AS_USER = f"exec env LC_ALL=C {_PATH} sh -c {shlex.quote(_LOADER)}"
@@ -62,7 +63,7 @@ def prove_script() -> str:
     return _text("observe.sh") + _with_proof() + _text("proof.sh")
 
 
-def open(connection: Connection) -> Shell:  # noqa: A001 - the family's one function
+def open(connection: Connection) -> Shell:
     """A machine over an open connection; the connection is closed with it."""
     return Shell(connection)
 
@@ -90,7 +91,9 @@ class Shell:
                     raise Refused(printable(" ".join(frame.words[3:])))
             return legs.findings()
 
-    def commit(self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]) -> Outcome:
+    def commit(
+        self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]
+    ) -> Outcome:
         """One exec: see commit.sh for the steps."""
         data = _look_lines(terms.look) + _plan_lines(plan, terms)
         with _Run(self._connection, commit_script(), data, root=True) as run:
@@ -152,7 +155,9 @@ def _plan_lines(plan: Plan, terms: Terms) -> bytes:
         for table in ("filter", "nat"):
             out.append(_blob(f"{table}.do", plan.rules.do.get(table, b"")))
             out.append(_blob(f"{table}.undo", plan.rules.undo.get(table, b"")))
-    out.append(f"restart {terms.restart if plan.restart else 'no'}\nargv {' '.join(terms.restart_argv)}\n".encode("ascii"))
+    out.append(
+        f"restart {terms.restart if plan.restart else 'no'}\nargv {' '.join(terms.restart_argv)}\n".encode("ascii")
+    )
     if terms.log:
         out.append(f"log {_path(terms.log)}\n".encode("ascii"))
     if terms.check is not None:
@@ -166,7 +171,8 @@ def _plan_lines(plan: Plan, terms: Terms) -> bytes:
 def _file_lines(number: int, before: File, after: File, *, shell: bool) -> bytes:
     was = "absent" if before.content is None else "present"
     new = "delete" if after.content is None else "write"
-    words = f"file {number} {after.mode:04o} {after.uid}:{after.gid} {was} {new} {'sh' if shell else 'plain'} {_path(after.path)}\n"
+    check = "sh" if shell else "plain"
+    words = f"file {number} {after.mode:04o} {after.uid}:{after.gid} {was} {new} {check} {_path(after.path)}\n"
     out = words.encode("ascii")
     if before.content is not None:
         out += _blob(f"was.{number}", before.content)
@@ -203,7 +209,8 @@ class _Run:
         self._channel.end_input()
 
     def frames(self, silence_seconds: float) -> Iterator[Frame]:
-        """Frames as they come. ``silence_seconds`` bounds the wait for the next byte; the whole stream is bounded too."""
+        """Frames as they come. ``silence_seconds`` bounds the wait for the next byte; the whole stream is bounded
+        too."""
         taken = 0
         while True:
             piece = self._channel.receive(timeout_seconds=silence_seconds)
@@ -245,13 +252,17 @@ class _Legs:
         if frame.kind == "leg" and len(frame.words) == 3:
             self._answers.setdefault(frame.words[1], {})[frame.words[2]] = frame.body
         elif frame.kind == "ran" and len(frame.words) == 3 and frame.words[2] != "0":
-            self._problems[frame.words[1]] = f"docker ends with {frame.words[2]}: {printable(frame.body.strip(), limit=100)}"
+            self._problems[frame.words[1]] = (
+                f"docker ends with {frame.words[2]}: {printable(frame.body.strip(), limit=100)}"
+            )
 
     def finding(self, leg: str) -> Finding:
         question = self._question
         assert question is not None  # noqa: S101 - only asked where a question was put
         inside = leg != "vm"
-        host, port = (question.container_host, question.container_port) if inside else (question.vm_host, question.vm_port)
+        host, port = (
+            (question.container_host, question.container_port) if inside else (question.vm_host, question.vm_port)
+        )
         answers = self._answers.get(leg, {})
         problem = self._problems.get(leg, "") if not answers else ""
         if not answers and not problem:
@@ -286,7 +297,9 @@ class _Commit:
             outcome = self._hear_out()
             if outcome is not None and outcome.status in ("undone", "gone", "refused"):
                 raise
-            raise LostContact("interrupted, and the VM does not say that everything was put back", hint="vmproxy status") from None
+            raise LostContact(
+                "interrupted, and the VM does not say that everything was put back", hint="vmproxy status"
+            ) from None
         except LostContact as lost:
             state = "the VM puts everything back by itself" if self._changing else "nothing was changed"
             if self._told:

@@ -1,0 +1,231 @@
+"""A VM's root file system as a directory: only files are reached, no rule, no daemon, no question.
+
+Links in it are followed as the VM would follow them, inside the directory, and only to read: what is written has a
+plain
+parent and is no link. A file is replaced whole or not at all, and all files or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat as stats
+import tempfile
+from collections.abc import Callable, Mapping
+from json import loads
+
+from vmproxy import hostproc
+from vmproxy.errors import Refused
+from vmproxy.machines import Judge, Look, Outcome, Terms, Verdict
+from vmproxy.machines.reading import FILE_LIMIT_BYTES, os_release
+from vmproxy.model import Address, Facts, File, FileChange, Finding, Plan, Syntax, printable
+from vmproxy.proof import Question
+
+_LINKS = 40  # as the kernel's MAXSYMLINKS
+_DAEMON_JSON = ("/etc/docker/daemon.json", "/var/lib/boot2docker/etc/docker/daemon.json")
+_PREFIX = ".vmproxy-"
+
+
+def open(directory: str) -> Tree:
+    """A machine over a directory. Raises Refused where it is none."""
+    if not os.path.isdir(directory):
+        raise Refused("this is not a directory", where=printable(directory))
+    return Tree(os.path.realpath(directory))
+
+
+class Tree:
+    """See :class:`vmproxy.machines.Machine`."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def observe(self, look: Look) -> Facts:
+        """Files, paths, os-release, and the bridge's address from daemon.json's ``bip`` (dockerd(8)) where that is
+        set."""
+        files = {path: self._file(path) for path in look.files}
+        return Facts(
+            live=False,
+            os_release=os_release(self._read("/etc/os-release") or b""),
+            paths=frozenset(path for path in look.paths if self._find(path) is not None),
+            files=files,
+            syntax={path: _syntax(file.content) for path, file in files.items() if file.content is not None},
+            addresses=self._bridge(),
+            bridges=frozenset({"docker0"}),
+            interfaces=frozenset({"docker0"}),
+        )
+
+    def commit(
+        self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]
+    ) -> Outcome:
+        """Replace each file; on any failure, put back those already replaced."""
+        done: list[FileChange] = []
+        try:
+            for change in plan.files:
+                if self._file(change.before.path) != change.before:
+                    self._put_back(done)
+                    return Outcome(status="moved", exit=6, text=f"{change.before.path} was changed meanwhile")
+                step(f"file {change.after.path}")
+                self._write(change.after, checked=change.shell)
+                done.append(change)
+            outcome = Outcome(status="kept", restart="none", facts=self.observe(terms.look))
+            if verdict(outcome):
+                return outcome
+            self._put_back(done)
+            return Outcome(status="undone", exit=7, text="the second look differs")
+        except OSError as error:
+            self._put_back(done)
+            return Outcome(status="undone", exit=7, text=printable(f"{error.strerror} ({error.filename})"))
+        except BaseException:
+            self._put_back(done)
+            raise
+
+    def prove(self, question: Question) -> tuple[Finding, ...]:
+        """Files cannot be asked."""
+        raise Refused("a directory of files cannot ask a proxy", where=self._root, hint="vmproxy status")
+
+    def reach(self, hosts: tuple[str, ...], port: int) -> tuple[str, ...]:
+        """Files reach nothing."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    # ---- paths inside the directory ---------------------------------------------------------------------------------
+
+    def _find(self, path: str) -> str | None:
+        """Where a path of the VM is on the host, its links resolved inside the directory; None where it is not
+        there."""
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        here, links = self._root, 0
+        while parts:
+            part = parts.pop(0)
+            if part == "..":
+                here = os.path.dirname(here) if here != self._root else here
+                continue
+            step = os.path.join(here, part)
+            try:
+                mode = os.lstat(step).st_mode
+            except OSError:
+                return None
+            if stats.S_ISLNK(mode):
+                links += 1
+                if links > _LINKS:
+                    return None
+                target = os.readlink(step)
+                parts = [piece for piece in target.split("/") if piece not in ("", ".")] + parts
+                here = self._root if target.startswith("/") else here
+            else:
+                here = step
+        return here
+
+    def _place(self, path: str) -> str:
+        """Where a file is or would be: the parent resolved, the last part as it is. Raises Refused without a parent."""
+        parent = self._find(os.path.dirname(path))
+        if parent is None:
+            raise Refused("the directory for this file is missing", where=path)
+        return os.path.join(parent, os.path.basename(path))
+
+    def _read(self, path: str) -> bytes | None:
+        found = self._find(path)
+        return hostproc.read_file(found, limit_bytes=FILE_LIMIT_BYTES) if found else None
+
+    def _file(self, path: str) -> File:
+        try:
+            place = self._place(path)
+            seen = os.lstat(place)
+        except (Refused, OSError):
+            return File(path=path, kind="absent")
+        kind = (
+            "file"
+            if stats.S_ISREG(seen.st_mode)
+            else "link"
+            if stats.S_ISLNK(seen.st_mode)
+            else "dir"
+            if stats.S_ISDIR(seen.st_mode)
+            else "other"
+        )
+        content = hostproc.read_file(place, limit_bytes=FILE_LIMIT_BYTES) if kind == "file" else None
+        return File(
+            path=path,
+            content=content,
+            mode=stats.S_IMODE(seen.st_mode),
+            uid=seen.st_uid,
+            gid=seen.st_gid,
+            kind=kind,
+            links=seen.st_nlink,
+        )
+
+    def _bridge(self) -> tuple[Address, ...]:
+        for path in _DAEMON_JSON:
+            try:
+                config = loads(self._read(path) or b"{}")
+                if isinstance(config, Mapping) and isinstance(config.get("bip"), str):
+                    return (Address(interface="docker0", cidr=config["bip"]),)
+            except ValueError:
+                continue
+        return ()
+
+    # ---- writing ----------------------------------------------------------------------------------------------------
+
+    def _write(self, after: File, *, checked: bool) -> None:
+        place = self._place(after.path)
+        if after.content is None:
+            os.unlink(place)
+            _flush_directory(place)
+            return
+        descriptor, temporary = tempfile.mkstemp(prefix=_PREFIX, dir=os.path.dirname(place))
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(after.content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if checked and not _syntax(after.content).parses:
+                raise Refused("the file would not parse any more", where=after.path)
+            if hasattr(os, "chown"):
+                with contextlib.suppress(PermissionError):
+                    os.chown(temporary, after.uid, after.gid)
+            os.chmod(temporary, after.mode)
+            os.replace(temporary, place)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _flush_directory(place)
+
+    def _put_back(self, done: list[FileChange]) -> None:
+        for change in reversed(done):
+            if change.before.content is None:
+                os.unlink(self._place(change.before.path))
+            else:
+                self._write(change.before, checked=False)
+
+
+def _flush_directory(place: str) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(os.path.dirname(place), os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _syntax(content: bytes) -> Syntax:
+    """The same probes as observe.sh, by this host's sh where it has one."""
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as directory:
+        complaint = _sh_n(directory, content)
+        if complaint is None:
+            return Syntax(parses=True, tail_lives=True)
+        tail = _sh_n(directory, content + b"\n)\n")
+        return Syntax(parses=not complaint, tail_lives=tail != "", message=complaint)
+
+
+def _sh_n(directory: str, content: bytes) -> str | None:
+    """ "" where the text parses, else the complaint; None where this host has no sh."""
+    path = os.path.join(directory, "text")
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+        stream.write(content)
+    ran = hostproc.run(("sh", "-n", path), environ=os.environ)
+    if ran is None:
+        return None
+    return "" if ran.status == 0 else printable(ran.stderr.strip()) or "it does not parse"
