@@ -1,4 +1,4 @@
-"""Which shared libraries an x86-64 or arm64 program asks for: its DT_NEEDED entries and its interpreter. ELF only, 64 bits, no tool."""
+"""Which shared libraries a 64-bit little-endian ELF program asks for, and its interpreter. No tool is needed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def needs(path: Path) -> Needs | None:
         loads: list[tuple[int, int, int]] = []
         dynamic = interp = (0, 0)
         for index in range(count):
-            kind, _flags, start, address, _phys, length, _mem, _align = struct.unpack_from("<IIQQQQQQ", table, index * size)
+            kind, _, start, address, _, length = struct.unpack_from("<IIQQQQ", table, index * size)
             if kind == _PT_LOAD:
                 loads.append((address, length, start))
             elif kind == _PT_DYNAMIC:

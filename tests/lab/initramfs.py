@@ -1,4 +1,4 @@
-"""The root of the QEMU VM as one compressed newc archive: chosen programs of the staged tree, their libraries, modules, scripts.
+"""The root of the QEMU VM as one compressed newc archive: chosen programs, their libraries, kernel modules, scripts.
 
 No root is needed for nodes and owners. Images are cached by what went into them.
 """
@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -22,22 +23,18 @@ from tests.lab import elf, kmod, newc
 
 GUEST = Path(__file__).with_name("guest")
 
-_PROGRAMS = (
-    "bin/bash bin/busybox bin/containerd bin/containerd-shim-runc-v2 bin/curl bin/docker bin/docker-init bin/openssl bin/ps "
-    "bin/pgrep bin/ssh-keygen bin/sudo bin/strace bin/flock bin/nc.openbsd bin/dropbearkey bin/dbclient bin/tini-static bin/tc "
-    "sbin/runc sbin/dockerd sbin/docker-proxy sbin/dropbear sbin/sshd sbin/ip sbin/bridge bin/ip bin/ss "
-    "sbin/xtables-legacy-multi sbin/xtables-nft-multi sbin/e2fsck sbin/mke2fs sbin/mkfs.ext4 sbin/blkid sbin/fdisk "
-    "lib/openssh/sftp-server"
-).split()
-_LIBRARIES = ("security/pam_unix.so", "security/pam_permit.so", "security/pam_deny.so", "libnss_files.so.2", "libgcc_s.so.1")
-_ETC_LEFT_OUT = frozenset(
-    "apt ca-certificates cron.d cron.daily dpkg init.d perl rc0.d rc1.d rc2.d rc3.d rc4.d rc5.d rc6.d rcS.d runit ssl sv "
-    "systemd ufw update-motd.d docker dropbear".split()
+# Services and settings of the tree that the VM has no use for.
+_ETC_LEFT_OUT = re.compile(
+    r"(apt|ca-certificates|cron\..*|docker|dpkg|dropbear|init\.d|perl|rc.\.d|runit|ssl|sv|systemd|ufw|update-motd\.d)(/|$)"
 )
-_PRELOAD = (
-    "virtio_pci virtio_blk virtio_net virtio_rng overlay bridge br_netfilter veth nf_conntrack nf_nat xt_conntrack xt_addrtype "
-    "xt_MASQUERADE xt_tcpudp ip_tables iptable_nat iptable_filter nf_tables nft_compat nft_chain_nat"
-).split()
+_DIRECTORIES = (
+    "proc sys dev run mnt usr/bin usr/sbin usr/lib usr/lib64 usr/local/bin usr/local/sbin usr/local/etc/ssh opt"
+)
+# Called by upstream's boot script; ``guest/nothing`` stands there.
+_STAND_INS = (
+    "etc/init.d/vbox etc/init.d/xe-linux-distribution usr/local/etc/init.d/prltoolsd usr/local/etc/init.d/acpid "
+    "usr/sbin/ntpd usr/sbin/crond usr/local/tce.installed/ca-certificates"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +47,10 @@ class Image:
 
 
 def build(cache: Path, tree: Path, kernel: Path) -> Image:
-    """The image made of a staged tree and a fetched kernel (their directory names are their keys), from the cache or built now."""
+    """The image made of a staged tree and a fetched kernel, from the cache or built now.
+
+    The names of the two directories are taken as keys of what is in them.
+    """
     packer = _packer()
     sources = sorted(path for path in [*GUEST.rglob("*"), *Path(__file__).parent.glob("*.py")] if path.is_file())
     digest = hashlib.sha256(f"{tree.name} {kernel.name} {packer[0]}".encode())
@@ -76,7 +76,7 @@ def build(cache: Path, tree: Path, kernel: Path) -> Image:
 
 
 def member(files: Iterable[tuple[str, bytes, int]], overlay: Path | None = None) -> bytes:
-    """A small uncompressed archive to stand before the root's: ``/lab/…``, of which the boot script lays ``/lab/overlay`` over the root.
+    """A small uncompressed archive to stand before the root's; at boot its ``/lab/overlay`` is laid over the root.
 
     ``files`` are ``(name below /lab, content, mode)``; ``overlay`` is a directory, its files owned by root.
     """
@@ -94,7 +94,7 @@ def member(files: Iterable[tuple[str, bytes, int]], overlay: Path | None = None)
 def root(tree: Path, kernel: Path) -> newc.Archive:
     """The whole root file system."""
     archive = newc.Archive()
-    for name in "proc sys dev run mnt usr/bin usr/sbin usr/lib usr/lib64 usr/local/bin usr/local/sbin usr/local/etc/ssh opt".split():
+    for name in _DIRECTORIES.split():
         archive.directory(name)
     archive.directory("tmp", 0o1777)
     archive.directory("root", 0o700)
@@ -103,25 +103,20 @@ def root(tree: Path, kernel: Path) -> newc.Archive:
         archive.symlink(name, f"usr/{name}")
     archive.device("dev/console", "c", 5, 1)
     archive.device("dev/null", "c", 1, 3, 0o666)
-    archive.tree(tree / "etc", "etc", keep=lambda name: name.split("/")[0] not in _ETC_LEFT_OUT)
+    archive.tree(tree / "etc", "etc", keep=lambda name: not _ETC_LEFT_OUT.match(name))
     triplet = next((tree / "usr/lib").glob("*-linux-gnu"))
-    picked = [f"usr/{name}" for name in _PROGRAMS]
-    picked += [f"usr/lib/{triplet.name}/{name}" for name in _LIBRARIES if (triplet / name).exists()]
-    picked += [path.relative_to(tree).as_posix() for path in (triplet / "xtables").iterdir()]
-    picked += [path.relative_to(tree).as_posix() for path in (tree / "usr/libexec/sudo").iterdir() if "json" not in path.name]
-    picked += [path.relative_to(tree).as_posix() for path in (tree / "usr/sbin").iterdir() if _is_xtables_link(path)]
+    picked = []
+    for line in (GUEST / "programs.txt").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            picked += [path.relative_to(tree).as_posix() for path in sorted((tree / "usr").glob(line))]
     _with_libraries(archive, tree, triplet, picked)
     _applets(archive, tree, triplet)
     version, files = kmod.modules(kernel)
     for name, content in files.items():
         archive.file(f"usr/lib/modules/{version}/{name}", content)
-    archive.file("etc/lab.modules", (" ".join(_PRELOAD) + "\n").encode())
+    archive.file("etc/lab.modules", GUEST / "modules.txt")
     _scripts(archive)
     return archive
-
-
-def _is_xtables_link(path: Path) -> bool:
-    return path.is_symlink() and path.name.startswith(("iptables", "ip6tables")) and "translate" not in path.name
 
 
 def _with_libraries(archive: newc.Archive, tree: Path, triplet: Path, picked: list[str]) -> None:
@@ -137,8 +132,8 @@ def _with_libraries(archive: newc.Archive, tree: Path, triplet: Path, picked: li
         if path.is_symlink():
             target = os.readlink(path)
             if "alternatives" not in target:
-                beside = target.lstrip("/") if target.startswith("/") else os.path.normpath(f"{os.path.dirname(name)}/{target}")
-                pending.append(beside if beside.startswith("usr/") else f"usr/{beside}")
+                to = os.path.normpath(os.path.join("/" + os.path.dirname(name), target)).lstrip("/")
+                pending.append(to if to.startswith("usr/") else f"usr/{to}")
         elif path.is_file() and (needs := elf.needs(path)):
             if needs.interpreter:
                 pending.append(f"usr{needs.interpreter}")
@@ -150,10 +145,10 @@ def _with_libraries(archive: newc.Archive, tree: Path, triplet: Path, picked: li
 
 
 def _applets(archive: newc.Archive, tree: Path, triplet: Path) -> None:
-    """/bin/sh and every applet that no chosen program stands in for; the whole image runs on busybox as boot2docker's does."""
+    """/bin/sh and every applet that no chosen program stands in for: the VM runs on busybox, as boot2docker does."""
     loader = next((tree / "usr/lib64").glob("ld-linux*"), None) or next((tree / "usr/lib").glob("ld-linux*"))
-    command = [loader, "--library-path", triplet, tree / "usr/bin/busybox", "--list-full"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()  # noqa: S603
+    command = [str(loader), "--library-path", str(triplet), str(tree / "usr/bin/busybox"), "--list-full"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
     taken = {os.path.basename(name) for name in archive.names() if name.startswith(("usr/bin/", "usr/sbin/"))}
     for applet in listed:
         name = applet if applet.startswith("usr/") else f"usr/{applet}"
@@ -173,10 +168,7 @@ def _scripts(archive: newc.Archive) -> None:
         archive.file(f"usr/local/bin/{path.name}", path, 0o755)
     archive.file("usr/local/etc/init.d/openssh", GUEST / "openssh", 0o755)
     archive.file("usr/local/etc/ssh/sshd_config", GUEST / "sshd_config")
-    for name in (
-        "etc/init.d/vbox etc/init.d/xe-linux-distribution usr/local/etc/init.d/prltoolsd usr/local/etc/init.d/acpid "
-        "usr/sbin/ntpd usr/sbin/crond usr/local/tce.installed/ca-certificates"
-    ).split():
+    for name in _STAND_INS.split():
         archive.file(name, GUEST / "nothing", 0o755)
     archive.file("etc/resolv.conf.b2d", b"nameserver 10.0.2.3\n")
 
@@ -194,7 +186,7 @@ def _pack(archive: newc.Archive, out: BinaryIO, packer: tuple[str, tuple[str, ..
         with gzip.GzipFile(fileobj=out, mode="wb", compresslevel=1, mtime=0) as compressed:
             archive.write(cast(BinaryIO, compressed))
         return
-    with subprocess.Popen(packer[1], stdin=subprocess.PIPE, stdout=out) as process:  # noqa: S603 - a constant program
+    with subprocess.Popen(packer[1], stdin=subprocess.PIPE, stdout=out) as process:
         archive.write(cast(BinaryIO, process.stdin))
         cast(BinaryIO, process.stdin).close()
         if process.wait(timeout=600):

@@ -1,4 +1,4 @@
-"""A kernel's modules for a small root: which ones, what they depend on, and the index files that busybox's modprobe reads.
+"""A kernel's modules for a small root: which ones, what they need, and the index files that busybox's modprobe reads.
 
 Each module says its dependencies and aliases in its ``.modinfo`` section, so no depmod is needed.
 """
@@ -19,7 +19,7 @@ _MODINFO = re.compile(rb"(?:(?<=\0)|^)(depends|alias|name)=([^\0]*)\0")
 
 
 def modules(kernel: Path) -> tuple[str, dict[str, bytes | Path]]:
-    """``(version, {name below lib/modules/VERSION: content})``: the modules a container VM wants, their closure, their indexes.
+    """``(version, {name below lib/modules/VERSION: content})``: what a container VM wants, its closure, the indexes.
 
     ``kernel`` is a directory with ``lib/modules/VERSION``.
     """
@@ -33,9 +33,9 @@ def modules(kernel: Path) -> tuple[str, dict[str, bytes | Path]]:
             facts[name] = _modinfo(root / found[name])
             pending += facts[name][0]
     files: dict[str, bytes | Path] = {found[name]: root / found[name] for name in sorted(facts)}
-    dependencies = [f"{found[name]}: {' '.join(found[need] for need in _closure(name, facts))}".rstrip() for name in sorted(facts)]
+    needs = {name: " ".join(found[need] for need in _closure(name, facts)) for name in sorted(facts)}
     aliases = [f"alias {alias} {name}" for name in sorted(facts) for alias in facts[name][1]]
-    files["modules.dep"] = ("\n".join(dependencies) + "\n").encode()
+    files["modules.dep"] = "".join(f"{found[name]}: {paths}\n" for name, paths in needs.items()).encode()
     files["modules.alias"] = ("\n".join(aliases) + "\n").encode()
     files["modules.symbols"] = b""
     files["modules.builtin"] = root / "modules.builtin"
@@ -59,7 +59,7 @@ def _modinfo(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _closure(name: str, facts: dict[str, tuple[list[str], list[str]]]) -> list[str]:
-    """What ``name`` needs, in modules.dep's order: a module stands before what it needs itself (loaded right to left)."""
+    """What ``name`` needs, in modules.dep's order: a module stands before what it needs (loaded right to left)."""
     order: list[str] = []
 
     def visit(module: str) -> None:

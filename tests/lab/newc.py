@@ -1,4 +1,4 @@
-"""A writer of newc cpio archives, the format of an initramfs. Owners, modes and nodes are only numbers here: no root needed.
+"""A writer of newc cpio archives, the format of an initramfs. Owners and nodes are only numbers here: no root needed.
 
 The layout of a record is the kernel's ``Documentation/driver-api/early-userspace/buffer-format.rst``.
 """
@@ -32,7 +32,7 @@ class Node:
 
 
 class Archive:
-    """Names and what they are, written out once by :meth:`write`. A later ``add`` of a name replaces the earlier one."""
+    """Names and what they are, written out by :meth:`write`. A later ``add`` of a name replaces the earlier one."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {}
@@ -87,7 +87,10 @@ class Archive:
         owner: tuple[int, int] | None = None,
         keep: Callable[[str], bool] | None = None,
     ) -> None:
-        """Everything below ``directory``, modes kept; owners too, unless ``owner`` is given. ``keep`` is asked with each relative name."""
+        """Everything below ``directory``, modes kept; owners too, unless ``owner`` is given.
+
+        ``keep`` is asked with each relative name.
+        """
         for path in sorted(directory.rglob("*")):
             relative = path.relative_to(directory).as_posix()
             if keep is not None and not keep(relative):

@@ -5,13 +5,14 @@
         vm.run("docker info")
         vm.reboot()
 
-A directory ``state`` is one machine: its disk, console log, sockets and known hosts. ``overlay`` is laid over the guest's root
-at every boot, so that other boot scripts than the lab's own can be tried.
+A directory ``state`` is one machine: its disk, console log, sockets and known hosts. ``overlay`` is laid over the
+guest's root at every boot, so that other boot scripts than the lab's own can be tried.
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab import initramfs
+from tests.lab import image, initramfs, tree
 from tests.lab.qmp import Qmp, QmpError
 
 MEMORY_MIB = 1024
@@ -93,26 +94,26 @@ class QemuVM:
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def start(self, *, snapshot: bool = False, wait: str = "docker") -> None:
-        """Boot; or with ``snapshot`` restore a machine that was kept right after its first boot, which takes about a second.
+        """Boot; or with ``snapshot`` restore a machine that was kept right after its first boot, in some seconds.
 
-        ``wait`` is "" (return at once), ``ssh`` or ``docker``. A snapshot is used only where this machine has no disk yet.
+        ``wait`` is "" (return at once), ``ssh`` or ``docker``. A snapshot is only for a machine that has no disk yet.
         """
         self.state.mkdir(parents=True, exist_ok=True)
         make_key(self.key)
-        image = self._image()
+        root = self._image()
         fresh = not self.disk.exists()
         if snapshot and fresh:
-            kept = self._kept(image)
+            kept = self._kept(root)
             if not (kept / "ready").exists():
-                self._keep(image, kept)
+                self._keep(root, kept)
             shutil.copyfile(kept / "disk.qcow2", self.disk)
-            self._restore(image, kept / "memory")
+            self._restore(root, kept / "memory")
         else:
             if fresh:
                 _run("qemu-img", "create", "-q", "-f", "qcow2", str(self.disk), f"{DISK_MIB}M")
-            self._launch(image)
-        if wait:
-            self.wait_ssh()
+            self._launch(root)
+            if wait:
+                self.wait_ssh()
         if wait == "docker":
             self.wait_docker()
 
@@ -133,7 +134,7 @@ class QemuVM:
         self._forget()
 
     def stop(self) -> None:
-        """Write the disk and end QEMU; safe to call twice. Falls back to a power cut where the guest does not answer."""
+        """Write the disk and end QEMU; safe to call twice. A power cut where the guest does not answer."""
         if self.pid() is None:
             self._forget()
             return
@@ -163,10 +164,16 @@ class QemuVM:
     # -- talking to it ------------------------------------------------------------------------------------------------
 
     def run(
-        self, script: str, *, stdin: bytes = b"", user: str = "docker", timeout_seconds: float = 180.0, check: bool = True
+        self,
+        script: str,
+        *,
+        stdin: bytes = b"",
+        user: str = "docker",
+        timeout_seconds: float = 180.0,
+        check: bool = True,
     ) -> Done:
         """Run ``script`` by the user's own shell. Raises QemuError where it fails and ``check`` is set."""
-        done = subprocess.run(  # noqa: S603 - the lab's own ssh client
+        done = subprocess.run(
             [*self.ssh_command(user), script], input=stdin, capture_output=True, timeout=timeout_seconds, check=False
         )
         if check and done.returncode:
@@ -175,13 +182,16 @@ class QemuVM:
 
     def root(self, script: str, *, stdin: bytes = b"", timeout_seconds: float = 180.0, check: bool = True) -> Done:
         """Run ``script`` by sh as root."""
-        return self.run(f"sudo -n sh -c {shlex.quote(script)}", stdin=stdin, timeout_seconds=timeout_seconds, check=check)
+        return self.run(
+            f"sudo -n sh -c {shlex.quote(script)}", stdin=stdin, timeout_seconds=timeout_seconds, check=check
+        )
 
     def ssh_command(self, user: str = "docker") -> list[str]:
         """The words of an ssh command into the VM; options of the user's own files are not read."""
         options = {
-            "UserKnownHostsFile": self.known_hosts, "GlobalKnownHostsFile": "/dev/null", "StrictHostKeyChecking": "accept-new",
-            "BatchMode": "yes", "IdentitiesOnly": "yes", "ConnectTimeout": 20, "ServerAliveInterval": 15, "LogLevel": "ERROR",
+            "UserKnownHostsFile": self.known_hosts, "GlobalKnownHostsFile": "/dev/null",
+            "StrictHostKeyChecking": "accept-new", "BatchMode": "yes", "IdentitiesOnly": "yes", "ConnectTimeout": 20,
+            "ServerAliveInterval": 15, "LogLevel": "ERROR",
         }  # fmt: skip
         words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         return ["ssh", "-F", "none", "-i", str(self.key), "-p", str(self.port), *words, f"{user}@127.0.0.1"]
@@ -212,36 +222,39 @@ class QemuVM:
             log = self.root("tail -n 30 /var/lib/boot2docker/log/docker.log", check=False).text
             raise QemuError(f"dockerd did not answer in {limit_seconds:.0f} s:\n{log}")
 
+    def import_image(self, name: str = "busybox") -> None:
+        """A busybox image made of the staged tree, without any registry."""
+        tar = image.build_image(tree.build_tree(self.cache), self.cache)
+        self.run(f"docker import -c 'CMD [\"sh\"]' - {shlex.quote(name)}", stdin=tar.read_bytes())
+
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _image(self) -> initramfs.Image:
-        from tests.lab import tree
-
-        return initramfs.build(self.cache, tree.build_tree(self.cache), tree.fetch_kernel(self.cache))
+        return _image(self.cache)
 
     def _member(self) -> bytes:
         conf = f"LAB_SSHD={self.sshd} LAB_IPTABLES={self.iptables}\n".encode()
         public = self.key.with_suffix(".pub").read_bytes()
         return initramfs.member([("conf", conf, 0o644), ("authorized_keys", public, 0o644)], self.overlay)
 
-    def _launch(self, image: initramfs.Image, incoming: Path | None = None) -> None:
+    def _launch(self, root: initramfs.Image, incoming: Path | None = None) -> None:
         """Start QEMU under the lock of one VM a machine; QEMU itself holds the lock until it ends."""
         self.port = self.port or free_port()
         for name in ("qmp", "console", "running"):
             (self.state / name).unlink(missing_ok=True)
         initrd = self.state / "initrd"
-        with initrd.open("wb") as out, image.initrd.open("rb") as base:
+        with initrd.open("wb") as out, root.initrd.open("rb") as base:
             out.write(self._member())
             shutil.copyfileobj(base, out, 1 << 20)
         lock = _hold(self._lock_path)
         memory = os.open(incoming, os.O_RDONLY) if incoming else -1
-        argv = self._argv(image.kernel, initrd)
+        argv = self._argv(root.kernel, initrd)
         if incoming:
             argv += ["-incoming", f"fd:{memory}"]
         passed = [descriptor for descriptor in (lock, memory) if descriptor >= 0]
         try:
             with (self.state / "qemu.log").open("ab") as log:
-                self._process = subprocess.Popen(  # noqa: S603 - the lab's own QEMU
+                self._process = subprocess.Popen(
                     argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=passed, start_new_session=True
                 )
         finally:
@@ -251,31 +264,33 @@ class QemuVM:
 
     def _argv(self, kernel: Path, initrd: Path) -> list[str]:
         user = f"user,id=net0,net=10.0.2.0/24,host={GATEWAY},dhcpstart={ADDRESS},hostfwd=tcp:127.0.0.1:{self.port}-:22"
+        log = self.console_log
         return [
-            "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-cpu", "max",
-            "-accel", "tcg,thread=multi", "-smp", "2", "-m", str(MEMORY_MIB),
-            "-kernel", str(kernel), "-initrd", str(initrd), "-append", "console=ttyS0 quiet panic=-1 mitigations=off",
-            "-drive", f"file={self.disk},if=none,id=disk0,format=qcow2,cache=writeback", "-device", "virtio-blk-pci,drive=disk0",
+            "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
+            "-machine", "q35", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2", "-m", str(MEMORY_MIB),
+            "-append", "console=ttyS0 quiet panic=-1 mitigations=off", "-kernel", str(kernel), "-initrd", str(initrd),
+            "-drive", f"file={self.disk},if=none,id=disk0,format=qcow2,cache=writeback",
+            "-device", "virtio-blk-pci,drive=disk0",
             "-netdev", user, "-device", "virtio-net-pci,netdev=net0,romfile=", "-device", "virtio-rng-pci",
-            "-chardev", f"socket,id=tty0,path={self.console_socket},server=on,wait=off,logfile={self.console_log},logappend=on",
+            "-chardev", f"socket,id=tty0,path={self.console_socket},server=on,wait=off,logappend=on,logfile={log}",
             "-serial", "chardev:tty0", "-qmp", f"unix:{self.state / 'qmp'},server=on,wait=off",
         ]  # fmt: skip
 
-    def _kept(self, image: initramfs.Image) -> Path:
+    def _kept(self, root: initramfs.Image) -> Path:
         """Where the snapshot of just this kernel, root, member and QEMU is kept."""
         version = _run("qemu-system-x86_64", "--version").splitlines()[0]
-        shape = json.dumps([image.key, version, self._argv(Path("kernel"), Path("initrd"))[:20], MEMORY_MIB, DISK_MIB])
+        shape = json.dumps([root.key, version, self._argv(Path("kernel"), Path("initrd"))[:20], MEMORY_MIB, DISK_MIB])
         digest = hashlib.sha256(shape.encode() + self._member() + Path(__file__).read_bytes())
         return self.cache / f"snapshot-{digest.hexdigest()[:16]}"
 
-    def _keep(self, image: initramfs.Image, kept: Path) -> None:
+    def _keep(self, root: initramfs.Image, kept: Path) -> None:
         """Boot once, stop the clock, write memory and disk aside."""
         shutil.rmtree(kept, ignore_errors=True)
         kept.mkdir(parents=True)
         for old in sorted(self.cache.glob("snapshot-*"), key=lambda path: path.stat().st_mtime)[:-4]:
             shutil.rmtree(old, ignore_errors=True)
         _run("qemu-img", "create", "-q", "-f", "qcow2", str(self.disk), f"{DISK_MIB}M")
-        self._launch(image)
+        self._launch(root)
         self.wait_ssh()
         self.wait_docker()
         self.root("sync")
@@ -294,9 +309,9 @@ class QemuVM:
         shutil.move(self.disk, kept / "disk.qcow2")
         (kept / "ready").touch()
 
-    def _restore(self, image: initramfs.Image, memory: Path) -> None:
-        """Start from a kept memory. The guest stays frozen until QEMU is told to go on, and its clock is that of the snapshot."""
-        self._launch(image, incoming=memory)
+    def _restore(self, root: initramfs.Image, memory: Path) -> None:
+        """Start from a kept memory. The guest is frozen until QEMU is told to go on; its clock is that of then."""
+        self._launch(root, incoming=memory)
         with Qmp(self.state / "qmp", timeout_seconds=60) as qmp:
             self._until(lambda: qmp.ask("query-status")["status"] != "inmigrate", 120, "the snapshot to be read")
             qmp.ask("cont")
@@ -309,7 +324,9 @@ class QemuVM:
             if self._process is not None and self._process.poll() is not None and "end" not in what:
                 raise QemuError(f"QEMU ended while waiting for {what}: {self._tail('qemu.log')}")
             if time.monotonic() > limit:
-                raise QemuError(f"waited {limit_seconds:.0f} s for {what}; the console ends with\n{self._tail('console.log')}")
+                raise QemuError(
+                    f"waited {limit_seconds:.0f} s for {what}; the console ends with\n{self._tail('console.log')}"
+                )
             time.sleep(_POLL_SECONDS)
 
     def _tail(self, name: str) -> str:
@@ -321,6 +338,12 @@ class QemuVM:
     def _forget(self) -> None:
         for name in ("running", "qmp", "console", "initrd"):
             (self.state / name).unlink(missing_ok=True)
+
+
+@functools.cache
+def _image(cache: Path) -> initramfs.Image:
+    """Asked once a process: apt takes seconds to say that nothing changed."""
+    return initramfs.build(cache, tree.build_tree(cache), tree.fetch_kernel(cache))
 
 
 def make_key(path: Path) -> None:
@@ -357,7 +380,7 @@ def _hold(path: Path) -> int:
 
 
 def _run(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)  # noqa: S603 - constant programs of the lab
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         raise QemuError(f"{argv[0]} ended with {done.returncode}: {done.stderr[-1000:]}")
     return done.stdout

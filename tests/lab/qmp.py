@@ -1,4 +1,4 @@
-"""QEMU's machine protocol over its unix socket: greet, ask, answer, and hand over a file descriptor. Every wait has a limit."""
+"""QEMU's machine protocol over its unix socket: ask, answer, hand over a file descriptor. Every wait has a limit."""
 
 from __future__ import annotations
 

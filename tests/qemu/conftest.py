@@ -1,0 +1,89 @@
+"""The QEMU VM for the tests: one at a time on a machine, so every file of tests has one and ends it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.lab import default_cache
+from tests.lab.proxy import LabProxy
+from tests.lab.qemu import QemuVM
+
+_COMMAND_SECONDS = 600
+
+
+@pytest.fixture(scope="module")
+def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QemuVM]:
+    """A VM with Docker and the image ``busybox``, restored from a snapshot, its disk its own."""
+    with QemuVM(tmp_path_factory.mktemp("vm"), cache=default_cache()) as machine:
+        machine.start(snapshot=True)
+        machine.import_image()
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def host_proxy() -> Iterator[LabProxy]:
+    """A proxy on this machine's 127.0.0.1, which the VM reaches at 10.0.2.2."""
+    with LabProxy(socket.create_server(("127.0.0.1", 0), backlog=64)) as proxy:
+        yield proxy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """How one run of the command ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Command:
+    """``vmproxy`` as a user runs it, for one VM found by the name boot2docker through its own profile."""
+
+    def __init__(self, vm: QemuVM, proxy: LabProxy, home: Path) -> None:
+        self.vm, self.proxy, self.home = vm, proxy, home
+
+    def __call__(self, command: str, *words: str, status: int | None = 0) -> Ran:
+        """Run ``vmproxy COMMAND --vm boot2docker WORDS``; it must end with ``status``, unless that is None."""
+        process = self.start(command, *words)
+        stdout, stderr = process.communicate(timeout=_COMMAND_SECONDS)
+        ran = Ran(status=process.returncode, stdout=stdout, stderr=stderr)
+        assert status is None or ran.status == status, ran
+        return ran
+
+    def start(self, command: str, *words: str) -> subprocess.Popen[str]:
+        """Start it and do not wait."""
+        profile = self.home / "profile"
+        profile.write_text(f'SSHPort = {self.vm.port}\nSSHKey = "{self.vm.key}"\n', encoding="utf-8")
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            "BOOT2DOCKER_PROFILE": str(profile),
+            **{name: str(self.home) for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")},
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "vmproxy", command, "--vm", "boot2docker", *words],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def apply(self, *words: str, status: int | None = 0) -> Ran:
+        """``vmproxy apply`` with the host's proxy."""
+        return self("apply", "--proxy", f"http://127.0.0.1:{self.proxy.port}", *words, status=status)
+
+
+@pytest.fixture
+def vmproxy(vm: QemuVM, host_proxy: LabProxy, tmp_path: Path) -> Command:
+    """The command, for this file's VM and proxy."""
+    host_proxy.forget()
+    return Command(vm, host_proxy, tmp_path)
