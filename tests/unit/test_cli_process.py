@@ -74,14 +74,14 @@ def test_questions_need_a_terminal_on_both_ends() -> None:
     import pty
 
     ours, theirs = pty.openpty()
-    code = "from vmproxy.cli.output import may_ask; print(may_ask())"
+    program = [sys.executable, "-c", "from vmproxy.cli.output import may_ask; print(may_ask())"]
     for stdin, stderr, wanted in (
         (theirs, theirs, "True"),
         (theirs, subprocess.PIPE, "False"),
         (subprocess.DEVNULL, theirs, "False"),
     ):
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            program,
             cwd=TOP,
             stdin=stdin,
             stderr=stderr,

@@ -35,19 +35,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "providers": {"model", "errors"},
     "hostproc": {"errors"},
     "transports": {"model", "errors", "quoting", "hostproc"},
-    "machines": {"transports", *PURE - {"config", "containers"}},
+    "machines": {"transports", "hostproc", *PURE - {"config", "containers"}},
     "plan": PURE - {"plan", "config", "providers", "containers"},
     "containers": {"model", "errors", "quoting", "proxyenv"},
     "options": set(),
     "config": {"model", "errors", "proxyenv", "options"},
+    "preview": {"model", "errors", "proxyenv", "plan", "quoting"},
     "targets": {"model", "errors", "providers", "hostproc"},
-    "converge": {*PURE, "hostproc", "transports", "machines", "converge", "targets"},
+    "converge": {*PURE, "hostproc", "transports", "machines", "targets", "preview"},
 }
 
 ROOM_OF: dict[str, str] = {
     **dict.fromkeys(("routecolumns", "routeparts", "routetext", "routewire"), "routes"),
     **dict.fromkeys(("iptsave", "ruleflow", "dockerrules", "door"), "rules"),
     **dict.fromkeys(("shellscan", "shellharm"), "blocks"),
+    "noproxy": "proxyenv",
 }
 
 # What touches the outside world, and the rooms that may.

@@ -23,7 +23,12 @@ def change(run: Run, which: Literal["apply", "remove"]) -> int:
 
     def one(target: str) -> Report:
         report = story(
-            target, settings, progress=run.output.progress, confirm=None if dry_run else run.confirm, dry_run=dry_run
+            target,
+            settings,
+            progress=run.output.progress,
+            confirm=None if dry_run else run.confirm,
+            ask=run.ask,
+            dry_run=dry_run,
         )
         if dry_run and run.value("exit-code") and report.ok and report.diff and not report.exit:
             return dataclasses.replace(report, exit=DecisionNeeded.exit, code=DecisionNeeded.code)

@@ -71,6 +71,11 @@ class Run:
         """How to ask yes or no; None where nobody can answer."""
         return self.output.confirm if may_ask() and not self.output.json else None
 
+    @property
+    def ask(self) -> Callable[[str], str | None] | None:
+        """How to ask for a password or a passphrase; None where nobody can answer."""
+        return self.output.ask if may_ask() else None
+
 
 def command(*names: str, examples: Sequence[str] = ()) -> Callable[[Callable[[Run], int]], click.Command]:
     """Make a command of a function that takes a :class:`Run` and gives an exit code. See the module's docstring."""

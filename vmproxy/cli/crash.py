@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import platform
 import re
-import shlex
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import quote
 
 from vmproxy import __version__
 from vmproxy.model import ProxyURL, Report
@@ -20,20 +17,15 @@ from vmproxy.model import ProxyURL, Report
 EXIT = 70
 CODE = "E_BUG"
 _USERINFO = re.compile(r"(?<=://)[^\s/@'\"]*(?:@[^\s/@'\"]*)*@")
-_SHORT = 4
 
 
 def secret_forms(values: Iterable[object]) -> list[str]:
     """Every way in which the passwords among ``values`` may stand in a text, longest first."""
-    forms: set[str] = set()
-    for value in values:
-        if not isinstance(value, ProxyURL) or len(value.password) < _SHORT:
-            continue
-        word = value.password
-        pair = f"{value.username}:{word}".encode("utf-8", "surrogatepass")
-        forms |= {word, quote(word, safe=""), quote(word), shlex.quote(word).strip("'"), repr(word)[1:-1]}
-        forms |= {base64.b64encode(pair).decode(), base64.b64encode(pair).decode().rstrip("=")}
-    return sorted((form for form in forms if form), key=len, reverse=True)
+    from vmproxy.preview import secrets
+
+    proxies = [value for value in values if isinstance(value, ProxyURL)]
+    forms = {*secrets(*proxies), *(repr(form)[1:-1] for form in secrets(*proxies))}
+    return sorted(forms | {form.rstrip("=") for form in forms}, key=len, reverse=True)
 
 
 def redact(text: str, values: Iterable[object] = ()) -> str:

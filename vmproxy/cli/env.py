@@ -49,7 +49,7 @@ def variables(run: Run) -> Mapping[str, str]:
     if run.targets:
         from vmproxy import converge
 
-        return converge.env(run.targets[0], settings, progress=run.output.progress).variables
+        return converge.env(run.targets[0], settings, progress=run.output.progress, ask=run.ask).variables
     from vmproxy import proxyenv
 
     first = settings.proxy

@@ -107,9 +107,23 @@ class Output:
             self._shown = 0
 
     def confirm(self, question: str) -> bool:
-        """Ask yes or no on the terminal; no is the default. Only to be called where :func:`may_ask`."""
+        """Ask yes or no on the terminal; no is the default. Only to be called where :func:`may_ask`.
+
+        Not click's: that one turns a signal into an end of input, and the exit code would be lost.
+        """
         self.clear_progress()
-        return click.confirm(printable(question, limit=_LINE_LIMIT), default=False, err=True)
+        click.echo(f"{printable(question, limit=_LINE_LIMIT)} [y/N] ", err=True, nl=False)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    def ask(self, question: str) -> str | None:
+        """Ask for a secret on the terminal, without echo; None at the end of input."""
+        import getpass
+
+        self.clear_progress()
+        try:
+            return getpass.getpass(printable(question, limit=_LINE_LIMIT).rstrip() + " ", stream=sys.stderr)
+        except EOFError:
+            return None
 
     def diff(self, text: str) -> None:
         """A unified diff on stdout, coloured where wanted. Its bytes came from a VM: each line is made printable."""

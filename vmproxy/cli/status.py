@@ -12,4 +12,4 @@ def main(run: Run) -> int:
     settings = run.settings
     from vmproxy import converge
 
-    return each_vm(run, lambda target: converge.status(target, settings, progress=run.output.progress))
+    return each_vm(run, lambda target: converge.status(target, settings, progress=run.output.progress, ask=run.ask))

@@ -14,4 +14,4 @@ def main(run: Run) -> int:
     settings = run.settings
     from vmproxy import converge
 
-    return each_vm(run, lambda target: converge.verify(target, settings, progress=run.output.progress))
+    return each_vm(run, lambda target: converge.verify(target, settings, progress=run.output.progress, ask=run.ask))
