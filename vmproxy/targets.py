@@ -16,8 +16,8 @@ _ROUNDS = 4
 def resolve(text: str, *, environ: Mapping[str, str]) -> Target:
     """The target of one ``--vm`` value: ``PROVIDER:NAME``, ``ssh://…``, ``ssh:ALIAS``, ``rootfs:DIR`` or a bare name.
 
-    A bare name asks every provider; two answers are an error, but ``boot2docker`` is the classic VM where that is
-    there, else docker-machine's (DESIGN section 2). Raises UsageError, Unreachable.
+    A bare name asks every provider; two answers are an error, except for the classic VM's name: the
+    first answer counts there (DESIGN section 2). Raises UsageError, Unreachable.
     """
     if not text or text.startswith("-") or not text.isprintable():
         raise UsageError(
@@ -34,7 +34,7 @@ def resolve(text: str, *, environ: Mapping[str, str]) -> Target:
     found = _ask_all(text, environ)
     if not found:
         raise UsageError(f"no provider knows a VM named {text}", hint=_known(environ))
-    if len(found) > 1 and text != "boot2docker":
+    if len(found) > 1:
         listed = ", ".join(f"{target.provider}:{text}" for target in found)
         raise UsageError(f"{text} is the name of {len(found)} VMs", hint=f"one of: {listed}")
     return found[0]
@@ -76,7 +76,7 @@ def _ask_all(name: str, environ: Mapping[str, str]) -> list[Target]:
             continue
         if target is not None:
             found.append(target)
-            if name == "boot2docker":
+            if name in providers.FIRST_COUNTS:
                 break
     if not found and errors:
         raise errors[0]

@@ -18,6 +18,8 @@ from vmproxy.model import Target
 NAMES = ("boot2docker", "docker-machine", "ssh", "rootfs")
 BARE = ("boot2docker", "docker-machine")
 """Those that are asked for a bare name, in this order."""
+FIRST_COUNTS = frozenset({"boot2docker"})
+"""Bare names for which the first answer is taken: the classic VM, else docker-machine's of that name."""
 
 
 @dataclass(frozen=True, kw_only=True)

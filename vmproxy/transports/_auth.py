@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vmproxy.errors import NotPermitted, Unreachable
 from vmproxy.model import printable
@@ -64,17 +63,24 @@ class Login:
         self._seen: set[bytes] = set()
         self._sent = 0
         self._rsa_refused = False
+        self._agent_client: paramiko.Agent | None = None
         self._agent_keys: tuple[paramiko.AgentKey, ...] | None = None
 
     def run(self) -> None:
         """Log in. Raises NotPermitted with the methods tried, Unreachable where the connection ended."""
+        try:
+            if not self._by_key() and not self._by_password():
+                raise NotPermitted(self._story(), where=self._endpoint.place, hint=self._hint())
+        finally:
+            if self._agent_client is not None:
+                self._agent_client.close()
+
+    def _by_key(self) -> bool:
         for label, key in self._keys():
             if self._attempt(label, partial(self._transport.auth_publickey, self._endpoint.user, key)):
-                return
+                return True
             self._rsa_refused |= "rsa" in key.get_name()
-        if self._by_password():
-            return
-        raise NotPermitted(self._story(), where=self._endpoint.place, hint=self._hint())
+        return False
 
     # keys
 
@@ -153,7 +159,8 @@ class Login:
 
             self._agent_keys = ()
             with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
-                self._agent_keys = _bounded_agent().get_keys()
+                self._agent_client = _open_agent()
+                self._agent_keys = self._agent_client.get_keys()
         return self._agent_keys
 
     def _is_new(self, key: paramiko.PKey) -> bool:
@@ -167,21 +174,17 @@ class Login:
 
     def _by_password(self) -> bool:
         """Passwords go only to a server that says it takes one, and each only to the VM it is for."""
-        place_ = self._endpoint.place
-        given = self._options.secrets.password_for(place_)
-        if not (given or self._endpoint.passwords or self._options.ask):
-            return False
         if self._attempt("", partial(self._transport.auth_none, self._endpoint.user)):
             return True
         if self._allowed and not {"password", "keyboard-interactive"} & set(self._allowed):
             return False
-        for label, secret in self._passwords(given):
+        for label, secret in self._passwords():
             if self._attempt(label, partial(self._transport.auth_password, self._endpoint.user, secret)):
                 return True
         return False
 
-    def _passwords(self, given: str) -> Iterator[tuple[str, str]]:
-        if given:
+    def _passwords(self) -> Iterator[tuple[str, str]]:
+        if given := self._options.secrets.password_for(self._endpoint.place):
             yield "VMPROXY_SSH_PASSWORD", given
         for known in self._endpoint.passwords:
             yield "the usual password of such a VM", known
@@ -284,17 +287,18 @@ def _knows_only_sha1(version: str) -> bool:
     return False
 
 
-def _bounded_agent() -> paramiko.Agent:
-    """paramiko's agent client, whose socket has no time limit of its own: a stuck agent must not stop us."""
-    import socket
-
+def _open_agent() -> paramiko.Agent:
+    """paramiko's agent client with a time limit on its socket: a stuck agent must not stop us."""
     import paramiko
 
-    if os.environ.get("SSH_AUTH_SOCK") and os.name != "nt":
-        old = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(_AGENT_SECONDS)
-        try:
-            return paramiko.Agent()
-        finally:
-            socket.setdefaulttimeout(old)
-    return paramiko.Agent()
+    class Bounded(paramiko.Agent):
+        def _connect(self, conn: Any) -> None:
+            if hasattr(conn, "settimeout"):
+                conn.settimeout(_AGENT_SECONDS)
+            try:
+                super()._connect(conn)  # type: ignore[misc]
+            except BaseException:
+                conn.close()
+                raise
+
+    return Bounded()
