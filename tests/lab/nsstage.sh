@@ -61,14 +61,14 @@ mkdir -p "$state/disk/boot2docker" "$state/disk/docker"
 mount --bind "$state/disk/boot2docker" "$root/var/lib/boot2docker"
 mount --bind "$state/disk/docker" "$root/var/lib/docker"
 
-for program in "$guest"/init.d/*; do
-    cp "$program" "$root/etc/init.d/${program##*/}"
-done
-if [ -d "$guest/bin" ]; then
+cp "$guest/init.d/docker" "$root/etc/init.d/docker"
+case $guest in
+*/stub)
     cp "$guest"/bin/* "$root/usr/local/bin/"
     chmod 755 "$root"/usr/local/bin/*
     mkdir "$root/run/lab/stub"
-fi
+    ;;
+esac
 mkdir -p "$root/opt" "$root/usr/local/etc/init.d" "$root/usr/local/etc/ssh"
 cp "${0%/*}/nsboot.sh" "$root/opt/bootsync.sh"
 cp "${0%/*}/nssshd.sh" "$root/usr/local/etc/init.d/openssh"

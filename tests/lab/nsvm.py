@@ -1,7 +1,7 @@
 """A VM without a machine: namespaces, a RAM root over the staged tree, real sshd, real dockerd, real iptables.
 
 It has this machine's kernel and no boot loader; everything else is as on boot2docker. Up in a quarter of a second.
-The VM ends with the process that made it (parent-death signal), and nothing of it is left: see :func:`sweep`.
+The VM ends with the process that made it (parent-death signal), and nothing of it is left: see ``leftovers``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import re
 import shutil
 import signal
 import socket
@@ -23,12 +22,11 @@ from types import TracebackType
 from tests.lab import default_cache
 from tests.lab.hostside import Relay, Surroundings
 from tests.lab.image import build_image
+from tests.lab.leftovers import PREFIX, make_groups, remove_groups, started, sweep
 from tests.lab.tree import LabError, build_tree
 
 HERE = Path(__file__).resolve().parent
 GUEST = HERE / "guest"
-CGROUPS = Path("/sys/fs/cgroup")
-_PREFIX = "vmproxy-ns"
 _UIDS = {"root": 0, "docker": 1000}
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 # A process that comes in from outside joins the VM's own groups first: else dockerd would see paths above its root.
@@ -83,8 +81,8 @@ class NamespaceVM:
         """Build what the cache lacks, switch the VM on, wait for ssh and, unless ``docker`` is False, for Docker."""
         sweep()
         self._tree = build_tree(self._cache)
-        owner = f"{os.getpid()}-{_started(os.getpid())}"
-        self.state = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}-{owner}-"))
+        owner = f"{os.getpid()}-{started(os.getpid())}"
+        self.state = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{owner}-"))
         atexit.register(self.close)
         try:
             (self.state / "root").mkdir()
@@ -98,7 +96,7 @@ class NamespaceVM:
     def boot(self) -> None:
         """Switch on: a new RAM root and empty rules over the disk there is."""
         self.surroundings.plug()
-        self._groups = _make_groups(self.state.name)
+        self._groups = make_groups(self.state.name)
         mode = self._docker if isinstance(self._docker, str) else "yes" if self._docker else "no"
         (self.state / "options").write_text(f"lab_ssh={self._ssh}\nlab_docker={mode}\n", encoding="utf-8")
         join = 'for d in "$@"; do [ "$d" = -- ] && break; echo 0 >"$d/cgroup.procs"; shift; done; shift; exec "$@"'
@@ -138,7 +136,7 @@ class NamespaceVM:
                 self._holder.kill()
                 self._holder.wait(timeout=10)
         self._holder, self.pid = None, 0
-        _remove_groups(self._groups)
+        remove_groups(self._groups)
 
     def restart_boot(self) -> None:
         """Pull the plug and boot again on the same disk: profile, docker, ``bootlocal.sh`` run anew, RAM is lost."""
@@ -152,7 +150,7 @@ class NamespaceVM:
             self.relay.close()
         if hasattr(self, "surroundings"):
             self.surroundings.close()
-        if self.state.name.startswith(_PREFIX):
+        if self.state.name.startswith(PREFIX):
             shutil.rmtree(self.state, ignore_errors=True)
         atexit.unregister(self.close)
 
@@ -290,62 +288,3 @@ class NamespaceVM:
             connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
             return b"200 OK" in connection.recv(200)
         return False
-
-
-def sweep() -> None:
-    """Remove what VMs of processes that are gone have left: their directories and control groups."""
-    for parent in (Path(tempfile.gettempdir()), *_hierarchies()):
-        for path in parent.glob(f"{_PREFIX}-*"):
-            found = re.match(rf"{_PREFIX}-(\d+)-(\d+)-", path.name)
-            if not found or _started(int(found[1])) == int(found[2]):
-                continue
-            if parent.is_relative_to(CGROUPS):
-                with contextlib.suppress(LabError):
-                    _remove_groups([path], seconds=1.0)
-            else:
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _started(pid: int) -> int:
-    """When that process started, in clock ticks after boot; 0 where there is none. Tells a pid from its next owner."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
-    except OSError:
-        return 0
-
-
-def _hierarchies() -> list[Path]:
-    """The root of every control group hierarchy here: one on version 2, one per controller on version 1."""
-    found = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
-    return [
-        Path(words[1])
-        for words in found
-        if words[2] in ("cgroup", "cgroup2") and Path(words[1]).is_relative_to(CGROUPS)
-    ]
-
-
-def _make_groups(name: str) -> list[Path]:
-    groups = []
-    for root in _hierarchies():
-        group = root / name
-        group.mkdir(exist_ok=True)
-        for knob in ("cpuset.cpus", "cpuset.mems"):
-            # Version 1 lets nobody into a group without processors and memory.
-            if (root / knob).exists() and (root / "tasks").exists():
-                (group / knob).write_text((root / knob).read_text(encoding="utf-8"), encoding="utf-8")
-        groups.append(group)
-    return groups
-
-
-def _remove_groups(groups: list[Path], seconds: float = 10.0) -> None:
-    """Remove control groups from the leaves up, once the kernel has buried their processes. Raises LabError."""
-    limit = time.monotonic() + seconds
-    for group in groups:
-        while group.exists():
-            for directory, _, _ in os.walk(group, topdown=False):
-                with contextlib.suppress(OSError):
-                    os.rmdir(directory)
-            if group.exists():
-                if time.monotonic() > limit:
-                    raise LabError(f"cannot remove {group}")
-                time.sleep(0.02)

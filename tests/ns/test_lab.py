@@ -18,7 +18,8 @@ import pytest
 
 from tests.lab import tree
 from tests.lab.hostside import Greeter, ask, connect
-from tests.lab.nsvm import NamespaceVM, sweep
+from tests.lab.leftovers import sweep
+from tests.lab.nsvm import NamespaceVM
 from tests.lab.proxy import LabProxy
 from tests.ns.conftest import HostProxy
 
@@ -76,7 +77,7 @@ def test_two_vms_at_once_have_the_same_addresses_and_share_nothing(bare_vm: Name
 
 
 def test_close_leaves_nothing() -> None:
-    """After a VM with a running container is closed there is no process, mount, interface, control group, file of it."""
+    """After a VM with a running container is closed there is no process, mount, interface, control group or file."""
     before = traces()
     with NamespaceVM() as machine:
         machine.import_image()
@@ -91,7 +92,7 @@ def test_kill_minus_nine_of_the_test_process_leaves_nothing() -> None:
     """A test process that dies by SIGKILL takes its VM along, and the next start sweeps what files it left."""
     sweep()
     before = traces()
-    script = "from tests.lab.nsvm import *; vm = NamespaceVM(); vm.start(); print(vm.pid, flush=True); time.sleep(600)"
+    script = "import time; from tests.lab.nsvm import *; vm = NamespaceVM(); vm.start(); print(vm.pid, flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=os.environ | path_here()) as test:
         assert test.stdout is not None
         pid = int(test.stdout.readline())
