@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "vmproxy"
 
 PURE = {
     "errors", "model", "quoting", "proxyenv", "routes", "rules", "blocks", "initrd", "guests", "providers", "plan",
-    "containers", "config", "wish", "proof",
+    "containers", "config", "wish", "proof", "preview", "scene",
 }  # fmt: skip
 
 # DESIGN section 3. A helper file of a room (routetext of routes) is listed in ROOM_OF and shares the room's row.
@@ -36,13 +36,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hostproc": {"errors"},
     "transports": {"model", "errors", "quoting", "hostproc"},
     "machines": {"transports", "hostproc", *PURE - {"config", "containers"}},
-    "plan": PURE - {"plan", "config", "providers", "containers"},
+    "plan": PURE - {"plan", "config", "providers", "containers", "scene"},
     "containers": {"model", "errors", "quoting", "proxyenv"},
     "options": set(),
     "config": {"model", "errors", "proxyenv", "options"},
-    "preview": {"model", "errors", "proxyenv", "plan", "quoting"},
+    "preview": {"model", "errors", "quoting"},
+    "scene": PURE - {"config", "providers", "containers"},
+    "session": {*PURE, "transports", "machines", "targets"},
     "targets": {"model", "errors", "providers", "hostproc"},
-    "converge": {*PURE, "hostproc", "transports", "machines", "targets", "preview"},
+    "converge": {*PURE, "hostproc", "transports", "machines", "session"},
 }
 
 ROOM_OF: dict[str, str] = {

@@ -50,6 +50,8 @@ class Guest(Protocol):
     """The directory that must outlive a reboot."""
     RESTART: tuple[str, ...]
     LOG: str
+    DAEMON_CONFIG: str
+    """Where dockerd's daemon.json is kept."""
     WISH_FILE: str
     """The file whose block carries the record of the wish."""
 
@@ -75,6 +77,11 @@ def files() -> tuple[str, ...]:
 def paths() -> tuple[str, ...]:
     """The paths that every guest wants looked for."""
     return tuple(dict.fromkeys(path for name in NAMES for path in load(name).PATHS))
+
+
+def daemon_configs() -> tuple[str, ...]:
+    """The places of daemon.json of every guest."""
+    return tuple(dict.fromkeys(load(name).DAEMON_CONFIG for name in NAMES))
 
 
 def detect(facts: Facts, wanted: str = "") -> tuple[Guest, str]:

@@ -26,6 +26,7 @@ PATHS = (USERDATA, PERSISTENT, "/etc/init.d/docker")
 RESTART = ("/etc/init.d/docker", "restart")
 LOG = f"{PERSISTENT}/log/docker.log"
 WISH_FILE = PROFILE
+DAEMON_CONFIG = f"{PERSISTENT}/etc/docker/daemon.json"  # /etc/docker is a link to its directory
 
 _PROGRAMS = {
     "nft": ("iptables-nft", "iptables-nft-restore"),

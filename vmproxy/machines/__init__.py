@@ -19,12 +19,14 @@ class Look:
     """What to look at. ``files`` are read whole and checked by the VM's own shell, ``paths`` only for being there.
 
     ``root`` asks for root (firewall rules, the daemon's environment); without it nothing that needs root is looked at.
-    ``save`` adds ``ip route save`` bytes; ``resolve`` is a name whose IPv4 addresses the VM shall look up.
+    ``configs`` are places of daemon.json, read only where there is no live bridge to look at. ``save`` adds ``ip
+    route save`` bytes; ``resolve`` is a name whose IPv4 addresses the VM shall look up.
     """
 
     root: bool = True
     files: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    configs: tuple[str, ...] = ()
     save: bool = False
     resolve: str = ""
 

@@ -22,7 +22,6 @@ from vmproxy.model import Address, Facts, File, FileChange, Finding, Plan, Synta
 from vmproxy.proof import Question
 
 _LINKS = 40  # as the kernel's MAXSYMLINKS
-_DAEMON_JSON = ("/etc/docker/daemon.json", "/var/lib/boot2docker/etc/docker/daemon.json")
 _PREFIX = ".vmproxy-"
 
 
@@ -49,7 +48,7 @@ class Tree:
             paths=frozenset(path for path in look.paths if self._find(path) is not None),
             files=files,
             syntax={path: _syntax(file.content) for path, file in files.items() if file.content is not None},
-            addresses=self._bridge(),
+            addresses=self._bridge(look.configs),
             bridges=frozenset({"docker0"}),
             interfaces=frozenset({"docker0"}),
         )
@@ -155,8 +154,8 @@ class Tree:
             links=seen.st_nlink,
         )
 
-    def _bridge(self) -> tuple[Address, ...]:
-        for path in _DAEMON_JSON:
+    def _bridge(self, configs: tuple[str, ...]) -> tuple[Address, ...]:
+        for path in configs:
             try:
                 config = loads(self._read(path) or b"{}")
                 if isinstance(config, Mapping) and isinstance(config.get("bip"), str):

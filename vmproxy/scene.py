@@ -1,0 +1,97 @@
+"""One look at one VM with all that follows from it: which guest, which variant, which wish, what to ask. PURE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vmproxy import guests, preview, rules
+from vmproxy import plan as planning
+from vmproxy.errors import VmproxyError
+from vmproxy.guests import Guest
+from vmproxy.model import Facts, Finding, Settings, Wish
+from vmproxy.proof import Question
+from vmproxy.proof import question as ask_proxy
+from vmproxy.routes import choose_gateway
+from vmproxy.wish import choose, differs_from_host
+
+
+@dataclass(kw_only=True)
+class Scene:
+    """``variant`` is that of iptables to write to; ``seen`` the wish recorded in the VM, ``wish`` the one of now."""
+
+    facts: Facts
+    guest: Guest
+    variant: str
+    seen: Wish | None
+    wish: Wish
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def gateway(self) -> str:
+        """The host's address, "" where it cannot be told."""
+        try:
+            return self.wish.gateway or choose_gateway(self.facts.routes).gateway
+        except VmproxyError:
+            return ""
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """What must not be shown: every spelling of the credentials of the wish and of the one recorded."""
+        both = (self.wish, self.seen) if self.seen else (self.wish,)
+        return preview.secrets(*(proxy for wish in both for proxy in (wish.proxy, wish.https_proxy)))
+
+    @property
+    def variant_with_ours(self) -> str:
+        """The variant that has chains of ours, else the one chosen: Docker may have changed its variant since."""
+        for variant, dump in self.facts.dumps.items():
+            if b"VMPROXY-" in dump:
+                return variant
+        return self.variant
+
+
+def read(facts: Facts, settings: Settings) -> Scene:
+    """What a look means. Raises Refused, UsageError."""
+    guest, _reason = guests.detect(facts, settings.guest)
+    variant, warning = rules.choose_variant(facts.dumps) if facts.dumps else ("default", "")
+    seen = planning.seen_wish(facts, guest)
+    wish = choose(settings, seen)
+    warnings = [text for text in (warning, differs_from_host(settings, wish, seen)) if text]
+    return Scene(facts=facts, guest=guest, variant=variant, seen=seen, wish=wish, warnings=warnings)
+
+
+def docker_ready(facts: Facts) -> bool:
+    """Whether dockerd runs and has made its bridge and its rules."""
+    if facts.daemon is None or not facts.bridges:
+        return False
+    return any(rules.holds_docker(rules.parse_save(dump)) for dump in facts.dumps.values())
+
+
+def question(scene: Scene) -> Question:
+    """Where to ask in this VM; only the legs that can be asked. Raises NoGateway, Refused."""
+    seen = planning.view(scene.facts, scene.wish, scene.variant)
+    legs = ["vm"]
+    if scene.facts.daemon is not None:
+        legs.append("bridge")
+        if seen.door is None or rules.NETWORK_BRIDGES in seen.door.bridges:
+            legs.append("network")
+    inside = (seen.door.bridge_address, seen.door.listen_port) if seen.door else (seen.proxy.host, seen.proxy.port)
+    return ask_proxy(
+        seen.proxy,
+        vm_host=seen.proxy.host,
+        vm_port=seen.proxy.port,
+        container_host=inside[0],
+        container_port=inside[1],
+        legs=legs,
+    )
+
+
+def why_not_asked(scene: Scene) -> str:
+    """Why :func:`question` leaves out a leg."""
+    if scene.facts.daemon is None:
+        return "Docker does not run in the VM"
+    return "a new network would not be among the bridges covered by name"
+
+
+def judged(finding: Finding, scene: Scene) -> bool:
+    """A leg is good where a proxy answered; a proxy whose URL says https speaks TLS rightly."""
+    return finding.ok or (finding.code == "tls" and scene.wish.proxy.scheme == "https")

@@ -1,0 +1,120 @@
+"""One VM opened: the connection, its waits, and the looks. What ``--wait`` allows is spent here."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from vmproxy import guests, machines, targets, transports
+from vmproxy.errors import LostContact, Unreachable, Untrusted
+from vmproxy.machines import Look, Machine
+from vmproxy.model import Facts, Settings, Target
+from vmproxy.proxyenv import is_loopback
+from vmproxy.scene import Scene, docker_ready, read
+
+_PAUSE_SECONDS = 1.0
+
+
+class Session:
+    """An open machine. ``tell`` hears each step; ``ask`` puts a question to the person at the terminal, if any.
+
+    Raises what the transport raises; while ``wait_seconds`` last, an unreachable VM is tried again.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        *,
+        tell: Callable[[str], None],
+        ask: Callable[[str], str | None] | None,
+    ) -> None:
+        self._settings, self._tell, self._ask = settings, tell, ask
+        self._deadline = time.monotonic() + settings.wait_seconds
+        self._target = targets.resolve(name, environ=os.environ)
+        self.machine: Machine = self._connect(self._target)
+
+    def close(self) -> None:
+        """Let go of the VM."""
+        self.machine.close()
+
+    def look_for_all(self) -> Look:
+        """The look that every decision is made from."""
+        settings = self._settings
+        name = settings.proxy.host if settings.proxy is not None and settings.forward else ""
+        return Look(files=guests.files(), paths=guests.paths(), configs=guests.daemon_configs(), resolve=name)
+
+    def scene(self, *, wait_for_docker: bool = True) -> Scene:
+        """One look, or as many as ``--wait`` allows until Docker has made its bridge and rules."""
+        look = self.look_for_all()
+        facts = self.observe(look)
+        while wait_for_docker and facts.live and not docker_ready(facts) and self._pause():
+            facts = self.observe(look)
+        scene = read(facts, self._settings)
+        wish = scene.wish
+        if wish.forward and not look.resolve and not is_loopback(wish.proxy.host) and not wish.gateway:
+            scene = read(self.observe(replace(look, resolve=wish.proxy.host)), self._settings)
+        return scene
+
+    def observe(self, look: Look) -> Facts:
+        """One look. A VM that is just starting may drop us: then again, over a new connection, while time is left."""
+        while True:
+            self._tell("looking")
+            try:
+                return self.machine.observe(look)
+            except LostContact:
+                if not self._pause():
+                    raise
+                self.machine.close()
+                self.machine = self._connect(self._target)
+
+    def _connect(self, target: Target) -> Machine:
+        if target.directory:
+            tree: Machine = machines.load("tree").open(target.directory)
+            return tree
+        settings = self._settings
+        options = transports.SshOptions(
+            connect_timeout_seconds=settings.connect_timeout_seconds,
+            ssh_config=settings.ssh_config,
+            identities=settings.identities,
+            known_hosts=settings.known_hosts,
+            host_key=settings.host_key,
+            ask=self._ask,
+            notify=self._tell,
+            secrets=_secrets_of_this_process(),
+        )
+        self._tell(f"connecting to {target.name}")
+        transport = transports.load(target.transport)
+        shell = machines.load("shell")
+        while True:
+            try:
+                opened: Machine = shell.open(transport.connect(target, options=options))
+                return opened
+            except Untrusted:
+                raise
+            except (Unreachable, LostContact):
+                if not self._pause():
+                    raise
+
+    def _pause(self) -> bool:
+        """Wait a little if ``--wait`` allows it."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(_PAUSE_SECONDS, left))
+        return True
+
+
+_SECRETS: transports.Secrets | None = None
+
+
+def _secrets_of_this_process() -> transports.Secrets:
+    """One for the whole process: a password that one VM has had is not tried at another (RELIABILITY T02)."""
+    global _SECRETS  # noqa: PLW0603
+    if _SECRETS is None:
+        _SECRETS = transports.Secrets(
+            password=os.environ.get("VMPROXY_SSH_PASSWORD", ""), passphrase=os.environ.get("VMPROXY_SSH_PASSPHRASE", "")
+        )
+    return _SECRETS
