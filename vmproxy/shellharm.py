@@ -19,7 +19,7 @@ def touched(command: shellscan.Command) -> frozenset[str]:
     if not argv or argv[0] in (":", ".", "eval", "exec", "set", "trap"):
         return frozenset(command.assigned)
     if argv[0] in ("unset", "read"):
-        return frozenset(argv[1:])
+        return frozenset(word.partition("=")[0] for word in argv[1:])  # dash takes unset NAME=VALUE for NAME
     if argv[0] in ("export", "readonly", "declare", "typeset", "local"):
         loses = any(word.startswith("-") and "n" in word for word in argv[1:])
         return frozenset(word.partition("=")[0] for word in argv[1:] if loses or "=" in word)
@@ -62,8 +62,8 @@ def _line_harm(before: bytes, names: frozenset[str]) -> list[tuple[int, str]]:
 
 def _ending(command: shellscan.Command, fatal: frozenset[str]) -> str:
     """The word by which this command ends the shell, the sourced file, or nothing ("")."""
-    argv = tuple(word.rstrip("\r") for word in command.argv)
-    while argv[:1] in (("command",), ("builtin",)):
+    argv = tuple(word.replace(shellscan.EXPANSION, "").rstrip("\r") for word in command.argv)
+    while argv[:1] in (("",), ("command",), ("builtin",), ("--",), ("-p",)):  # what expands may expand to nothing
         argv = argv[1:]
     if not argv:
         return ""

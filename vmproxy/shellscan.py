@@ -24,13 +24,17 @@ ENDLESS = "endless loop"
 """The name of the pseudo command that stands for ``while true`` without a way out."""
 
 
+EXPANSION = "\u2026"
+"""What stands in a word for one ``$…`` or backquoted part; no byte of the text decodes to it."""
+
+
 class Lost(Exception):
     """The text cannot be followed to its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One simple command. ``words`` without quotes and redirections; expansions stay as written.
+    """One simple command. ``words`` without quotes and redirections, with :data:`EXPANSION` for what expands.
 
     ``line`` counts from 1. ``function`` is the function whose body it stands in, "" outside of any.
     ``subshell`` says whether it can end no more than a subshell.
@@ -154,9 +158,8 @@ class _Scanner:
                 quoted = True
                 self.double_quotes(out)
             elif char in "`$":
-                start = self.at
                 self.expansion(in_quotes=False)
-                out.append(self.text[start : self.at])
+                out.append(EXPANSION)
             else:
                 break
         return "".join(out), quoted
@@ -184,9 +187,8 @@ class _Scanner:
                 out.append(following if following in '$`"\\' else "" if following == "\n" else char + following)
                 self.at += 2
             else:
-                start = self.at
                 self.expansion(in_quotes=True)
-                out.append(self.text[start : self.at])
+                out.append(EXPANSION)
         raise Lost
 
     def expansion(self, *, in_quotes: bool) -> None:

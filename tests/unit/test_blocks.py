@@ -161,7 +161,7 @@ def test_found_says_where_the_block_is() -> None:
     assert (found.first_line, found.last_line) == (3, 5)
     assert content[: found.start] == b"one\ntwo\n"
     assert content[found.end :] == b"three\n"
-    assert (found.payload, found.record, found.undo) == (PAYLOAD, RECORD, {"no-newline"})
+    assert (found.payload, found.record, found.undo) == (PAYLOAD, RECORD, frozenset({"no-newline"}))
 
 
 def test_no_block_is_none_and_taking_it_changes_nothing() -> None:
@@ -240,6 +240,7 @@ def test_a_changed_payload_is_put_right_in_place() -> None:
         b"export http_proxy=mine\n",
         b"http_proxy=mine\n",
         b"unset http_proxy\n",
+        b"unset http_proxy=x\n",
         b"export -n http_proxy\n",
         b"if true; then\n  unset http_proxy\nfi\n",
         b"readonly http_proxy=mine\n",
