@@ -33,8 +33,8 @@ take_lock() {
         continue
       fi
     fi
-    [ "$waited" -ge "$lock_timeout" ] && return 1
-    sleep 1; waited=$((waited + 1))
+    [ "$waited" -ge $((lock_timeout * naps)) ] && return 1
+    sleep "$nap"; waited=$((waited + 1))
   done
 }
 
@@ -91,7 +91,7 @@ put_back() { # exit-code text…
   if [ -n "$did_restart" ]; then
     # A daemon that did not stop when told may still do so; while the old one runs it has the old environment (F47).
     n=0
-    while docker_pid && [ "$REPLY" = "$old_pid" ] && [ "$n" -lt 30 ]; do sleep 1; n=$((n + 1)); done
+    while docker_pid && [ "$REPLY" = "$old_pid" ] && [ "$n" -lt $((30 * naps)) ]; do sleep "$nap"; n=$((n + 1)); done
     if docker_pid && [ "$REPLY" = "$old_pid" ]; then set -- "$*; Docker did not stop and was not restarted"
     else restart || bad="$bad docker"; fi
   fi
@@ -102,6 +102,9 @@ put_back() { # exit-code text…
 tail_of_error() { if [ -s "$work/err" ]; then dd if="$work/err" bs=400 count=1 2>/dev/null | tr '\n' ' '; fi; }
 
 # ---- small tools ---------------------------------------------------------------------------------------------------
+
+# A fifth of a second where sleep(1) knows fractions (coreutils, busybox), else a second; so many of them make one.
+if sleep 0.01 2>/dev/null; then nap=0.2 naps=5; else nap=1 naps=1; fi
 
 flush() { # sync one file or directory; old sync(1) knows no operand and flushes everything
   sync "$1" 2>/dev/null || sync
@@ -122,12 +125,12 @@ cas_dump() {
 
 docker_up() { # the daemon answers; bounded
   n=0 gone=0
-  while [ "$n" -lt 90 ] && [ "$gone" -lt 15 ]; do
+  while [ "$n" -lt $((90 * naps)) ] && [ "$gone" -lt $((15 * naps)) ]; do
     if docker_pid; then gone=0; else gone=$((gone + 1)); fi
     if have curl && [ -S /var/run/docker.sock ]; then
       limit 5 curl -sf --unix-socket /var/run/docker.sock http://docker/_ping >/dev/null 2>&1 9>&- && return 0
     else limit 10 docker version >/dev/null 2>&1 9>&- && return 0; fi
-    sleep 1; n=$((n + 1))
+    sleep "$nap"; n=$((n + 1))
   done
   return 1
 }
@@ -146,8 +149,8 @@ begin_restart() {
 restarted() {
   n=0
   while [ ! -s "$work/rc" ]; do
-    [ "$n" -ge 120 ] && break
-    sleep 1; n=$((n + 1))
+    [ "$n" -ge $((120 * naps)) ] && break
+    sleep "$nap"; n=$((n + 1))
   done
   in_flight=''
   REPLY=1; first_line "$work/rc"
