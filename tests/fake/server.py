@@ -63,6 +63,7 @@ class FakeServer:
         self.offers: dict[str, str] = {}
         self.connections = 0
         self._transports: list[paramiko.Transport] = []
+        self._idle: dict[paramiko.Transport, threading.Event] = {}
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._children: list[subprocess.Popen[bytes]] = []
@@ -98,7 +99,9 @@ class FakeServer:
     def run(self, channel: paramiko.Channel, command: bytes) -> None:
         """One exec in a thread of its own."""
         self.commands.append(command)
-        self._spawn(lambda: self._run(channel, command))
+        answered = self._idle[channel.get_transport()]
+        answered.clear()
+        self._spawn(lambda: answered.wait(5) and self._run(channel, command))
 
     def _spawn(self, target: Callable[[], None]) -> None:
         thread = threading.Thread(target=target, daemon=True)
@@ -139,7 +142,10 @@ class FakeServer:
     def _count(self, transport: paramiko.Transport) -> None:
         read = transport.packetizer.read_message
 
+        answered = self._idle[transport] = threading.Event()
+
         def counted() -> tuple[int, paramiko.Message]:
+            answered.set()  # the reply to the last request is out: an act may begin
             kind, message = read()
             self.packets.append(str(MSG_NAMES.get(kind, kind)))
             return kind, message
