@@ -14,7 +14,7 @@ from vmproxy import guests, preview
 from vmproxy import plan as planning
 from vmproxy.errors import Busy, LostContact, NoGateway, NoProxy, Refused, RolledBack, VmproxyError
 from vmproxy.machines import Look, Outcome, Terms
-from vmproxy.model import Desired, Event, Finding, Plan, Report, Settings, printable
+from vmproxy.model import Desired, Event, Facts, Finding, Plan, Report, Route, Settings, printable
 from vmproxy.proof import LEGS, Question
 from vmproxy.routes import Sighting, agree, choose_gateway, default_routes, parse
 from vmproxy.scene import Scene, judged, question, read, why_not_asked
@@ -334,7 +334,7 @@ class _Story:
         try:
             choice = choose_gateway(facts.routes)
             if facts.route_save:
-                choice = agree(choice, choose_gateway(parse(facts.route_save)))
+                choice = agree(choice, choose_gateway(_saved_routes(facts)))
         except NoGateway as error:
             return Sighting(vm=self._name, error=error, candidates=candidates, answering=answering)
         return Sighting(vm=self._name, choice=choice, candidates=candidates, answering=answering)
@@ -367,6 +367,16 @@ class _Story:
             warnings=tuple(dict.fromkeys((*scene.warnings, *warnings))),
             gateway=scene.gateway,
         )
+
+
+def _saved_routes(facts: Facts) -> tuple[Route, ...]:
+    """The routes of the VM's ``ip route save`` bytes; of its text where those cannot be read (a foreign byte order)."""
+    try:
+        return parse(facts.route_save)
+    except NoGateway:
+        raise
+    except Refused:
+        return facts.routes
 
 
 def _failure(outcome: Outcome, failed: Finding | None, hidden: tuple[str, ...]) -> VmproxyError:

@@ -51,16 +51,16 @@ look_system() {
 }
 
 look_network() {
-  # First what reads best: iproute2 shows every hop and metric, net-tools less, /proc only the main table.
+  # First what reads best: ip shows every hop and metric; /proc/net/route has metrics, and netstat -rn has not.
   frame routes
   if have ip && ip route show table all 2>/dev/null; then :
-  elif have netstat && netstat -rn 2>/dev/null; then :
+  elif [ -r /proc/net/route ]; then cat /proc/net/route
   elif have route && route -n 2>/dev/null; then :
-  else cat /proc/net/route 2>/dev/null; fi
+  elif have netstat; then netstat -rn 2>/dev/null; fi
   frame addresses; ip -o addr show 2>/dev/null || ifconfig -a 2>/dev/null
   if [ -n "$want_save" ] && have ip; then
     frame links; ip -o link show 2>/dev/null
-    frame save; ip -4 route save table all 2>/dev/null
+    frame save; ip route save table all 2>/dev/null
   fi
   if [ -n "$want_name" ]; then
     frame resolved; getent ahostsv4 "$want_name" 2>/dev/null || nslookup "$want_name" 2>/dev/null
