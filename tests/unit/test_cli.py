@@ -229,6 +229,8 @@ def test_findings_diff_and_warnings_are_shown(stories: Stories, capsys: pytest.C
         diff="--- a\n+++ b\n-x\n+y\x1b[1m",
     )
     assert run(["status", "--vm", "a"]) == 1
+    assert lines(capsys.readouterr().out) == ["  ok rules", "  -- profile: block\\x0amissing"]
+    assert run(["status", "--vm", "a", "-v"]) == 1
     captured = capsys.readouterr()
     assert lines(captured.out) == [
         "--- a",
@@ -239,6 +241,7 @@ def test_findings_diff_and_warnings_are_shown(stories: Stories, capsys: pytest.C
         "  -- profile: block\\x0amissing",
     ]
     assert lines(captured.err) == [
+        "a: looking",
         "vmproxy: warning: a: old rules\\x07 found",
         "vmproxy: error: a: 1 of 2 points differs",
         "hint: vmproxy apply --vm a",

@@ -166,8 +166,10 @@ def failed(target: str, error: VmproxyError | Interrupted) -> Report:
     )
 
 
-def each_vm(run: Run, story: Callable[[str], Report]) -> int:
+def each_vm(run: Run, story: Callable[[str], Report], *, diff: bool = True) -> int:
     """Tell a story for each ``--vm``, one after the other, on after a failed one; the highest exit code of all.
+
+    ``diff`` is whether a reader wants to see the diff without ``-v``.
 
     A signal ends the loop: what that VM's story puts back is put back, the VMs after it are not touched.
     """
@@ -183,7 +185,7 @@ def each_vm(run: Run, story: Callable[[str], Report]) -> int:
 
             report, cause = crashed(target, error, run.values), error
         reports.append(report)
-        run.output.report(report, error=cause)
+        run.output.report(report, diff=diff, error=cause)
         if isinstance(cause, Interrupted):
             break
     if run.output.json:

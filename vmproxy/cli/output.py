@@ -146,12 +146,16 @@ class Output:
             if finding.hint and not finding.ok:
                 self.result(f"     hint: {printable(finding.hint, limit=_LINE_LIMIT)}")
 
-    def report(self, report: Report, *, error: BaseException | None = None) -> None:
-        """One VM's report for a reader: what differs, each point, then the one line of how it ended."""
+    def report(self, report: Report, *, diff: bool = True, error: BaseException | None = None) -> None:
+        """One VM's report for a reader: what differs, each point, then the one line of how it ended.
+
+        Without ``diff`` the diff is shown only with ``-v``.
+        """
         for text in report.warnings:
             self.warn(f"{report.target}: {text}")
         if not (self.quiet or self.json):
-            self.diff(report.diff)
+            if diff or self.verbosity > 0:
+                self.diff(report.diff)
             self.findings(report.findings)
         if report.ok:
             if not (self.quiet or self.json) and report.message:
