@@ -120,14 +120,16 @@ def lives(text: bytes) -> bool:
     )
 
 
-def has_effect(shell: tuple[str, ...], profile: bytes, cwd: Path) -> bool:
-    """Whether a child of a shell that sourced the profile, as boot2docker's init.d/docker does, sees our value.
-
-    A profile that ends with an error message of the shell is one that its owner's VM does not boot with either.
-    """
+def sourced(shell: tuple[str, ...], profile: bytes, cwd: Path) -> subprocess.CompletedProcess[bytes]:
+    """stdout is what a child sees of a shell that sourced the profile, as boot2docker's init.d/docker does."""
     (cwd / "profile").write_bytes(profile)
     script = "exec 9>&1 >/dev/null\n. ./profile\n/bin/sh -c 'printf %s \"$http_proxy\" >&9'\n"
-    done = sh(shell, "-c", script, script=b"", cwd=cwd)
+    return sh(shell, "-c", script, script=b"", cwd=cwd)
+
+
+def has_effect(shell: tuple[str, ...], profile: bytes, cwd: Path) -> bool:
+    """Whether our value arrives; a profile that ends with an error message would not let its owner's VM boot either."""
+    done = sourced(shell, profile, cwd)
     assume(done.stdout == WANTED or not done.stderr)
     return done.stdout == WANTED
 
@@ -383,3 +385,29 @@ def test_the_scan_never_fails_otherwise(text: bytes) -> None:
 def test_deep_and_long_input_is_answered(piece: bytes) -> None:
     """Twenty thousand of anything neither exhausts the stack nor hangs."""
     blocks.objections(piece * 20_000, where="end", names=NAMES)
+
+
+# The shape of what docker-machine's provisioner writes for a boot2docker VM that was made with --engine-env.
+DOCKER_MACHINE_PROFILE = b"""
+EXTRA_ARGS='
+--label provider=virtualbox
+
+'
+CACERT=/var/lib/boot2docker/ca.pem
+DOCKER_HOST='-H tcp://0.0.0.0:2376'
+DOCKER_STORAGE=overlay2
+DOCKER_TLS=auto
+SERVERKEY=/var/lib/boot2docker/server-key.pem
+SERVERCERT=/var/lib/boot2docker/server.pem
+
+export "HTTP_PROXY=http://192.168.99.1:3128"
+"""
+
+
+def test_f66_docker_machines_profile_carries_our_block(tmp_path: Path) -> None:
+    """Its own proxy line stays and is told, ours has effect behind it, and taking ours out gives its bytes back."""
+    assert lives(DOCKER_MACHINE_PROFILE)
+    assert blocks.overridden(DOCKER_MACHINE_PROFILE, names=NAMES) == ((13, "HTTP_PROXY"),)
+    done = blocks.put(DOCKER_MACHINE_PROFILE, PAYLOAD, where="end", record={})
+    assert all(sourced(shell, done, tmp_path).stdout == WANTED for shell in SHELLS)
+    assert blocks.take(done) == DOCKER_MACHINE_PROFILE
