@@ -18,6 +18,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,7 +26,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.lab.hostside import connect, listen
 from tests.lab.nsvm import NamespaceVM
+from tests.lab.proxy import LabProxy
 from vmproxy import converge
 from vmproxy.model import Report, Settings
 
@@ -166,6 +169,22 @@ class Vmproxy:
         report = self.tell(converge.apply)
         assert report.ok, report
         return report
+
+
+def host_proxy(machine: NamespaceVM, *, port: int = 8123, mode: str = "proxy", credentials: str = "") -> LabProxy:
+    """A proxy on that VM's host, at its 127.0.0.1; a context manager. It stays there over the VM's resets."""
+    network = machine.surroundings.host
+    server = listen(network, "127.0.0.1", port)
+    return LabProxy(
+        server, mode=mode, credentials=credentials, dial=lambda to, at: connect(network, to, at, seconds=5.0)
+    )
+
+
+def reset(machine: NamespaceVM) -> None:
+    """Boot the VM anew without our two files, without shims, rules and whatever else was in its memory."""
+    for path in (PROFILE, BOOTLOCAL):
+        machine.path(path).unlink(missing_ok=True)
+    machine.restart_boot()
 
 
 # ---- what the VM looks like -----------------------------------------------------------------------------------------

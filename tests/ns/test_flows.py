@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.hostside import Greeter, ask, connect, listen
+from tests.lab.hostside import Greeter, ask
 from tests.lab.nsvm import NamespaceVM
-from tests.lab.proxy import LabProxy
-from tests.ns.story import DATA, GET, Held, Ran, Vmproxy, dump, files, ours, settled
+from tests.ns.story import DATA, GET, Held, Ran, Vmproxy, dump, files, host_proxy, ours, settled
 
 BRIDGE, HOST, UPLINK, OUTSIDE, SECOND = "172.17.0.1", "10.0.2.2", "10.0.2.15", "203.0.113.9", "203.0.113.1"
 PORT, OTHER = 8123, 9000
@@ -161,9 +160,7 @@ def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             line = "iptables -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n"
             machine.path(f"{DATA}/bootsync.sh").write_text(line)
             machine.restart_boot()
-        host = machine.surroundings.host
-        server = listen(host, "127.0.0.1", PORT)
-        stack.enter_context(LabProxy(server, dial=lambda name, port: connect(host, name, port, seconds=5.0)))
+        stack.enter_context(host_proxy(machine))
         yield go(machine, variant, Vmproxy(machine, tmp_path_factory.mktemp(variant)))
 
 
@@ -267,8 +264,7 @@ def test_site_that_drops_the_host_in_docker_user_keeps_it_closed(tmp_path: Path)
     """A user's own DROP in DOCKER-USER wins: the proof says so, all is put back; with --keep the flow stays closed."""
     with NamespaceVM() as machine:
         machine.import_image()
-        host = machine.surroundings.host
-        with LabProxy(listen(host, "127.0.0.1", PORT)):
+        with host_proxy(machine):
             machine.run(f"iptables -I DOCKER-USER -i docker0 -d {HOST} -j DROP")
             before, vmproxy = dump(machine), Vmproxy(machine, tmp_path)
             ran = vmproxy.apply()
