@@ -187,7 +187,8 @@ class FakeServer:
         errors.start()
         copy(child.stdout, channel.sendall)
         errors.join()
-        channel.send_exit_status(child.wait())
+        if (status := child.wait()) >= 0:  # one that a signal ended has no exit-status
+            channel.send_exit_status(status)
         channel.shutdown_write()
         channel.close()
         child.stdout.close()

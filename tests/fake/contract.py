@@ -1,0 +1,106 @@
+"""What the transport promises on every SSH server; run against the fake one, OpenSSH and dropbear."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake.conftest import Keys, read_all
+from vmproxy.errors import LostContact, NotPermitted, Untrusted
+
+Connect = Callable[..., Any]
+
+
+class Contract:
+    """Derive, give a fixture ``place`` (port, user), and every promise below is tested there."""
+
+    @pytest.fixture
+    def vm(self, place: tuple[int, str], keys: Keys) -> dict[str, Any]:
+        """The target's fields for ``log_in``."""
+        return {"user": place[1], "port": place[0]}
+
+    def test_dialogue(self, log_in: Connect, vm: dict[str, Any]) -> None:
+        """Bytes both ways, stderr apart, the status; without a pty nothing is translated."""
+        channel = log_in(vm["port"], target=vm).start("read x; echo got $x; cat; echo oops >&2; exit 3")
+        channel.send(b"one\n", timeout_seconds=10)
+        assert channel.receive(timeout_seconds=10) == b"got one\n"
+        channel.send(b"\x00\x03\x04\xff\r\n", timeout_seconds=10)
+        channel.end_input()
+        assert read_all(channel) == b"\x00\x03\x04\xff\r\n"
+        assert channel.wait(timeout_seconds=10) == 3
+        assert channel.stderr == b"oops\n"
+
+    def test_no_terminal_and_no_agent(self, log_in: Connect, vm: dict[str, Any]) -> None:
+        """The command sees no terminal, no agent and no display."""
+        command = 'tty -s && echo tty; echo "$SSH_AUTH_SOCK$DISPLAY$SSH_TTY"'
+        assert read_all(log_in(vm["port"], target=vm).start(command)) == b"\n"
+
+    def test_channels_one_after_the_other_and_together(self, log_in: Connect, vm: dict[str, Any]) -> None:
+        """One log-in carries many commands."""
+        connection = log_in(vm["port"], target=vm)
+        both = [connection.start(f"read x; echo {name} $x") for name in ("a", "b")]
+        for channel in reversed(both):
+            channel.send(b"in\n", timeout_seconds=10)
+        assert [read_all(channel) for channel in both] == [b"a in\n", b"b in\n"]
+        for number in range(3):
+            assert read_all(connection.start(f"echo {number}")) == f"{number}\n".encode()
+
+    def test_megabytes_both_ways(self, log_in: Connect, vm: dict[str, Any]) -> None:
+        """Input and output larger than any window arrive whole."""
+        data = os.urandom(1 << 20)
+        connection = log_in(vm["port"], target=vm)
+        channel = connection.start("wc -c")
+        channel.send(data, timeout_seconds=30)
+        channel.end_input()
+        assert read_all(channel).strip() == str(len(data)).encode()
+        assert len(read_all(connection.start("head -c 3000000 /dev/zero; head -c 300000 /dev/zero >&2"))) == 3_000_000
+
+    def test_killed_command_is_no_success(self, log_in: Connect, vm: dict[str, Any]) -> None:
+        """A command that a signal ends has a status that is not 0, or none."""
+        channel = log_in(vm["port"], target=vm).start("kill -9 $$")
+        assert read_all(channel) == b""
+        assert channel.wait(timeout_seconds=10) != 0
+
+    def test_longest_command(self, log_in: Connect, vm: dict[str, Any]) -> None:
+        """A command of almost 8 kB still runs (a longer one would cost us the connection on dropbear)."""
+        command = "echo in #" + "x" * 8000
+        assert read_all(log_in(vm["port"], target=vm).start(command)) == b"in\n"
+
+    def test_end_of_input_is_seen_when_we_go(self, log_in: Connect, vm: dict[str, Any], tmp_path: Path) -> None:
+        """Closing the connection ends the command's stdin: what a script in the VM watches for."""
+        tmp_path.chmod(0o777)
+        for parent in tmp_path.parents[:2]:
+            parent.chmod(0o755)
+        seen = tmp_path / "seen"
+        connection = log_in(vm["port"], target=vm)
+        channel = connection.start(f"trap '' HUP; echo on; cat; echo gone > {seen}.tmp; mv {seen}.tmp {seen}")
+        assert channel.receive(timeout_seconds=10) == b"on\n"
+        connection.close()
+        watch = log_in(vm["port"], target=vm).start(f"until [ -e {seen} ]; do sleep 0.05; done; cat {seen}")
+        assert read_all(watch) == b"gone\n"
+
+    def test_silence_ends_at_the_limit(self, log_in: Connect, vm: dict[str, Any]) -> None:
+        """A command that says nothing is given up, and another one can be started."""
+        connection = log_in(vm["port"], target=vm)
+        channel = connection.start("cat")
+        with pytest.raises(LostContact):
+            channel.receive(timeout_seconds=0.3)
+        channel.close()
+        assert read_all(connection.start("echo on")) == b"on\n"
+
+    def test_wrong_key_is_refused(self, log_in: Connect, vm: dict[str, Any]) -> None:
+        """Exit 5 with the key that was tried and the methods the server takes."""
+        with pytest.raises(NotPermitted, match=r"other \(refused\).*the VM takes .*publickey"):
+            log_in(vm["port"], identities=("other",), target=vm)
+
+    def test_changed_host_key(self, log_in: Connect, vm: dict[str, Any], keys: Keys, known_hosts: Path) -> None:
+        """The key of another VM at this place in the file: exit 4."""
+        wrong = keys.load("host_new")
+        known_hosts.parent.mkdir(parents=True)
+        known_hosts.write_text(f"[127.0.0.1]:{vm['port']} {wrong.get_name()} {wrong.get_base64()}\n")
+        with pytest.raises(Untrusted, match=r"SHA256:.*SHA256:"):
+            log_in(vm["port"], target=vm)

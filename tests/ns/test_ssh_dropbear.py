@@ -1,0 +1,44 @@
+"""The transport's promises on dropbear, and passwords on it. Root: its accounts need a mount namespace."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake.conftest import Keys, keys, known_hosts, log_in, read_all  # noqa: F401 - fixtures
+from tests.fake.contract import Contract
+from tests.fake.realservers import dropbear
+from vmproxy.errors import NotPermitted
+
+
+class TestDropbear(Contract):
+    """dropbear: the ssh server of boot2docker's early images and of small VMs."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def place(cls, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:  # noqa: F811
+        """One server for all."""
+        assert os.geteuid() == 0, "this test needs root"
+        directory = tmp_path_factory.mktemp("dropbear")
+        done = subprocess.run(
+            ["openssl", "passwd", "-6", "tcuser"], check=True, capture_output=True, text=True, timeout=10
+        )
+        authorized = Path(keys.path("ed25519") + ".pub")
+        with dropbear(directory, authorized=authorized, password_hash=done.stdout.strip()) as place:
+            yield place
+
+    def test_password(self, log_in: Callable[..., Any], vm: dict[str, Any]) -> None:  # noqa: F811
+        """The kind's usual password logs in after a key that is not let in."""
+        connection = log_in(vm["port"], identities=("other",), target={**vm, "passwords": ("tcuser",)})
+        assert read_all(connection.start("id -un")) == b"docker\n"
+
+    def test_wrong_password(self, log_in: Callable[..., Any], vm: dict[str, Any]) -> None:  # noqa: F811
+        """A wrong password is exit 5, its text nowhere."""
+        with pytest.raises(NotPermitted, match=r"VMPROXY_SSH_PASSWORD \(refused\)") as caught:
+            log_in(vm["port"], identities=(), target=vm, password="hunter2")
+        assert "hunter2" not in str(caught.value)
