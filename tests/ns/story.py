@@ -174,10 +174,11 @@ class Vmproxy:
 def host_proxy(machine: NamespaceVM, *, port: int = 8123, mode: str = "proxy", credentials: str = "") -> LabProxy:
     """A proxy on that VM's host, at its 127.0.0.1; a context manager. It stays there over the VM's resets."""
     network = machine.surroundings.host
-    server = listen(network, "127.0.0.1", port)
-    return LabProxy(
-        server, mode=mode, credentials=credentials, dial=lambda to, at: connect(network, to, at, seconds=5.0)
-    )
+
+    def dial(to: str, at: int) -> socket.socket:
+        return connect(network, to, at, seconds=5.0)
+
+    return LabProxy(listen(network, "127.0.0.1", port), mode=mode, credentials=credentials, dial=dial)
 
 
 def reset(machine: NamespaceVM) -> None:
@@ -248,7 +249,7 @@ def daemon_pid(machine: NamespaceVM) -> int:
 
 def daemon_environment(machine: NamespaceVM) -> dict[str, str]:
     """The environment that the running dockerd was started with."""
-    pairs = machine.path(f"/proc/{daemon_pid(machine)}/environ").read_bytes().decode().split("\0")
+    pairs = machine.path(f"/proc/{daemon_pid(machine)}/environ").read_bytes().decode("utf-8", "surrogateescape").split("\0")
     return dict(pair.split("=", 1) for pair in pairs if pair)
 
 

@@ -6,28 +6,20 @@ I8, the flows, is tests/ns/test_flows.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
 from tests.lab.nsvm import NamespaceVM
 from tests.ns.story import (
-    BOOTLOCAL,
-    DATA,
     PROFILE,
     Held,
     Ran,
     Vmproxy,
     dump,
     files,
-    foreign,
     host_proxy,
     ours,
-    reset,
-    settled,
-    shim,
 )
 
 # Chains with rules, with none, and never jumped to; DNATs on other ports; modules, negations, quotes, every table.
@@ -68,7 +60,7 @@ class Walk:
 
 
 @pytest.fixture(scope="module", params=["nft", "legacy"])
-def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
+def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Walk:
     """Foreign rules with a final REJECT in FORWARD; apply, apply, more foreign rules, apply, remove, remove."""
     walk = Walk(variant=str(request.param))
     with NamespaceVM(iptables=walk.variant) as machine, host_proxy(machine):
@@ -98,7 +90,7 @@ def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         state("removed")
         walk.runs["removed again"] = vmproxy.json("remove")
         state("removed twice")
-    yield walk
+    return walk
 
 
 def test_i1_every_rule_of_ours_is_in_our_chains_or_a_jump_to_one(walk: Walk) -> None:
@@ -175,160 +167,3 @@ def test_rules_appended_behind_ours_are_no_drift(walk: Walk) -> None:
     assert walk.runs["status"].code == 0, walk.runs["status"]
     assert (walk.runs["third"].code, walk.runs["third"].json["changed"]) == (0, False), walk.runs["third"]
     assert ours(walk.rules["rules behind ours"]) == ours(walk.rules["applied"])
-
-
-# ---- in the VM whose dockerd is a stub: quick, with Docker's own rules all the same ---------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """A VM just booted, with a proxy on its host and nothing of ours in it."""
-
-    machine: NamespaceVM
-    vmproxy: Vmproxy
-    variant: str
-
-
-@pytest.fixture(scope="module", params=["nft", "legacy"])
-def booted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """One VM for all the tests below."""
-    variant = str(request.param)
-    with NamespaceVM(iptables=variant, docker="stub") as machine, host_proxy(machine):
-        yield World(machine=machine, vmproxy=Vmproxy(machine, tmp_path_factory.mktemp("home")), variant=variant)
-
-
-@pytest.fixture
-def world(booted: World) -> World:
-    """The same, reset."""
-    booted.machine.path(f"{DATA}/bootsync.sh").unlink(missing_ok=True)
-    reset(booted.machine)
-    return booted
-
-
-def test_i3_i5_without_a_last_rule(world: World) -> None:
-    """Where FORWARD has no last REJECT the jump goes to its end, and remove gives back the very dump."""
-    world.machine.run(FOREIGN)
-    before = dump(world.machine)
-    ran = world.vmproxy.apply("--no-verify")
-    assert ran.code == 0, ran
-    forward = [line for line in dump(world.machine) if line.startswith("-A FORWARD ")]
-    assert forward[-1].endswith("-j VMPROXY-FORWARD")
-    assert world.vmproxy.remove().code == 0
-    assert dump(world.machine) == before
-
-
-def test_i6_counters_of_foreign_rules_go_on(world: World) -> None:
-    """No foreign rule is taken out and put in again: each keeps what it has counted."""
-    counted = b"*filter\n[7:700] -A INPUT -s 198.51.100.1 -j DROP\nCOMMIT\n"
-    world.machine.run("iptables-restore -w -c --noflush", stdin=counted)
-    assert world.vmproxy.apply("--no-verify").code == 0
-    assert world.vmproxy.remove().code == 0
-    assert "[7:700] -A INPUT -s 198.51.100.1/32 -j DROP" in world.machine.run("iptables-save -c").stdout.decode()
-
-
-@pytest.mark.parametrize("command", ["apply", "remove"])
-def test_i7_one_restore_per_table_and_no_single_calls(world: World, command: str) -> None:
-    """Rules are written by one iptables-restore -w N --noflush per table, tested first, and by nothing else."""
-    if command == "remove":
-        assert world.vmproxy.apply("--no-verify").code == 0
-    for name in (f"iptables-{world.variant}", f"iptables-{world.variant}-restore", "iptables", "iptables-restore"):
-        shim(world.machine, name, f'echo "{name} $*" >>/run/calls\nexec /usr/sbin/{name} "$@"')
-    ran = world.vmproxy.command(command, *(["--no-verify"] if command == "apply" else []), "--restart", "never")
-    assert ran.code in (0, 3), ran
-    calls = world.machine.path("/run/calls").read_text().splitlines()
-    tested = [call for call in calls if call.endswith(" --test")]
-    assert len(tested) == 2
-    assert calls[:2] == tested
-    assert len(calls) == 4
-    assert all(re.fullmatch(rf"iptables-{world.variant}-restore -w \d+ --noflush( --test)?", call) for call in calls)
-
-
-def test_f17_only_the_variant_that_holds_dockers_rules_is_written(world: World) -> None:
-    """With rules in both nft and legacy apply succeeds, warns of the mix, and touches only Docker's variant."""
-    other = "legacy" if world.variant == "nft" else "nft"
-    world.machine.run(f"iptables-{other} -A INPUT -s 198.51.100.1 -j DROP")
-    before, mine = dump(world.machine, other), dump(world.machine, world.variant)
-    ran = world.vmproxy.apply("--no-verify")
-    assert ran.code == 0, ran
-    assert "vmproxy: warning:" in ran.err
-    assert re.search(rf"{other} iptables has rules", ran.err), ran
-    assert dump(world.machine, other) == before
-    assert ours(dump(world.machine, world.variant))
-    assert world.vmproxy.remove().code == 0
-    assert dump(world.machine, other) == before
-    assert dump(world.machine, world.variant) == mine
-
-
-def test_f20_a_dnat_on_the_same_port_is_refused_and_quoted(world: World) -> None:
-    """Another tool's DNAT of the door's port: exit 6, that rule in the message, nothing changed; --force goes on."""
-    rule = "-A PREROUTING -i docker0 -p tcp -m tcp --dport 8123 -j DNAT --to-destination 192.168.99.1:80"
-    world.machine.run(f"iptables -t nat {rule}")
-    before, held = dump(world.machine), files(world.machine)
-    ran = world.vmproxy.apply("--no-verify")
-    assert ran.code == 6, ran
-    assert "--to-destination 192.168.99.1:80" in ran.err
-    assert "--listen-port" in ran.err
-    assert (dump(world.machine), files(world.machine)) == (before, held)
-    forced = world.vmproxy.apply("--no-verify", "--force")
-    assert forced.code == 0, forced
-    assert rule in dump(world.machine)
-    assert world.vmproxy.remove().code == 0
-    assert dump(world.machine) == before
-
-
-def test_f20_another_listen_port_gets_round_it(world: World) -> None:
-    """With --listen-port the door stands beside the other tool's DNAT, and leads to the proxy's own port."""
-    world.machine.run("iptables -t nat -A PREROUTING -p tcp --dport 8123 -j DNAT --to-destination 192.168.99.1:80")
-    ran = world.vmproxy.apply("--no-verify", "--listen-port", "18123")
-    assert ran.code == 0, ran
-    jumps = [line for line in ours(dump(world.machine)) if line.startswith("-A PREROUTING")]
-    assert jumps
-    assert all("--dport 18123" in line for line in jumps)
-    assert "172.17.0.1:18123" in world.vmproxy.env().out
-
-
-GUIDE = """
-iptables -I FORWARD -p tcp -d 10.0.2.2 --dport 8123 -j ACCEPT
-iptables -t nat -A POSTROUTING -o docker0 -j MASQUERADE
-iptables -t nat -A PREROUTING -i docker0 -p tcp --dport 8123 -j DNAT --to-destination 10.0.2.2:8123
-"""
-
-
-def test_f21_rules_of_the_classic_guide_are_reported_not_doubled_not_deleted(world: World) -> None:
-    """The three rules of the guide: apply succeeds with a warning for each, and all three are there once, also later."""
-    world.machine.run(GUIDE)
-    before = dump(world.machine)
-    ran = world.vmproxy.apply("--no-verify")
-    assert ran.code == 0, ran
-    for chain in ("FORWARD", "POSTROUTING", "PREROUTING"):
-        assert re.search(rf"vmproxy: warning: .*-A {chain} ", ran.err), ran
-    assert foreign(dump(world.machine)) == before
-    again = world.vmproxy.json("apply", "--no-verify")
-    assert (again.code, again.json["changed"]) == (0, False), again
-    assert len(world.vmproxy.json("status").vm["warnings"]) >= 3
-    assert world.vmproxy.remove().code == 0
-    assert dump(world.machine) == before
-
-
-def test_f62_a_last_reject_is_kept_behind_our_jump_at_boot(world: World) -> None:
-    """Where the VM itself ends FORWARD with a REJECT at each boot, the boot script puts our jump before it."""
-    world.machine.path(f"{DATA}/bootsync.sh").write_text(f"{REJECT}\n")
-    world.machine.restart_boot()
-    assert world.vmproxy.apply("--no-verify").code == 0
-    applied = ours(dump(world.machine))
-    world.machine.restart_boot()
-    settled(world.machine)
-    assert sorted(ours(dump(world.machine))) == sorted(applied)
-    ran = world.vmproxy.status()
-    assert ran.code == 0, ran
-
-
-def test_f62_the_boot_script_run_again_changes_nothing(world: World) -> None:
-    """The block in bootlocal.sh is idempotent: run by hand a second time it leaves the same dump."""
-    assert world.vmproxy.apply("--no-verify").code == 0
-    applied = dump(world.machine)
-    for _ in range(2):
-        world.machine.run(["sh", BOOTLOCAL])
-        settled(world.machine)
-    assert sorted(dump(world.machine)) == sorted(applied)
-    assert world.vmproxy.status().code == 0
