@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -71,8 +74,6 @@ def test_module_and_script_are_the_same_program(argv: list[str]) -> None:
 
 def test_questions_need_a_terminal_on_both_ends() -> None:
     """A question is possible only where stdin and stderr are both terminals."""
-    import pty
-
     ours, theirs = pty.openpty()
     program = [sys.executable, "-c", "from vmproxy.cli.output import may_ask; print(may_ask())"]
     for stdin, stderr, wanted in (
@@ -92,3 +93,79 @@ def test_questions_need_a_terminal_on_both_ends() -> None:
         assert done.stdout.strip() == wanted
     os.close(ours)
     os.close(theirs)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_f28_a_signal_while_connecting_ends_it_with_one_line(name: str, code: int, tmp_path: Path) -> None:
+    """A VM that accepts and says nothing: Ctrl-C ends the wait at once, with one line and 128 + n."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        server.settimeout(60)
+        place = f"ssh://somebody@127.0.0.1:{server.getsockname()[1]}"
+        argv = ["status", "--vm", place, "--connect-timeout", "300", "--known-hosts", str(tmp_path / "known")]
+        running = subprocess.Popen(
+            [sys.executable, "-m", "vmproxy", *argv],
+            cwd=TOP,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            connection, _ = server.accept()
+            with connection:
+                running.send_signal(getattr(signal, name))
+                out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
+            running.wait()
+    assert (running.returncode, out, err) == (code, "", f"vmproxy: error: {place}: interrupted\n")
+
+
+def test_questions_and_their_answers_on_a_terminal() -> None:
+    """Yes is only y or yes; a password is read without echo; Ctrl-C at a question is an interruption, not an answer."""
+    code = """
+import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that ^C of this terminal reaches this process
+from vmproxy.cli.output import Output
+output = Output()
+print(output.confirm("stop 2 containers?"), output.confirm("again?"), output.ask("password:"), flush=True)
+from vmproxy.cli import signals
+try:
+    with signals.as_interruption():
+        output.confirm("really?")
+except KeyboardInterrupt as error:
+    print(type(error).__name__, error.exit)
+"""
+    ours, theirs = pty.openpty()
+    running = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=TOP,
+        stdin=theirs,
+        stderr=theirs,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = b""
+
+    def until(text: bytes) -> None:
+        nonlocal shown
+        while text not in shown:
+            shown += os.read(ours, 4096)
+
+    try:
+        for question, answer in ((b"containers?", b"y\n"), (b"again?", b"perhaps\n"), (b"password:", b"s3cret\n")):
+            until(question)
+            os.write(ours, answer)
+        until(b"really?")
+        os.write(ours, b"\x03")
+        out = running.communicate(timeout=60)[0]
+    finally:
+        running.kill()
+        running.wait()
+        os.close(ours)
+    assert out == "True False s3cret\nInterrupted 130\n"
+    assert b"s3cret" not in shown
+    assert b"stop 2 containers? [y/N] " in shown

@@ -19,6 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The ``vmproxy`` program: never returns, exits with the code of DESIGN's table."""
-    from vmproxy.cli.edge import run
+    try:
+        from vmproxy.cli.edge import run
 
-    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
+        code = run(sys.argv[1:] if argv is None else list(argv))
+    except KeyboardInterrupt:  # so early that nothing was begun
+        code = 130
+    sys.exit(code)
