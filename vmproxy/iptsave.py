@@ -10,6 +10,8 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from vmproxy.errors import Refused
 from vmproxy.model import Chain, Rule, printable
@@ -36,8 +38,7 @@ class Ruleset:
         return next((chain for chain in self.chains if chain.table == table and chain.name == name), None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Option:
+class Option(NamedTuple):  # many are made; a frozen dataclass costs four times as much
     """One option of a rule with its values; ``name`` is the short or usual spelling, ``negated`` a ``!`` at it."""
 
     name: str
@@ -189,7 +190,8 @@ def join_words(words: Sequence[str]) -> str:
     return " ".join(out)
 
 
-def options(words: Sequence[str]) -> tuple[Option, ...]:
+@lru_cache(maxsize=2048)  # each rule is asked for several times in one run
+def options(words: tuple[str, ...]) -> tuple[Option, ...]:
     """A rule's words as options in order; ``-i ! X`` of old versions is ``! -i X``, ``-c`` counters are dropped."""
     found: list[tuple[str, list[str], bool]] = []
     negate = False
@@ -219,7 +221,8 @@ def options(words: Sequence[str]) -> tuple[Option, ...]:
     )
 
 
-def canonical(words: Sequence[str]) -> Canonical:
+@lru_cache(maxsize=2048)
+def canonical(words: tuple[str, ...]) -> Canonical:
     """One form for the different words in which versions and variants print the same rule.
 
     Order of options, ``-m tcp`` beside ``-p tcp``, ``/32``, long spellings, ``-m state``, the order of states and the
@@ -260,7 +263,7 @@ def _network(text: str) -> str:
         return text
 
 
-def target(words: Sequence[str]) -> str:
+def target(words: tuple[str, ...]) -> str:
     """The chain or target that a rule jumps (or goes) to, "" where it has none."""
     for option in reversed(options(words)):
         if option.name in ("-j", "-g") and option.values:

@@ -62,7 +62,7 @@ class Kernel:
                 raise RestoreError(f"chain in use: {line}")
             del self.chains[table, name]
         elif flag == "-D":
-            same = [index for index, rule in enumerate(rules) if canonical(rule) == canonical(rest)]
+            same = [index for index, rule in enumerate(rules) if canonical(rule) == canonical(tuple(rest))]
             if not same:
                 raise RestoreError(f"no such rule: {line}")
             del rules[same[0]]

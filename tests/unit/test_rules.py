@@ -12,6 +12,7 @@ import pytest
 from tests.unit.rulekernel import Kernel, foreign, form, ours
 from vmproxy.door import placed
 from vmproxy.errors import Refused, UsageError, VmproxyError
+from vmproxy.iptsave import options
 from vmproxy.model import Door
 from vmproxy.rules import (
     boot_text,
@@ -96,6 +97,8 @@ def test_forward_jump_stands_behind_dockers(name: str) -> None:
     chain = placed(parse_save(dump(name)), its_door(name)).chain("filter", "FORWARD")
     assert chain is not None
     assert [i for i, rule in enumerate(chain.rules) if ours(rule.words)] == [facts(name)["forward_index"]]
+    names = [(each.table, each.name) for each in placed(parse_save(dump(name)), its_door(name)).chains]
+    assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,6 +119,7 @@ def test_i3_i4_i5_apply_twice_and_remove(name: str) -> None:
     for text in todo.texts.values():
         kernel.restore(text)
     assert not changes(kernel.ruleset(), its_door(name))
+    assert placed(kernel.ruleset(), its_door(name)) == kernel.ruleset()
     assert drift(kernel.ruleset(), its_door(name), facts(name)["interfaces"]) == ()
     assert [f for f in foreign(kernel.ruleset()) if f[3]] == [f for f in foreign(parse_save(before)) if f[3]]
     for text in changes(kernel.ruleset(), None).texts.values():
@@ -216,6 +220,76 @@ def test_jump_before_dockers_rules_is_moved_behind() -> None:
     assert ours(rules[-1]) or ours(kernel.chains["filter", "FORWARD"][1][-1])
 
 
+@pytest.mark.parametrize(
+    ("name", "dockers"),
+    [
+        ("docker28-nft-networks", "-j DOCKER-FORWARD"),
+        ("docker20-nft-networks", "-i br-00aa11bb22cc -o br-00aa11bb22cc -j DROP"),
+        ("docker1.5-iptables1.4", "-i docker0 ! -o docker0 -j ACCEPT"),
+        ("docker20-nft-fresh", "! -i docker0 -o docker0 -d 172.17.0.2/32 -p tcp --dport 80 -j ACCEPT"),
+        ("docker20-nft-fresh", "-o docker0 -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"),
+    ],
+)
+def test_each_of_dockers_shapes_goes_before_ours(name: str, dockers: str) -> None:
+    """Every kind of rule that dockerd writes into FORWARD counts as its own: ours in front of it is misplaced."""
+    kernel = applied(name, bridges=its_door(name).bridges)
+    kernel.chains["filter", "FORWARD"][1].append(tuple(dockers.split()))
+    wish = door(bridges=its_door(name).bridges)
+    assert [f.detail[:18] for f in drift(kernel.ruleset(), wish, named=wish.bridges)] == ["in the wrong place"]
+    converge(kernel, wish)
+    assert ours(kernel.chains["filter", "FORWARD"][1][-1])
+
+
+@pytest.mark.parametrize(
+    ("site", "shut"),
+    [
+        (["-j DROP"], True),
+        (["-s 10.9.0.0/16 -j ACCEPT", "-m comment --comment end -j REJECT"], True),
+        (["-s 10.9.0.0/16 -j RETURN", "-j DROP"], False),
+        (["-j ACCEPT", "-j DROP"], False),
+        (["-i eth1 -j DROP"], False),
+        (["-j SITE"], False),
+    ],
+)
+def test_a_chain_that_ends_forward(site: list[str], shut: bool) -> None:
+    """A jump to a chain that nothing leaves ends FORWARD as a REJECT does; one that lets some out does not."""
+    kernel = Kernel(dump("docker20-nft-fresh"))
+    kernel.chains["filter", "SITE"] = ("", [tuple(rule.split()) for rule in site])
+    rules = kernel.chains["filter", "FORWARD"][1]
+    rules.append(("-j", "SITE"))
+    converge(kernel, door())
+    assert ours(kernel.chains["filter", "FORWARD"][1][-2 if shut else -1])
+
+
+def test_what_mentions_an_interface_in_passing_names_no_bridge() -> None:
+    """Only Docker's own shapes name a bridge: not a user's rule, not a comment, not another interface's way in."""
+    kernel = Kernel(dump("docker20-nft-fresh"))
+    kernel.chains["filter", "FORWARD"][1].extend(
+        (
+            ("-i", "eth5", "-j", "ACCEPT"),
+            ("!", "-o", "eth5", "-j", "DOCKER"),
+            ("-o", "eth5", "-s", "10.0.0.0/8", "-j", "DOCKER"),
+            ("-i", "lan5", "-o", "lan5", "-j", "ACCEPT"),
+        )
+    )
+    kernel.chains["filter", "DOCKER"][1].extend(
+        (
+            ("-i", "eth5", "-o", "docker0", "-j", "ACCEPT"),
+            ("!", "-i", "eth5", "-o", "eth6", "-j", "ACCEPT"),
+            ("-i", "eth5", "!", "-o", "eth5", "-j", "ACCEPT"),
+            ("!", "-i", "kitchen0", "-o", "kitchen0", "-j", "DROP"),
+        )
+    )
+    kernel.chains["nat", "DOCKER"][1].extend(
+        (
+            ("-i", "loopback0", "-d", "127.0.0.0/8", "-j", "RETURN"),
+            ("-m", "comment", "--comment", "-i", "-j", "RETURN"),
+        )
+    )
+    kernel.chains["filter", "DOCKER-USER"][1].append(("-i", "eth5", "-j", "DROP"))
+    assert docker_bridges(kernel.ruleset()) == ("docker0", "kitchen0")
+
+
 def test_jump_behind_a_reject_is_moved_before_it() -> None:
     """Behind what ends the chain the jump would be dead."""
     kernel = applied("docker20-nft-fresh")
@@ -249,7 +323,8 @@ def test_drift_names_each_thing_once() -> None:
         "rules nat VMPROXY-OLD: the chain is left over",
     ):
         assert any(line.startswith(start) for line in found), start
-    converge(kernel, door())
+    lines = converge(kernel, door())
+    assert lines.index("- -t nat -A VMPROXY-OLD -j RETURN") < lines.index("- -t nat -N VMPROXY-OLD")
     assert drift(kernel.ruleset(), door()) == ()
     assert ("nat", "VMPROXY-OLD") not in kernel.chains
 
@@ -468,6 +543,26 @@ def test_f20_port_published_without_the_userland_proxy() -> None:
     assert conflicts(kernel.ruleset(), door(listen_port=8124)) == ()
 
 
+def test_f20_sure_return_comes_first() -> None:
+    """Where Docker's RETURN for the bridge stands before a published port's DNAT, containers never come to the DNAT."""
+    kernel = Kernel(dump("docker20-nft-fresh"))
+    kernel.chains["nat", "DOCKER"][1].append(
+        ("-p", "tcp", "--dport", "8123", "-j", "DNAT", "--to-destination", "172.17.0.2:80")
+    )
+    assert conflicts(kernel.ruleset(), door()) == ()
+
+
+def test_values_that_look_like_options() -> None:
+    """A comment or log prefix is one value, whatever it says."""
+    words = ("-m", "comment", "--comment", "-j", "-j", "LOG", "--log-prefix", "!")
+    assert [(o.name, o.values) for o in options(words)] == [
+        ("-m", ("comment",)),
+        ("--comment", ("-j",)),
+        ("-j", ("LOG",)),
+        ("--log-prefix", ("!",)),
+    ]
+
+
 def test_f20_quoted_rule_is_printable() -> None:
     """T03: a comment with escape codes reaches the report escaped."""
     rule = b'-A PREROUTING -p tcp -m comment --comment "\xe2\x80\xae\xc2\x9b31m" -j REDIRECT\n'
@@ -498,7 +593,7 @@ def test_f21_guide_with_an_old_gateway_takes_the_flow() -> None:
 )
 def test_canonical_same(left: str, right: str) -> None:
     """Words that mean the same compare equal, as versions and variants print them."""
-    assert canonical(left.split()) == canonical(right.split())
+    assert canonical(tuple(left.split())) == canonical(tuple(right.split()))
 
 
 @pytest.mark.parametrize(
@@ -512,12 +607,13 @@ def test_canonical_same(left: str, right: str) -> None:
         ("-m conntrack --ctstate DNAT", "-m conntrack --ctstate SNAT"),
         ("-m addrtype --dst-type LOCAL --limit-iface-in", "-m addrtype --dst-type LOCAL"),
         ("-m socket -j X", "-j X"),
+        ("! -s 0.0.0.0/0 -j X", "-j X"),
         ("-p tcp -m comment --comment -j -j X", "-p tcp -m comment --comment -g -j X"),
     ],
 )
 def test_canonical_different(left: str, right: str) -> None:
     """Words that mean something else never compare equal."""
-    assert canonical(left.split()) != canonical(right.split())
+    assert canonical(tuple(left.split())) != canonical(tuple(right.split()))
 
 
 def test_parse_takes_the_forms_of_old_and_new_versions() -> None:

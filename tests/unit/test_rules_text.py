@@ -74,6 +74,13 @@ def test_cas_text_is_what_sed_makes_of_anything(sed: Sequence[str], lines: list[
     assert by_sed(sed, data) == cas_text(data)
 
 
+@pytest.mark.parametrize("sed", SEDS, ids=["gnu", "busybox"])
+@pytest.mark.parametrize("data", [b"\n#b", b"a\n#b", b"#a\n#b", b"a\n#b\n", b"a [1:2]", b"a [1:2]\n#"])
+def test_cas_text_with_a_comment_last(sed: Sequence[str], data: bytes) -> None:
+    """A comment as the last line, with and without its newline, leaves the line before it whole."""
+    assert by_sed(sed, data) == cas_text(data)
+
+
 @given(st.lists(st.text(st.characters(min_codepoint=32, exclude_characters="\x7f"), max_size=12), max_size=6))
 def test_words_there_and_back(words: list[str]) -> None:
     """Whatever a word holds, iptables-restore's quoting brings it back; a control character is refused."""
@@ -108,7 +115,7 @@ def survives(data: bytes) -> None:
         choose_variant({"nft": data, "legacy": b""})
         for chain in ruleset.chains:
             for rule in chain.rules:
-                assert canonical(rule.words) == canonical(list(rule.words))
+                assert canonical(rule.words) == canonical((*rule.words, "-c", "1", "2"))
         docker_bridges(ruleset)
         for door in (DOOR, None):
             for todo in (changes(ruleset, door), inverse(ruleset, door)):
