@@ -77,7 +77,10 @@ def _key(name: str, driver: Mapping[str, Any], environ: Mapping[str, str], path:
     if key := _text(driver, "SSHKeyPath", path):
         return key
     store = _text(driver, "StorePath", path) or _store(environ)
-    return _join(store, "machines", _text(driver, "MachineName", path) or name, "id_rsa")
+    machine = _text(driver, "MachineName", path) or name
+    if store.replace("\\", "/").endswith(f"/machines/{machine}"):  # ConfigVersion 0 named the machine's own directory
+        return _join(store, "id_rsa")
+    return _join(store, "machines", machine, "id_rsa")
 
 
 def _text(driver: Mapping[str, Any], key: str, path: str) -> str:
