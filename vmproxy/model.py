@@ -308,16 +308,20 @@ class RuleChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to do in one VM, made from one look. Empty (falsy) when nothing differs."""
+    """What to do in one VM, made from one look. Empty (falsy) when nothing differs.
+
+    ``leftovers`` are paths that a run cut short left behind; every commit clears them.
+    """
 
     files: tuple[FileChange, ...] = ()
     rules: RuleChange | None = None
     restart: bool = False
+    leftovers: tuple[str, ...] = ()
     drift: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.files or self.rules or self.restart)
+        return bool(self.files or self.rules or self.restart or self.leftovers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -200,7 +200,13 @@ def diff(
     drift += more
     restart, stale = _restart(facts, guest, desired, files, restart_always=restart_always)
     drift += stale
-    return Plan(files=files, rules=change, restart=restart, drift=tuple(drift), warnings=warnings)
+    drift += [
+        Finding(subject=f"file {path}", ok=False, code=DRIFT, detail="left behind by a run that was cut short")
+        for path in facts.leftovers
+    ]
+    return Plan(
+        files=files, rules=change, restart=restart, leftovers=facts.leftovers, drift=tuple(drift), warnings=warnings
+    )
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ def plan_text(plan: Plan, hidden: Iterable[str] = ()) -> str:
         parts.append(f"--- iptables ({plan.rules.variant})\n+++ iptables ({plan.rules.variant})\n{lines}\n")
     if plan.restart:
         parts.append("--- Docker daemon\n+++ Docker daemon\n+ restart, for its environment\n")
+    parts += [f"--- {path}\n+++ /dev/null\n" for path in plan.leftovers]
     return redact("".join(parts), hidden).rstrip("\n")
 
 

@@ -111,7 +111,8 @@ flush() { # sync one file or directory; old sync(1) knows no operand and flushes
 }
 
 blob() { # name length: exactly that many bytes of stdin into a work file, never one more
-  dd ibs=1 obs=4096 count="$2" of="$work/$1" 2>/dev/null && IFS= read -r REPLY
+  dd ibs=1 obs=4096 count="$2" of="$work/$1" 2>/dev/null || leave undone 7 "cannot write to $work"
+  IFS= read -r REPLY
 }
 
 same() { # path, work file: is the file still what was seen?
@@ -166,6 +167,7 @@ open_area || { frame "result refused 6 $area is not ours"; exit 0; }
 # The first line says how long to wait for the lock; blobs are only read once it is held.
 IFS= read -r line; lock_timeout=${line#lock }
 if take_lock; then locked=1; else frame "result busy 8 another vmproxy run holds $area/lock"; exit 0; fi
+[ ! -e "$work" ] || step "cleared $work"
 rm -rf "$work"; mkdir -m 700 "$work" || leave refused 6 "cannot make $work"
 
 complete=''
@@ -190,11 +192,8 @@ done
 [ -n "$complete" ] || leave gone 9 'the client went away before the change began'
 
 # Left over from a run that was killed or lost its power: one fixed prefix, beside the files and in the work area (RELIABILITY A6).
-i=0
-while [ "$i" -lt "$files" ]; do
-  eval "p=\$path_$i"
+printf '%s' "$want_files" | while IFS= read -r p; do
   for t in "${p%/*}"/.vmproxy-*; do if [ -e "$t" ] || [ -L "$t" ]; then rm -rf "$t" && step "cleared $t"; fi; done
-  i=$((i + 1))
 done
 
 step compare

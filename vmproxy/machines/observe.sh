@@ -68,6 +68,8 @@ look_network() {
 }
 
 look_rules() {
+  # What a run that was killed left in its work area; beside the files, see look_files.
+  for d in /run/vmproxy/work /var/run/vmproxy/work; do [ -e "$d" ] && frame "leftover $d" && break; done
   # 0A is TCP_LISTEN (include/net/tcp_states.h).
   frame listeners; grep -h ' 0A ' /proc/net/tcp /proc/net/tcp6 2>/dev/null
   frame mounts; cat /proc/mounts 2>/dev/null
