@@ -46,9 +46,10 @@ def read_file(path: str, *, limit_bytes: int = 1 << 20) -> bytes | None:
         return None
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the file: {getattr(error, 'strerror', None) or error}", where=path) from error
+    if not os.path.isfile(descriptor):
+        os.close(descriptor)
+        raise UsageError("not a plain file", where=path)
     with os.fdopen(descriptor, "rb") as stream:
-        if not os.path.isfile(descriptor):
-            raise UsageError("not a plain file", where=path)
         try:
             data = stream.read(limit_bytes + 1)
         except OSError as error:
