@@ -75,6 +75,8 @@ RULE = [
     ("fd00::/8", "[fd12::1]:80", True),
     ("::/0", "10.1.2.3:80", False),
     ("::ffff:10.0.0.0/104", "10.1.2.3:80", True),
+    ("::ffff:0.0.0.0/96", "10.1.2.3:80", True),
+    ("::ffff:0.0.0.0/95", "10.1.2.3:80", False),
     ("10.0.0.0/255.0.0.0", "10.1.2.3:80", False),
     ("10.0.0.0/33", "10.1.2.3:80", False),
     ("10.0.0.0/8", "ten.example.com:80", False),
@@ -83,6 +85,7 @@ RULE = [
     (".3", "10.1.2.3:80", False),
     ("example.com", "[fe80::1%25.example.com]:80", False),
     ("fe80::1", "[fe80::1%eth0]:80", True),
+    ("fe80::1%eth0", "[fe80::1]:80", False),
     # several entries, blanks, empty ones, names in other scripts
     ("a.b, example.com ,,10.0.0.0/8", "example.com:80", True),
     ("a.b, example.com ,,10.0.0.0/8", "10.1.1.1:80", True),
