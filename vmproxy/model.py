@@ -277,11 +277,13 @@ class BlockWish:
 class Desired:
     """All that vmproxy wants in one VM. The zero value means "gone": undo is the same pipeline with ``Desired()``.
 
-    ``environment`` are the daemon's variables; None leaves open what the running daemon has.
+    ``environment`` are the daemon's variables; None leaves open what the running daemon has. ``bridges_named``: the
+    user said which bridges the door covers, so that others are left out on purpose.
     """
 
     blocks: tuple[BlockWish, ...] = ()
     door: Door | None = None
+    bridges_named: bool = False
     environment: Mapping[str, str] | None = field(default=None, repr=False)
 
 

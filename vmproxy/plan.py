@@ -187,7 +187,7 @@ def desire(facts: Facts, guest: Guest, wish: Wish, variant: str) -> Desired:
     made = guest.render(order, facts)
     names = {name for block in made for name in block.names}
     exported = {k: v for block in made for k, v in read_sh_exports(block.payload).items() if k in names}
-    return Desired(blocks=made, door=seen.door, environment=exported or environment)
+    return Desired(blocks=made, door=seen.door, bridges_named=bool(wish.bridges), environment=exported or environment)
 
 
 def diff(
@@ -333,7 +333,8 @@ def _rules(
     dump = facts.dumps[variant]
     observed = rules.parse_save(dump)
     door = desired.door
-    drift = list(rules.drift(observed, door, sorted(facts.interfaces)))
+    named = door.bridges if door is not None and desired.bridges_named else ()
+    drift = list(rules.drift(observed, door, sorted(facts.interfaces), named))
     if door is not None:
         for conflict in rules.conflicts(observed, door):
             if conflict.ok:

@@ -210,10 +210,19 @@ def _uncovered(observed: Ruleset, door: Door, interfaces: tuple[str, ...], named
         if (not interfaces or bridge in interfaces) and not any(matches(word, bridge) for word in door.bridges):
             found.append(_finding("nat", "PREROUTING", f"Docker's bridge {printable(bridge)} is not covered"))
     if docker and not named:
+        # The jumps in place count too: the wish of now may already be to name each bridge, because of this very one.
+        words = {*door.bridges, *_jump_interfaces(observed)}
         for name in interfaces:
-            if name not in docker and any(word.endswith("+") and matches(word, name) for word in door.bridges):
+            if name not in docker and any(word.endswith("+") and matches(word, name) for word in words):
                 found.append(_finding("nat", "PREROUTING", f"{printable(name)} is covered and is not Docker's"))
     return found
+
+
+def _jump_interfaces(observed: Ruleset) -> list[str]:
+    """What stands after ``-i`` in our jumps of nat PREROUTING."""
+    chain = observed.chain("nat", "PREROUTING")
+    jumps = (rule.words for rule in (chain.rules if chain else ()) if is_own_jump(rule))
+    return [words[words.index("-i") + 1] for words in jumps if "-i" in words[:-1]]
 
 
 def _finding(table: str, chain: str, detail: str) -> Finding:
