@@ -110,15 +110,23 @@ def choose_variant(dumps: Mapping[str, bytes | Ruleset]) -> tuple[str, str]:
     holders = [name for name in names if holds_docker(parsed[name])]
     if not holders:
         filled = [name for name in names if _filled(parsed[name])]
-        chosen = "default" if "default" in names else (filled or names)[0]
+        chosen = "default" if "default" in parsed else (filled or names)[0]  # dockerd calls plain iptables
         return chosen, "no iptables variant holds Docker's rules"
     chosen = max(holders, key=lambda name: (len(docker_bridges(parsed[name])), -names.index(name)))
     if len(holders) > 1:
         return chosen, f"Docker's rules stand in both {' and '.join(holders)} iptables; vmproxy writes to {chosen} only"
+    stale = [name for name in names if name != chosen and _ours(parsed[name])]
+    if stale:
+        # Two DNATs, one in each, break the connection (LIBRARIES section 2).
+        return chosen, f"Docker's rules are in {chosen} iptables, rules of vmproxy's own still in {stale[0]} iptables"
     others = [name for name in names if name != chosen and _filled(parsed[name])]
     if others:
         return chosen, f"Docker's rules are in {chosen} iptables, and {' and '.join(others)} iptables has rules too"
     return chosen, ""
+
+
+def _ours(ruleset: Ruleset) -> bool:
+    return any(chain.name.startswith("VMPROXY-") for chain in ruleset.chains)
 
 
 def _filled(ruleset: Ruleset) -> bool:

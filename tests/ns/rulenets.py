@@ -1,11 +1,12 @@
-"""Eight machines in network namespaces: containers, their VM, its host, a LAN neighbour, somebody outside.
+"""Nine machines in network namespaces: containers, their VM, its host, a LAN neighbour, somebody outside.
 
 ::
 
     ct      docker0   172.17.0.2 ─┐        ┌─ eth0 ─ host  10.0.2.2      its proxy on 8123, something else on 9000
     app     br-1f0c…  172.18.0.2 ─┤        │
     plain   kitchen0  172.20.0.2 ─┼── VM ──┼─ eth1 ─ lan   192.168.99.1
-    inside  br-7c55…  172.19.0.2 ─┘        └─ eth2 ─ other 203.0.113.9   an unrelated service on 8123
+    inside  br-7c55…  172.19.0.2 ─┤        └─ eth2 ─ other 203.0.113.9   an unrelated service on 8123
+    office  br-lan   192.168.7.2 ─┘
 
 Everything is made by ``ip``; sockets are opened by threads of this process that have entered the namespace.
 """
@@ -40,8 +41,10 @@ BRIDGES = {
     "app": ("br-1f0c9d2a7b31", "172.18.0.1"),
     "plain": ("kitchen0", "172.20.0.1"),
     "inside": ("br-7c55e0d1a2f4", "172.19.0.1"),
+    "office": ("br-lan", "192.168.7.1"),
 }
-"""As in the recorded dumps docker20-…-networks: kitchen0 has no masquerade, the last is --internal."""
+"""As in the recorded dumps docker20-…-networks: kitchen0 has no masquerade, ``inside`` is --internal.
+br-lan is no bridge of Docker's: a LAN of the site's, whose name looks like one."""
 
 
 def run(*argv: str, data: bytes | None = None) -> bytes:

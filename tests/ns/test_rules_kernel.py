@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from vmproxy.rules import (
 pytestmark = pytest.mark.root
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "iptables"
-INTERFACES = ("lo", "eth0", "eth1", "eth2", *(bridge for bridge, _ in BRIDGES.values()))
+INTERFACES = ("lo", "eth0", "eth1", "eth2", *(name for name, _ in BRIDGES.values() if name != "br-lan"))
 PORT = 8123
 
 FLOWS = {
@@ -211,6 +212,23 @@ def test_f62_boot_text_and_jumps_twice(nets: Nets) -> None:
 def _all_rules(nets: Nets) -> set[tuple[str, str, object]]:
     """Every rule of the VM, comparable."""
     return {(c.table, c.name, canonical(rule.words)) for c in parse_save(nets.save()).chains for rule in c.rules}
+
+
+def test_t08_a_lan_behind_br_lan_stays_out(nets: Nets) -> None:
+    """br-+ would let the LAN behind br-lan in, which is named; one jump per bridge of Docker's keeps it out."""
+    there = (*INTERFACES, "br-lan")
+    open_door = its_door(nets)
+    carry_out(nets, open_door)
+    assert nets.ask("office", "192.168.7.1", PORT) == "PROXY saw 10.0.2.15"
+    found = [finding.detail for finding in drift(parse_save(nets.save()), open_door, there)]
+    assert found == ["br-lan is covered and is not Docker's"]
+    bridges = cover(there, docker_bridges(parse_save(nets.save())))
+    assert "br-lan" not in bridges
+    carry_out(nets, replace(open_door, bridges=bridges))
+    assert drift(parse_save(nets.save()), replace(open_door, bridges=bridges), there) == ()
+    assert nets.ask("office", "192.168.7.1", PORT) == ""
+    assert nets.ask("office", "172.17.0.1", PORT) == ""
+    assert flows(nets) == BEFORE | OPENED
 
 
 def test_f21_guide_followed_before(nets: Nets) -> None:

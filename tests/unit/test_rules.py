@@ -493,6 +493,26 @@ def test_f17_variant_that_holds_dockers_rules() -> None:
     assert "Docker" in warning
 
 
+def test_f17_without_docker_the_plain_name_counts() -> None:
+    """dockerd calls plain iptables: while nobody holds its rules, that is where they will be."""
+    assert choose_variant({"nft": b"", "legacy": b"", "default": b""})[0] == "default"
+
+
+def test_f17_own_rules_left_in_the_other_variant_are_named() -> None:
+    """After Docker moved to the other variant our old rules there would break the door, so the warning names them."""
+    name, warning = choose_variant(
+        {"nft": applied("docker20-nft-fresh").save(), "legacy": dump("docker20-legacy-networks")}
+    )
+    assert name == "legacy"
+    assert "both" in warning
+    ours_alone = Kernel(b"")
+    converge(ours_alone, door())
+    name, warning = choose_variant({"nft": ours_alone.save(), "legacy": dump("docker20-legacy-fresh")})
+    assert name == "legacy"
+    assert "vmproxy's own" in warning
+    assert "nft" in warning
+
+
 def test_f15_no_iptables_is_refused() -> None:
     """Without any variant there is nothing to write to."""
     with pytest.raises(Refused):
