@@ -128,7 +128,7 @@ class _Story:
                 scene, check=ask if self._settings.check else None, proof=ask if self._settings.verify else None
             )
             outcome, failed = self._commit(scene, made, desired, terms)
-            if outcome.status == "moved" and attempt + 1 < _TRIES:
+            if attempt + 1 < _TRIES and _meanwhile(outcome, failed):
                 time.sleep(_PAUSE_SECONDS)
                 scene = self._session.scene()
                 continue
@@ -145,6 +145,7 @@ class _Story:
                 return self._report(scene, "removed" if changed else "nothing to do", changed=changed)
             if dry_run:
                 return self._report(scene, "would change", diff=preview.plan_text(made, scene.hidden))
+            self._writable(scene, made)
             outcome, failed = self._commit(scene, made, Desired(), self._terms(scene))
             if outcome.status == "moved" and attempt + 1 < _TRIES:
                 time.sleep(_PAUSE_SECONDS)
@@ -174,13 +175,19 @@ class _Story:
         scene.warnings += made.warnings
         if not scene.facts.live:
             return
-        lost, read_only = planning.disk(scene.facts, scene.guest)
-        if read_only and made.files:
-            raise Refused("the file system is read-only", where=scene.guest.PERSISTENT)
+        self._writable(scene, made)
+        lost, _read_only = planning.disk(scene.facts, scene.guest)
         if lost:
             if self._settings.require_persistent:
                 raise Refused(lost, hint="without --require-persistent it is done all the same")
             scene.warnings.append(lost)
+
+    def _writable(self, scene: Scene, made: Plan) -> None:
+        _lost, read_only = planning.disk(scene.facts, scene.guest)
+        if read_only and made.files:
+            raise Refused(
+                "the file system is read-only", where=scene.guest.PERSISTENT, hint="mount -o remount,rw in the VM"
+            )
 
     def _terms(self, scene: Scene, *, check: Question | None = None, proof: Question | None = None) -> Terms:
         settings = self._settings
@@ -229,7 +236,7 @@ class _Story:
     ) -> Report:
         if outcome.status != "kept":
             raise _failure(outcome, failed, scene.hidden)
-        scene.warnings += [f"left by an earlier run: {note}" for note in outcome.notes]
+        scene.warnings += outcome.notes
         pending = outcome.restart.startswith("pending")
         count = outcome.restart.partition(" ")[2]
         if pending and outcome.facts is not None and self._settings.restart != "never" and self._agreed(confirm, count):
@@ -369,6 +376,14 @@ class _Story:
         )
 
 
+def _meanwhile(outcome: Outcome, failed: Finding | None) -> bool:
+    """Whether somebody else wrote while we did (our own boot script, beside Docker's start): then it is worth
+    another look."""
+    return outcome.status == "moved" or (
+        outcome.status == "undone" and failed is not None and failed.code == planning.DRIFT
+    )
+
+
 def _saved_routes(facts: Facts) -> tuple[Route, ...]:
     """The routes of the VM's ``ip route save`` bytes; of its text where those cannot be read (a foreign byte order)."""
     try:
@@ -379,9 +394,15 @@ def _saved_routes(facts: Facts) -> tuple[Route, ...]:
         return facts.routes
 
 
+def _short(text: str) -> str:
+    """At most 110 characters, the middle left out: the reason stands at the end, and what state is left comes
+    behind."""
+    return text if len(text) <= 110 else f"{text[:60]}…{text[-49:]}"
+
+
 def _failure(outcome: Outcome, failed: Finding | None, hidden: tuple[str, ...]) -> VmproxyError:
     """What commit.sh's last word means as an error."""
-    text = preview.redact(outcome.text, hidden)
+    text = _short(preview.redact(outcome.text, hidden))
     log = preview.redact(outcome.log, hidden)
     last = next((line for line in reversed(log.splitlines()) if line.strip()), "")
     if outcome.status == "incomplete":
