@@ -32,12 +32,14 @@ class VmproxyError(Exception):
 
     exit: int = 70
     code: str = "E_BUG"
+    usual_hint: str = ""
+    """The hint where nobody gives a better one."""
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.where = where
-        self.hint = hint
+        self.hint = hint or self.usual_hint
 
     def __str__(self) -> str:
         return f"{self.what} ({self.where})" if self.where else self.what
@@ -48,6 +50,7 @@ class UsageError(VmproxyError):
 
     exit = 2
     code = "E_USAGE"
+    usual_hint = "vmproxy COMMAND --help"
 
 
 class DecisionNeeded(VmproxyError):
@@ -62,6 +65,7 @@ class Unreachable(VmproxyError):
 
     exit = 4
     code = "E_UNREACHABLE"
+    usual_hint = "is the VM running?"
 
 
 class Untrusted(Unreachable):
@@ -82,6 +86,7 @@ class Refused(VmproxyError):
 
     exit = 6
     code = "E_REFUSED"
+    usual_hint = "vmproxy status shows how the VM stands"
 
 
 class NoGateway(Refused):
@@ -111,6 +116,7 @@ class RolledBack(VmproxyError):
 
     exit = 7
     code = "E_ROLLED_BACK"
+    usual_hint = "vmproxy status shows how the VM stands"
 
 
 class Busy(VmproxyError):
@@ -118,6 +124,7 @@ class Busy(VmproxyError):
 
     exit = 8
     code = "E_BUSY"
+    usual_hint = "try again"
 
 
 class LostContact(VmproxyError):
@@ -125,6 +132,7 @@ class LostContact(VmproxyError):
 
     exit = 9
     code = "E_LOST"
+    usual_hint = "vmproxy status shows how the VM stands"
 
 
 class Interrupted(KeyboardInterrupt):

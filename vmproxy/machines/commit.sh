@@ -99,7 +99,7 @@ put_back() { # exit-code text…
   leave undone "$code" "$*"
 }
 
-tail_of_error() { if [ -s "$work/err" ]; then dd if="$work/err" bs=400 count=1 2>/dev/null | tr '\n' ' '; fi; }
+tail_of_error() { sed -e '/^#/d' -e q "$work/err" 2>/dev/null; } # its first line that is no remark
 
 # ---- small tools ---------------------------------------------------------------------------------------------------
 
@@ -235,13 +235,29 @@ while [ "$i" -lt "$files" ]; do
       # The here-document probe of observe.sh, on the very bytes that will stand there (RELIABILITY §0.3).
       if { cat "$s/new"; printf '\n)\n'; } | sh -n 2>/dev/null; then put_back 6 "the end of $p would not be read"; fi
     fi
-    { chown "$owner" "$s/new" && chmod "$mode" "$s/new"; } 2>"$work/err" || put_back 7 "cannot give $p its owner and mode: $(tail_of_error)"
+    # A share (vfat, vboxsf, 9p) may know no owners and modes. Then the content is all there is, unless it must not be read (F40).
+    if ! { chown "$owner" "$s/new" && chmod "$mode" "$s/new"; } 2>"$work/err"; then
+      case $(cat "$work/err") in
+        *'not permitted'*|*'not supported'*|*'nvalid argument'*) ;;
+        *) put_back 7 "cannot give $p its owner and mode: $(tail_of_error)" ;;
+      esac
+      case $mode:$(ls -ld "$s/new") in
+        *00:????------*) ;;
+        *00:*) put_back 6 "the disk cannot keep $p from being read by others" ;;
+      esac
+      step "without-owner $p"
+    fi
     flush "$s/new"
   fi
   # A copy beside the file: putting back is then one rename, and needs no room on the disk. (A hard link would look like
   # somebody's own to the next run, were this one killed.)
   if [ "$was" != absent ]; then
-    { cp -p "$p" "$s/old" && cmp -s "$work/was.$i" "$s/old"; } 2>"$work/err" || put_back 7 "cannot keep the old $p: $(tail_of_error)"
+    # Only the bytes are asked of cp: on a share without owners it cannot give the copy the file's.
+    cp -p "$p" "$s/old" 2>"$work/err"
+    if ! cmp -s "$work/was.$i" "$s/old"; then
+      same "$p" "$work/was.$i" || put_back 6 "$p was changed meanwhile"
+      put_back 7 "cannot keep the old $p: $(tail_of_error)"
+    fi
     flush "$s/old"
   fi
   i=$((i + 1))

@@ -35,6 +35,11 @@ STEP_SECONDS = 200.0  # the longest step is a restart: a stop of 60 s, a start o
 OUTPUT_LIMIT_BYTES = 8 << 20
 XTABLES_WAIT_SECONDS = 5
 _FIRST_CHANGE = "stage"
+_NOTES = {
+    "stale-lock": "the lock of a run that is gone was taken over",
+    "cleared": "left by an earlier run, and removed: {}",
+    "without-owner": "the disk does not keep owner and mode of {}; its content is right",
+}
 _PATH_OK = re.compile(r"/[A-Za-z0-9._/+@-]+\Z")
 
 
@@ -353,8 +358,8 @@ class _Commit:
             self._changing = True
         elif name == "look":
             self._looking = True
-        elif name in ("stale-lock", "cleared"):
-            self._notes.append(printable(frame.rest))
+        elif name in _NOTES:
+            self._notes.append(_NOTES[name].format(printable(" ".join(frame.words[2:]))).strip())
         self._step(printable(frame.rest))
 
     def _ready(self) -> None:
