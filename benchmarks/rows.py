@@ -1,0 +1,160 @@
+"""The rows: what is measured, against what, and what must and should come out."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.paired import Way, once, ratio, rounds
+from benchmarks.world import PROXY, ROOT, Host, World
+
+_TABLE = ROOT / "fixtures/routes/one-default/ip.txt"
+_ENV = ("env", "--proxy", "http://127.0.0.1:3128", "--gateway", "10.0.2.2")
+_DIFFERENT = "8124"
+SECONDS = 50.0
+"""The longest that one row's rounds may take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured thing: a ratio, a count or a size, with what it must and should be at most (None: no target)."""
+
+    name: str
+    value: str
+    number: float
+    must: float | None = None
+    aim: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """How much to measure: ``pairs`` rounds of a row, never longer than ``SECONDS``; which vmproxy, by which Python."""
+
+    pairs: int
+    python: str
+    package: Path
+
+
+Rows = Iterator[Row]
+
+
+def start_up(bench: Bench) -> Rows:
+    """What needs no VM, against bare Python."""
+    with tempfile.TemporaryDirectory(prefix="vmproxy-bench-") as directory:
+        host = Host(Path(directory), python=bench.python, package=bench.package)
+        ways = [
+            ("--help", host.vmproxy("--help")),
+            ("env", host.vmproxy(*_ENV)),
+            ("detect-gateway --table of text", host.vmproxy("detect-gateway", "--table", str(_TABLE))),
+        ]
+        bare, *costs = rounds([host.bare(), *(way for _, way in ways)], count=3 * bench.pairs, seconds=SECONDS)
+        for (name, _way), mine in zip(ways, costs, strict=True):
+            found, cpu = ratio(mine, bare), ratio(mine, bare, cpu=True)
+            note = f"{found.rounds} rounds; processor time {cpu.median:.1f} x"
+            yield Row(name=name, value=f"{found} x python", number=found.median, must=5.0, aim=4.0, note=note)
+
+
+def nothing_to_do(bench: Bench) -> Rows:
+    """apply, status and a dry run of a VM that is as wished, against F and F', at no delay and at 50 ms."""
+    with _world(bench) as world:
+        world.converge()
+        ours = {
+            "no-op apply": world.vmproxy("apply"),
+            "status": world.vmproxy("status"),
+            "dry-run of a change": world.vmproxy("apply", "--dry-run", "--listen-port", _DIFFERENT),
+        }
+        for milliseconds, must, aim in ((0, 0.95, 0.65), (50, 0.65, 0.36)):
+            world.relay.rtt_seconds = milliseconds / 1000
+            named = [(f"{name}, RTT {milliseconds} ms", way) for name, way in ours.items()]
+            yield from _against(named, world.stock(), world.quick(), bench, must, aim)
+
+
+def first_apply(bench: Bench) -> Rows:
+    """The first apply with --no-verify, the VM put back before each run; F and F' restart Docker too."""
+    with _world(bench) as world:
+        world.converge()
+        way = replace(world.vmproxy("apply", "--proxy", PROXY, "--no-verify"), before=world.reset)
+        stock = replace(world.first(), before=world.reset)
+        quick = replace(world.first(*world.quick_options()), before=world.reset)
+        for milliseconds, must, aim in ((0, 1.4, 0.9), (50, 0.9, 0.5)):
+            world.relay.rtt_seconds = milliseconds / 1000
+            named = [(f"first apply --no-verify, RTT {milliseconds} ms", way)]
+            yield from _against(named, stock, quick, bench, must, aim)
+
+
+def turns(bench: Bench) -> Rows:
+    """What a no-op apply says over the wire, counted by the relay at 50 ms; channels counted by the VM's sshd."""
+    with _world(bench) as world:
+        world.converge()
+        world.relay.rtt_seconds = 0.05
+        sessions = "/run/lab/sessions"
+        # sshd runs this file once for each command it is asked to run (sshd(8), SSHRC).
+        world.vm.path("/etc/ssh/sshrc").write_text(f"echo >>{sessions}\n", encoding="utf-8")
+        world.vm.run(f"touch {sessions} && chmod 666 {sessions}")
+        counted = []
+        for _ in range(3):
+            world.vm.run(f": >{sessions}")
+            world.relay.forget()
+            once(world.vmproxy("apply"))
+            channels = world.vm.path(sessions).read_text(encoding="utf-8").count("\n")
+            counted.append((world.relay.connections, channels, world.relay.turns))
+        connections, channels, waits = (max(column) for column in zip(*counted, strict=True))
+        world.vm.path("/etc/ssh/sshrc").unlink()
+        world.relay.forget()
+        once(world.stock())
+        yield Row(name="connections of a no-op", value=str(connections), number=connections, must=1, aim=1)
+        yield Row(name="channels of a no-op", value=str(channels), number=channels, must=1, aim=1)
+        note = f"F has {world.relay.turns}"
+        yield Row(name="turns of a no-op", value=str(waits), number=waits, must=8, aim=3, note=note)
+
+
+def memory(bench: Bench) -> Rows:
+    """The most memory that a run holds at once."""
+    with _world(bench) as world:
+        world.converge()
+        noop = [once(world.vmproxy("apply")) for _ in range(3)]
+        world.reset()
+        first = [once(world.vmproxy("apply", "--proxy", PROXY, "--no-verify"))]
+        for name, costs in (("no-op apply", noop), ("first apply", first)):
+            size = statistics.median(cost.peak_kib for cost in costs) * 1024 / 1e6
+            yield Row(name=f"memory, {name}", value=f"{size:.0f} MB", number=size, must=60, aim=45)
+
+
+def _world(bench: Bench) -> _Opened:
+    return _Opened(bench)
+
+
+class _Opened:
+    """A world with a host of its own, for the time of a ``with``."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="vmproxy-bench-")
+        self._world = World(Host(Path(self._directory.name), python=bench.python, package=bench.package))
+
+    def __enter__(self) -> World:
+        return self._world.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._world.__exit__()
+        self._directory.cleanup()
+
+
+def _against(named: Sequence[tuple[str, Way]], stock: Way, quick: Way, bench: Bench, must: float, aim: float) -> Rows:
+    f, f_quick, *costs = rounds([stock, quick, *(way for _name, way in named)], count=bench.pairs, seconds=SECONDS)
+    for (name, _way), mine in zip(named, costs, strict=True):
+        found = ratio(mine, f)
+        note = f"{found.rounds} rounds; {ratio(mine, f_quick).median:.2f} F'"
+        yield Row(name=name, value=f"{found} F", number=found.median, must=must, aim=aim, note=note)
+
+
+ROWS: dict[str, Callable[[Bench], Rows]] = {
+    "start-up": start_up,
+    "no-op": nothing_to_do,
+    "first": first_apply,
+    "turns": turns,
+    "memory": memory,
+}
