@@ -17,7 +17,7 @@ import pytest
 
 from tests.lab.hostside import Greeter, ask
 from tests.lab.nsvm import NamespaceVM
-from tests.ns.story import DATA, GET, Held, Ran, Vmproxy, dump, files, host_proxy, ours, settled
+from tests.ns.story import DATA, GET, Held, Ran, Vmproxy, dump, files, host_proxy, ours, settled, until
 
 BRIDGE, HOST, UPLINK, OUTSIDE, SECOND = "172.17.0.1", "10.0.2.2", "10.0.2.15", "203.0.113.9", "203.0.113.1"
 PORT, OTHER = 8123, 9000
@@ -32,6 +32,7 @@ NETWORKS = {
     "internal": ("--subnet", "172.30.3.0/24", "--internal"),
 }
 """A container of the same name stands on each; docker0 is Docker's default bridge."""
+GATEWAYS = {"docker0": BRIDGE, "own": "172.30.1.1", "unmasked": "172.30.2.1", "internal": "172.30.3.1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +133,9 @@ class Stage:
                 (where["own"], "0.0.0.0", 80, "own"),
             ):
                 stack.enter_context(Greeter(network, address, port, name))
+            for name, inside in where.items():
+                # A bridge's new port may lose the first packet: every container reaches its gateway's sshd first.
+                warm(inside, GATEWAYS[name])
             where |= {"lan": around.lan, "outside": around.outside, "vm": around.vm}
 
             def one(flow: Flow) -> str:
@@ -140,6 +144,11 @@ class Stage:
 
             with ThreadPoolExecutor(len(FLOWS)) as pool:
                 return dict(zip(FLOWS, pool.map(one, FLOWS.values()), strict=True))
+
+
+def warm(network: int, gateway: str) -> None:
+    """Until a container reaches its gateway."""
+    until(lambda: ask(network, gateway, 22).startswith("SSH-"), f"the way to {gateway}")
 
 
 def told(answer: str) -> str:
