@@ -111,6 +111,18 @@ def _boot_script(door: Door, variant: str) -> bytes:
         "  esac",
         "}",
     ]
-    lines += [f"vmproxy_jump {table} {chain} {' '.join(words)}" for table, chain, words in jumps(door)]
-    lines += ['echo "vmproxy: rules are in place"', ") &"]
+    made = jumps(door)
+    lines += [f"vmproxy_jump {table} {chain} {' '.join(words)}" for table, chain, words in made]
+    lines += [
+        'echo "vmproxy: rules are in place"',
+        "# Docker answers when it has written all its rules, some of them behind ours: then once more behind them.",
+        f'while [ "$vmproxy_n" -lt {_DOCKER_WAIT_SECONDS} ] && ! docker version >/dev/null 2>&1; do',
+        "  vmproxy_n=$((vmproxy_n + 1)); sleep 1",
+        "done",
+    ]
+    for table, chain, words in made:
+        if chain == "FORWARD":
+            again = f"vmproxy_jump {table} {chain} {' '.join(words)}"
+            lines.append(f"case $({tool} -w 5 -S FORWARD | tail -n 1) in *VMPROXY-FORWARD) ;; *) {again} ;; esac")
+    lines += [") &"]
     return "".join(f"{line}\n" for line in lines).encode("utf-8")
