@@ -308,3 +308,20 @@ def test_a_record_that_is_not_json_is_refused(record: dict[str, Any]) -> None:
     """The record is one line of JSON, and undo is not the caller's."""
     with pytest.raises(UsageError):
         blocks.put(b"a\n", PAYLOAD, where="end", record=record)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"a\n" + END, "no beginning"),
+        (b"a\n" + BEGIN, "no end"),
+        (BEGIN + BEGIN + END, "doubled or nested"),
+        (BEGIN + END + END, "second"),
+        (b"# >>> vmproxy 1 {\n" + END, "damaged"),
+        (b'# >>> vmproxy 1 {"a":1,"a":1}\n' + END, "record is damaged"),
+    ],
+)
+def test_f45_the_error_says_what_is_wrong_with_the_marker(content: bytes, word: str) -> None:
+    """Each kind of damage has its own words."""
+    with pytest.raises(ForeignFile, match=word):
+        blocks.find(content)
