@@ -108,6 +108,7 @@ def log_in(keys: Keys, known_hosts: Path) -> Iterator[Callable[..., SshConnectio
         password: str = "",
         passphrase: str = "",
         options_identities: tuple[str, ...] = (),
+        first: str = "",
         **options: object,
     ) -> SshConnection:
         wanted: dict[str, object] = {
@@ -123,7 +124,7 @@ def log_in(keys: Keys, known_hosts: Path) -> Iterator[Callable[..., SshConnectio
         options.setdefault("identities", tuple(keys.path(name) for name in options_identities))
         options.setdefault("known_hosts", str(known_hosts))
         options.setdefault("secrets", Secrets(password=password, passphrase=passphrase))
-        connection = connect(Target(**wanted), options=SshOptions(**options))  # type: ignore[arg-type]
+        connection = connect(Target(**wanted), options=SshOptions(**options), first=first)  # type: ignore[arg-type]
         running.append(connection)
         return connection
 

@@ -44,6 +44,7 @@ class Rules:
     act: Act | None = None
     refuse_exec: bool = False
     refuse_session: bool = False
+    first_channel: int = 0
     first_bytes: bytes | None = None
     then_silent: bool = False
     server_algorithms: dict[str, list[str]] = field(default_factory=dict)
@@ -135,6 +136,7 @@ class FakeServer:
         options = transport.get_security_options()
         for name, values in self.rules.server_algorithms.items():
             setattr(options, name, values)
+        transport._channel_counter = self.rules.first_channel
         self._count(transport)
         with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
             transport.start_server(server=_Interface(self))

@@ -158,7 +158,7 @@ def test_certificate_beside_the_key(
     shutil.copy(keys.path("ed25519") + ".pub", f"{key}.pub")
     argv = ["ssh-keygen", "-q", "-s", keys.path("other"), "-I", "me", "-n", "docker", f"{key}.pub"]
     subprocess.run(argv, check=True, timeout=10)
-    from vmproxy.transports._auth import load_key
+    from vmproxy.transports._keyfiles import load_key
 
     blob = load_key(key).public_blob
     assert blob is not None

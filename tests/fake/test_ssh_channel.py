@@ -292,13 +292,13 @@ def test_long_commands_are_a_bug_of_ours(log_in: Callable[..., Any], serve: Call
 # P12
 
 
-def _session(port: int, key: str, known_hosts: str) -> tuple[bytes, bytes, int | None]:
+def _session(port: int, key: str, known_hosts: str, *, first: str = "") -> tuple[bytes, bytes, int | None]:
     """Log in, run, read; the whole of it."""
     target = Target(
         name="vm", provider="test", host="127.0.0.1", port=port, user="docker", identities=(key,), only_identities=True
     )
     options = SshOptions(known_hosts=known_hosts, connect_timeout_seconds=1.0)
-    connection = connect(target, options=options)
+    connection = connect(target, options=options, first=first)
     try:
         channel = connection.start("x")
         channel.send(b"input", timeout_seconds=1.0)
@@ -332,14 +332,15 @@ def steady(keys: Keys) -> Any:
     kind=st.sampled_from(["cut_after", "hold_after"]),
     piece_bytes=st.sampled_from([1, 7, 100, 65536]),
     delay=st.sampled_from([0.0, 0.002]),
+    first=st.sampled_from(["", "x"]),
 )
 def test_p12_whole_or_an_error_at_every_byte(
-    steady: FakeServer, keys: Keys, offset: int, kind: str, piece_bytes: int, delay: float
+    steady: FakeServer, keys: Keys, offset: int, kind: str, piece_bytes: int, delay: float, first: str
 ) -> None:
     """The connection ends or stalls after any byte, split and delayed: the whole answer or our error."""
     relay = Relay(steady.port, Faults(piece_bytes=piece_bytes, delay_seconds=delay, **{kind: offset}))
     try:
-        outcome: object = _session(relay.port, keys.path("ed25519"), os.devnull)
+        outcome: object = _session(relay.port, keys.path("ed25519"), os.devnull, first=first)
     except VmproxyError as error:
         outcome = error.exit
     finally:

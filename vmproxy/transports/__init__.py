@@ -100,8 +100,13 @@ class Connection(Protocol):
 class Transport(Protocol):
     """A module of this package."""
 
-    def connect(self, target: Target, *, options: SshOptions) -> Connection:
-        """Connect and authenticate. Raises Unreachable, Untrusted, NotPermitted, UsageError."""
+    def connect(self, target: Target, *, options: SshOptions, first: str = "") -> Connection:
+        """Connect and authenticate. Raises Unreachable, Untrusted, NotPermitted, UsageError.
+
+        ``first`` is the command that the caller will start first, as it stands: a transport may start it in the same
+        breath as the log-in, and hand it out at that ``start``. It may come to run twice, once with an empty input,
+        when the connection is lost meanwhile: so it must do nothing before it has got input.
+        """
 
 
 def load(name: str) -> Transport:

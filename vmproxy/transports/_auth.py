@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from vmproxy.errors import NotPermitted, Unreachable
 from vmproxy.model import printable
 from vmproxy.transports import SshOptions
+from vmproxy.transports._keyfiles import FILE_LIMIT_BYTES, BadKeyError, NeedsPassphraseError, load_key, public_blob
 from vmproxy.transports._tcp import place
 
 if TYPE_CHECKING:
     import paramiko
 
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
-_KEY_FILE_LIMIT_BYTES = 64 << 10
 _AGENT_KEYS = 4  # sshd's MaxAuthTries is 6
 _AGENT_SECONDS = 20.0
 _ASKED = 3
@@ -103,7 +103,7 @@ class Login:
         path = Path(name).expanduser()
         label = f"key {printable(str(path))}"
         try:
-            if not path.is_file() or path.stat().st_size > _KEY_FILE_LIMIT_BYTES:
+            if not path.is_file() or path.stat().st_size > FILE_LIMIT_BYTES:
                 self._tried.append(f"{label} (no such key file)")
                 return
             key = load_key(path)
@@ -121,7 +121,7 @@ class Login:
 
     def _encrypted(self, path: Path, label: str) -> Iterator[tuple[str, paramiko.PKey]]:
         """The agent's copy of an encrypted key where it has one; else the passphrase is needed."""
-        public = _public_blob(path)
+        public = public_blob(path)
         if not self._endpoint.only_identities:
             for held in self._agent():
                 if public and held.asbytes() == public and self._is_new(held):
@@ -239,43 +239,6 @@ class Login:
         if any("passphrase" in line for line in self._tried):
             return "VMPROXY_SSH_PASSPHRASE, ssh-add, or a terminal to ask on"
         return "-i FILE names the key; VMPROXY_SSH_PASSWORD holds a password"
-
-
-class NeedsPassphraseError(Exception):
-    """The key file is encrypted."""
-
-
-class BadKeyError(Exception):
-    """The key file cannot be used; the text is short and has no secret."""
-
-
-def load_key(path: Path, passphrase: str = "") -> paramiko.PKey:
-    """A private key, with the certificate beside it. Raises OSError, NeedsPassphraseError, BadKeyError."""
-    import paramiko
-
-    try:
-        return paramiko.PKey.from_path(path, passphrase.encode() if passphrase else None)  # type: ignore[arg-type]
-    except (paramiko.PasswordRequiredException, TypeError) as error:
-        if not passphrase:
-            raise NeedsPassphraseError from error
-        raise BadKeyError("not a key file") from error
-    except paramiko.pkey.UnknownKeyType as error:
-        raise BadKeyError("a kind of key that is not supported") from error
-    except OSError:
-        raise
-    except Exception as error:  # cryptography raises a dozen kinds for a damaged or foreign file
-        raise BadKeyError("wrong passphrase" if passphrase else "not a key file") from error
-
-
-def _public_blob(path: Path) -> bytes:
-    """The public half from the file beside the key, b"" where there is none."""
-    import base64
-
-    try:
-        with path.with_name(path.name + ".pub").open("rb") as stream:
-            return base64.b64decode(stream.read(_KEY_FILE_LIMIT_BYTES).split()[1], validate=True)
-    except (OSError, ValueError, IndexError):
-        return b""
 
 
 def _knows_only_sha1(version: str) -> bool:

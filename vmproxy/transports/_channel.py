@@ -57,11 +57,21 @@ class SshConnection:
         self._socket = sock
         self._options = options
         self.place = place
+        self._kept: tuple[str, paramiko.Channel] | None = None
+
+    def keep(self, command: str, channel: paramiko.Channel) -> None:
+        """A command that was started along with the log-in, for the first :meth:`start` of it."""
+        self._kept = (command, channel)
 
     def start(self, command: str) -> SshChannel:
         """Start a command without a pty. Raises LostContact, NotPermitted."""
         if len(command.encode()) > _COMMAND_LIMIT_BYTES:
             raise ValueError("the command is too long for dropbear: it travels on stdin")
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            if kept[0] == command:
+                return SshChannel(self, kept[1], self._options.output_limit_bytes)
+            kept[1].close()
         import paramiko
 
         seconds = max(_START_SECONDS, self._options.connect_timeout_seconds)

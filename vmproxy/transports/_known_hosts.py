@@ -13,12 +13,12 @@ import re
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from vmproxy.errors import Busy, Untrusted, UsageError
 from vmproxy.model import printable
+from vmproxy.values import dataclass
 
 _MAX_BYTES = 8 << 20
 _LOCK_SECONDS = 10.0

@@ -14,11 +14,12 @@ import os.path
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from vmproxy import hostproc
 from vmproxy.errors import UsageError
 from vmproxy.model import printable
+from vmproxy.values import dataclass
 
 _DEPTH = 16
 _FILES = 512

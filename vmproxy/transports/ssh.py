@@ -7,6 +7,7 @@ nothing here asks for it, and paramiko refuses such channels when a server opens
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import importlib
 import logging
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from vmproxy.errors import Unreachable, Untrusted, UsageError
 from vmproxy.model import Target, printable
 from vmproxy.transports import SshOptions, _known_hosts
-from vmproxy.transports._auth import Endpoint, Login
+from vmproxy.transports._auth import SECONDS, Endpoint, Login
+from vmproxy.transports._burst import NoBurst, burst, only_key
 from vmproxy.transports._channel import SshConnection, shut
 from vmproxy.transports._ssh_config import HostConfig, Person, lookup
 from vmproxy.transports._tcp import Dial, place
@@ -37,20 +39,30 @@ _WEAK = {
 }
 
 
-def connect(target: Target, *, options: SshOptions) -> SshConnection:
+def connect(target: Target, *, options: SshOptions, first: str = "") -> SshConnection:
     """Connect, hold the host key against what is known, log in.
 
     Raises Unreachable (within the connect timeout), Untrusted (before any authentication), NotPermitted, UsageError.
+    ``first`` is started along with the log-in where that can be done (see ``_burst``).
     """
     if options.jump:
         raise UsageError("jump hosts are not supported yet", where=options.jump, hint="connect directly, without -J")
     endpoint = endpoint_of(target, options)
     pin = _known_hosts.check_pin(options.host_key or target.host_key) if options.host_key or target.host_key else ""
+    path = Path(options.known_hosts or target.known_hosts or _known_hosts.default_path()).expanduser()
+    if first:
+        with contextlib.suppress(NoBurst):
+            return _connect(endpoint, options, pin, path, first)
+    return _connect(endpoint, options, pin, path, "")
+
+
+def _connect(endpoint: Endpoint, options: SshOptions, pin: str, path: Path, first: str) -> SshConnection:
+    """One connection, trusted and logged in. Raises NoBurst where ``first`` cannot be started along with it."""
     dial = Dial(endpoint.host, endpoint.port, timeout_seconds=options.connect_timeout_seconds)
-    known_path = Path(options.known_hosts or target.known_hosts or _known_hosts.default_path()).expanduser()
     name = endpoint.key_name or _known_hosts.host_name(endpoint.host, endpoint.port)
-    known = b"" if pin else _known_hosts.read(known_path)
+    known = b"" if pin else _known_hosts.read(path)
     library = _library()
+    key = only_key(endpoint, options) if first else None
     sock = dial.result()
     try:
         transport = _handshake(library, sock, dial, known, name)
@@ -59,18 +71,28 @@ def connect(target: Target, *, options: SshOptions) -> SshConnection:
         raise
     connection = SshConnection(transport, sock, endpoint.place, options)
     try:
-        key = transport.get_remote_server_key()
-        blob = key.asbytes()
-        if pin:
-            _check_pin(pin, _known_hosts.fingerprint(blob), key.get_name(), endpoint)
-        elif _known_hosts.trust(known_path, name=name, kind=key.get_name(), blob=blob, data=known):
-            options.notify(f"new host key of {printable(name)} kept: {_known_hosts.fingerprint(blob)} ({known_path})")
-        Login(transport, endpoint, options, connection.guard).run()
+        _trust(transport.get_remote_server_key(), endpoint, options, pin, path, name, known)
+        if key is not None:
+            with connection.guard(SECONDS):
+                connection.keep(first, burst(transport, endpoint.user, key, first, timeout_seconds=SECONDS))
+        else:
+            Login(transport, endpoint, options, connection.guard).run()
         transport.set_keepalive(options.keepalive_seconds)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _trust(
+    key: paramiko.PKey, endpoint: Endpoint, options: SshOptions, pin: str, path: Path, name: str, known: bytes
+) -> None:
+    """Hold the key against the pin or the file; an unknown one is kept and said. Raises Untrusted."""
+    blob = key.asbytes()
+    if pin:
+        _check_pin(pin, _known_hosts.fingerprint(blob), key.get_name(), endpoint)
+    elif _known_hosts.trust(path, name=name, kind=key.get_name(), blob=blob, data=known):
+        options.notify(f"new host key of {printable(name)} kept: {_known_hosts.fingerprint(blob)} ({path})")
 
 
 def endpoint_of(target: Target, options: SshOptions) -> Endpoint:
