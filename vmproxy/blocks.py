@@ -16,11 +16,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from vmproxy import shellharm, shellscan
 from vmproxy.errors import ForeignFile, UsageError
+from vmproxy.values import dataclass
 
 Where = Literal["end", "after-shebang"]
 

@@ -6,12 +6,12 @@ Every word comes from a checked field of :class:`~vmproxy.model.Door`; every rul
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 
 from vmproxy.dockerrules import docker_bridges, ends_chain, interface_word, is_dockers
 from vmproxy.errors import UsageError
 from vmproxy.iptsave import Ruleset, canonical, join_words, target
 from vmproxy.model import Chain, Door, Rule, printable
+from vmproxy.values import dataclass
 
 PREFIX = "VMPROXY-"
 PREROUTING = "VMPROXY-PREROUTING"

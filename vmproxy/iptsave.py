@@ -9,12 +9,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 from vmproxy.errors import Refused
 from vmproxy.model import Chain, Rule, printable
+from vmproxy.values import dataclass
 
 MAX_BYTES = 8 << 20
 MAX_RULES = 100_000

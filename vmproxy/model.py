@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
+
+from vmproxy.values import dataclass
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -212,6 +214,7 @@ class Facts:
     ``dumps`` are iptables-save bytes by variant (nft, legacy, default); ``dump_errors`` what that program said where
     it failed.
     ``listeners`` are (address, port) pairs of listening TCP sockets. ``paths`` are those asked for that exist.
+    ``real`` says where a directory of these is when symbolic links are followed.
     ``resolved`` are IPv4 addresses of the name asked for. ``route_save`` are ``ip route save`` bytes, empty where
     not asked.
     ``live`` is False where only files are reached: then there are no rules, no daemon and nobody to ask.
@@ -223,6 +226,7 @@ class Facts:
     os_release: Mapping[str, str] = field(default_factory=dict)
     commands: frozenset[str] = frozenset()
     paths: frozenset[str] = frozenset()
+    real: Mapping[str, str] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     route_save: bytes = b""
     addresses: tuple[Address, ...] = ()

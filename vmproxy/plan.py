@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from vmproxy import blocks, rules
 from vmproxy.errors import ForeignFile, NoGateway, Refused
@@ -31,6 +31,7 @@ from vmproxy.model import (
 from vmproxy.proxyenv import is_loopback, merge_no_proxy, variables, with_host
 from vmproxy.quoting import read_sh_exports
 from vmproxy.routes import choose_gateway
+from vmproxy.values import dataclass
 from vmproxy.wish import record, recorded
 
 DRIFT = "E_DRIFT"
@@ -443,8 +444,9 @@ def disk(facts: Facts, guest: Guest) -> tuple[str, bool]:
     """The mount that holds the guest's lasting files: a warning where it does not outlive a reboot, and whether it
     is read-only."""
     best = None
+    home = facts.real.get(guest.PERSISTENT, guest.PERSISTENT)
     for mount in facts.mounts:
-        inside = mount.point == guest.PERSISTENT or guest.PERSISTENT.startswith(mount.point.rstrip("/") + "/")
+        inside = mount.point == home or home.startswith(mount.point.rstrip("/") + "/")
         if inside and (best is None or len(mount.point) >= len(best.point)):
             best = mount
     if best is None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from vmproxy.model import Finding, ProxyURL, printable
+from vmproxy.values import dataclass
 
 NAME = "vmproxy.invalid"
 _STATUS = re.compile(rb"^HTTP/1\.[01] (\d{3})(?:[ \r\n]|$)")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import Literal
 
 from vmproxy.model import Route
+from vmproxy.values import dataclass
 
 Family = Literal["inet", "inet6"]
 

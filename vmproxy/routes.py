@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from vmproxy.errors import NoGateway, Refused, VmproxyError
 from vmproxy.model import GatewayChoice, Route
 from vmproxy.routeparts import DEFAULTS, MAIN_TABLE
 from vmproxy.routetext import parse_text
+from vmproxy.values import dataclass
 
 LIMIT = 4 << 20  # bytes; a VM's table has a few lines
 _SAVED = (b"\x24\x12\x31\x45", b"\x45\x31\x12\x24")  # `ip route save`, in either byte order

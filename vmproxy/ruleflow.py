@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 
 from vmproxy.dockerrules import DEFAULT_BRIDGE, docker_bridges, matches
 from vmproxy.door import check, is_own_chain, is_own_jump
 from vmproxy.iptsave import Option, Ruleset, canonical, options, target
 from vmproxy.model import Door, Finding, Rule, printable
+from vmproxy.values import dataclass
 
 CONFLICT = "E_CONFLICT"
 GUIDE = "W_GUIDE"

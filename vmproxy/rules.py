@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from vmproxy.dockerrules import (
     DEFAULT_BRIDGE,
@@ -40,6 +39,7 @@ from vmproxy.door import (
 from vmproxy.iptsave import Canonical, Ruleset, canonical, cas_text, join_words, parse_save
 from vmproxy.model import Chain, Door, Finding, Rule, printable
 from vmproxy.ruleflow import conflicts
+from vmproxy.values import dataclass
 
 DRIFT = "E_DRIFT"
 

@@ -52,6 +52,7 @@ ROOM_OF: dict[str, str] = {
     **dict.fromkeys(("iptsave", "ruleflow", "dockerrules", "door"), "rules"),
     **dict.fromkeys(("shellscan", "shellharm"), "blocks"),
     "noproxy": "proxyenv",
+    "values": "model",
 }
 
 # What touches the outside world, and the rooms that may.

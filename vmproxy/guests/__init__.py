@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol, cast
 
 from vmproxy.errors import Refused, UsageError
 from vmproxy.model import BlockWish, Door, Facts, printable
+from vmproxy.values import dataclass
 
 NAMES = ("boot2docker",)
 

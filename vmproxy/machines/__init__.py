@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol, cast
 
 from vmproxy.errors import UsageError
 from vmproxy.model import Facts, Finding, Plan
 from vmproxy.proof import Question
+from vmproxy.values import dataclass
 
 NAMES = ("shell", "tree", "native")
 

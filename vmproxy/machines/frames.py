@@ -5,7 +5,7 @@ The nonce is 128 random bits made for one run, so that no file content, banner o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from vmproxy.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,10 @@ look_system() {
     have "$cmd" && found="$found $cmd"
   done
   frame "have$found"
-  printf '%s' "$want_paths" | while IFS= read -r p; do [ -e "$p" ] && frame "path $p"; done
+  printf '%s' "$want_paths" | while IFS= read -r p; do
+    # Where a directory really is: boot2docker's own is a link to the disk's.
+    if [ -e "$p" ]; then frame "path $p"; if [ -d "$p" ]; then (cd -P "$p" && pwd -P) 2>/dev/null; fi; fi
+  done
   for d in /sys/class/net/*; do
     if [ -d "$d/bridge" ]; then frame "bridge ${d##*/}"; elif [ -d "$d" ]; then frame "interface ${d##*/}"; fi
   done

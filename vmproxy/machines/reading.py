@@ -38,6 +38,7 @@ class _Reader:
         self._os: Mapping[str, str] = {}
         self._commands: frozenset[str] = frozenset()
         self._paths: set[str] = set()
+        self._real: dict[str, str] = {}
         self._routes: tuple[Route, ...] = ()
         self._save = b""
         self._addresses: tuple[Address, ...] = ()
@@ -78,6 +79,7 @@ class _Reader:
             os_release=self._os,
             commands=self._commands,
             paths=frozenset(self._paths),
+            real=dict(self._real),
             routes=self._routes,
             route_save=self._save,
             addresses=self._addresses,
@@ -109,6 +111,8 @@ class _Reader:
 
     def _take_path(self, frame: Frame) -> None:
         self._paths.add(frame.rest)
+        if real := frame.body.decode("utf-8", "surrogateescape").strip("\n"):
+            self._real[frame.rest] = real
 
     def _take_interface(self, frame: Frame) -> None:
         if _INTERFACE.match(frame.rest):

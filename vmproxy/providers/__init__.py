@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol, cast
 
 from vmproxy.errors import UsageError
 from vmproxy.model import Target
+from vmproxy.values import dataclass
 
 NAMES = ("boot2docker", "docker-machine", "ssh", "rootfs")
 BARE = ("boot2docker", "docker-machine")

@@ -11,11 +11,11 @@ import ntpath
 import posixpath
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from vmproxy.errors import UsageError
 from vmproxy.model import Target, printable
 from vmproxy.providers import Answers, Queries, home
+from vmproxy.values import dataclass
 
 _HOST = "127.0.0.1"
 _PORT = 2022
