@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same examples every time, and no deadline for one: a shared machine is slow when it is slow. New examples are for
+# ``pytest --hypothesis-profile=explore``.
+_COMMON = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow], "print_blob": True}
+hypothesis.settings.register_profile("vmproxy", derandomize=True, database=None, **_COMMON)
+hypothesis.settings.register_profile("explore", max_examples=2000, **_COMMON)
+hypothesis.settings.load_profile("vmproxy")
 
 
 @pytest.fixture(autouse=True)
