@@ -153,9 +153,12 @@ restarted() {
     [ "$n" -ge $((120 * naps)) ] && break
     sleep "$nap"; n=$((n + 1))
   done
-  in_flight=''
+  # Until the daemon answers a restart is under way: one that has no pid file yet would not be seen by the next stop.
   REPLY=1; first_line "$work/rc"
   [ "$REPLY" = 0 ] && docker_up
+  came_up=$?
+  in_flight=''
+  return "$came_up"
 }
 
 # ---- the story -----------------------------------------------------------------------------------------------------
