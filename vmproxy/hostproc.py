@@ -6,14 +6,16 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from vmproxy.errors import LostContact, Refused, UsageError
+
+if TYPE_CHECKING:
+    import subprocess
 
 _FOREIGN = ("LD_", "DYLD_", "PYTHON", "VMPROXY_SSH_")
 _FOREIGN_NAMES = frozenset({"BASH_ENV", "ENV", "IFS", "GCONV_PATH", "PERL5LIB", "PERL5OPT", "RUBYOPT", "NODE_OPTIONS"})
@@ -92,6 +94,8 @@ def run(
 
     Raises LostContact at the time limit and Refused at the byte limit; the program and its children are ended then.
     """
+    import subprocess
+
     try:
         child = subprocess.Popen(  # noqa: S603 - argv, never a shell
             argv,
@@ -153,5 +157,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             child.kill()
         else:
             os.killpg(child.pid, signal.SIGKILL)
+    import subprocess
+
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(2.0)

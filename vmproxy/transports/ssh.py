@@ -8,7 +8,7 @@ nothing here asks for it, and paramiko refuses such channels when a server opens
 from __future__ import annotations
 
 import contextlib
-import getpass
+import dataclasses
 import importlib
 import logging
 import os
@@ -27,7 +27,6 @@ from vmproxy.transports import SshOptions, _known_hosts
 from vmproxy.transports._auth import SECONDS, Endpoint, Login
 from vmproxy.transports._burst import NoBurst, burst, only_key
 from vmproxy.transports._channel import SshConnection, shut
-from vmproxy.transports._ssh_config import HostConfig, Person, lookup
 from vmproxy.transports._tcp import Dial, place
 
 if TYPE_CHECKING:
@@ -97,28 +96,43 @@ def _trust(
 
 def endpoint_of(target: Target, options: SshOptions) -> Endpoint:
     """The target with the user's options, ssh_config (for targets of the ``ssh`` provider only) and defaults."""
-    found = HostConfig(hostname=target.host)
+    endpoint = Endpoint(
+        host=target.host,
+        port=target.port,
+        user=target.user,
+        identities=options.identities + target.identities,
+        only_identities=target.only_identities,
+        passwords=target.passwords,
+    )
     if target.provider == "ssh":
-        person = Person(home=os.path.expanduser("~"), user=_login_name(), environ=os.environ)
-        found = lookup(target.host, user=target.user, port=target.port, ssh_config=options.ssh_config, person=person)
+        endpoint = _with_ssh_config(endpoint, options)
+    endpoint = dataclasses.replace(endpoint, port=endpoint.port or 22, user=endpoint.user or _login_name())
+    _check_name("host", endpoint.host)
+    _check_name("user", endpoint.user)
+    if endpoint.key_name:
+        _check_name("host", endpoint.key_name)
+    return endpoint
+
+
+def _with_ssh_config(said: Endpoint, options: SshOptions) -> Endpoint:
+    """What was said, then what ssh_config says. Raises UsageError for a host that is behind another one."""
+    from vmproxy.transports._ssh_config import Person, lookup
+
+    person = Person(home=os.path.expanduser("~"), user=_login_name(), environ=os.environ)
+    found = lookup(said.host, user=said.user, port=said.port, ssh_config=options.ssh_config, person=person)
     if found.proxy:
         raise UsageError(
-            f"{printable(target.host)} is reached through {printable(found.proxy, limit=80)}: not supported yet",
+            f"{printable(said.host)} is reached through {printable(found.proxy, limit=80)}: not supported yet",
             where="ssh_config",
             hint="open a tunnel (ssh -L) and name its local end: ssh://user@127.0.0.1:PORT",
         )
-    _check_name("host", found.hostname)
-    user = target.user or found.user or _login_name()
-    _check_name("user", user)
-    if found.key_alias:
-        _check_name("host", found.key_alias)
-    return Endpoint(
+    return dataclasses.replace(
+        said,
         host=found.hostname,
-        port=target.port or found.port or 22,
-        user=user,
-        identities=options.identities + target.identities + found.identities,
-        only_identities=target.only_identities or found.only_identities,
-        passwords=target.passwords,
+        port=found.port,
+        user=found.user,
+        identities=said.identities + found.identities,
+        only_identities=said.only_identities or found.only_identities,
         key_name=found.key_alias.lower(),
     )
 
@@ -130,6 +144,8 @@ def _check_name(what: str, text: str) -> None:
 
 
 def _login_name() -> str:
+    import getpass
+
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError) as error:
