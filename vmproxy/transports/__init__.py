@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol, cast
 
 from vmproxy.errors import UsageError
 from vmproxy.model import Target
+from vmproxy.values import dataclass
 
 NAMES = ("ssh",)
 

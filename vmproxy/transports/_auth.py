@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from vmproxy.model import printable
 from vmproxy.transports import SshOptions
 from vmproxy.transports._keyfiles import FILE_LIMIT_BYTES, BadKeyError, NeedsPassphraseError, load_key, public_blob
 from vmproxy.transports._tcp import place
+from vmproxy.values import dataclass
 
 if TYPE_CHECKING:
     import paramiko
