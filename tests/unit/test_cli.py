@@ -419,6 +419,26 @@ def test_color_is_only_where_wanted(
     assert not wants_color("auto", terminal, {"TERM": "dumb"})  # type: ignore[arg-type]
 
 
+TABLES = {
+    "one": ("default via 10.0.2.2 dev eth0\n10.0.2.0/24 dev eth0 scope link\n", 0),
+    "none": ("10.0.2.0/24 dev eth0 scope link\n", 6),
+    "equal": ("default via 10.0.2.2 dev eth0\ndefault via 10.0.3.2 dev eth1\n", 6),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_detect_gateway_json_follows_its_schema(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/schema.json describes detect-gateway's object too, found or not."""
+    text, code = TABLES[name]
+    (tmp_path / "table").write_text(text, encoding="utf-8")
+    assert run(["detect-gateway", "--table", str(tmp_path / "table"), "--json"]) == code
+    value = json.loads(capsys.readouterr().out)
+    assert schema.problems(value, "gateway") == []
+    assert value["exit"] == code
+
+
 ENV = ["env", "--proxy", "http://user:p%24x@127.0.0.1:3128", "--no-proxy", "a.b,10.0.0.0/8", "--gateway", "10.0.2.2"]
 
 

@@ -15,6 +15,7 @@ parsed value or None; ``run.settings`` everything a story needs. Raise a Vmproxy
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -83,7 +84,10 @@ def command(*names: str, examples: Sequence[str] = ()) -> Callable[[Callable[[Ru
     def decorate(function: Callable[[Run], int]) -> click.Command:
         def callback(**_params: object) -> None:
             ctx = click.get_current_context()
-            ctx.exit(function(make_run(names, before=ctx.obj or {}, after=said(ctx), environ=os.environ)))
+            run = make_run(names, before=ctx.obj or {}, after=said(ctx), environ=os.environ)
+            gc.freeze()
+            gc.enable()
+            ctx.exit(function(run))
 
         return click.Command(
             name=None,
