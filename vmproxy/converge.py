@@ -78,7 +78,7 @@ def verify(target: str, settings: Settings, *, progress: Progress = _silent, ask
 
 def env(target: str, settings: Settings, *, progress: Progress = _silent, ask: Ask | None = None) -> Report:
     """The proxy variables for containers of one VM, in ``Report.variables``. Uses no root. Raises VmproxyError."""
-    with _Story(target, settings, progress=progress, ask=ask) as story:
+    with _Story(target, settings, progress=progress, ask=ask, root=False) as story:
         return story.env()
 
 
@@ -91,20 +91,23 @@ def detect_gateway(
     ask: Ask | None = None,
 ) -> Sighting:
     """The host's address as one VM sees it. Uses no root. Raises VmproxyError for a VM that cannot be asked."""
-    with _Story(target, settings, progress=progress, ask=ask) as story:
+    with _Story(target, settings, progress=progress, ask=ask, root=False) as story:
         return story.detect_gateway(probe_port)
 
 
 class _Story:
-    def __init__(self, target: str, settings: Settings, *, progress: Progress, ask: Ask | None) -> None:
+    def __init__(
+        self, target: str, settings: Settings, *, progress: Progress, ask: Ask | None, root: bool = True
+    ) -> None:
         self._name = target
+        self._root = root
         self._settings = settings
         self._tell: Callable[[str], None] = lambda text: progress(Event(target=target, text=text))
         self._ask = ask
         self._session: Session
 
     def __enter__(self) -> _Story:
-        self._session = Session(self._name, self._settings, tell=self._tell, ask=self._ask)
+        self._session = Session(self._name, self._settings, tell=self._tell, ask=self._ask, root=self._root)
         return self
 
     def __exit__(self, *_: object) -> None:

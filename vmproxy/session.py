@@ -19,6 +19,7 @@ _PAUSE_SECONDS = 1.0
 
 class Session:
     """An open machine. ``tell`` hears each step; ``ask`` puts a question to the person at the terminal, if any.
+    ``root`` says whether the first look will need it.
 
     Raises what the transport raises; while ``wait_seconds`` last, an unreachable VM is tried again.
     """
@@ -30,8 +31,9 @@ class Session:
         *,
         tell: Callable[[str], None],
         ask: Callable[[str], str | None] | None,
+        root: bool = True,
     ) -> None:
-        self._settings, self._tell, self._ask = settings, tell, ask
+        self._settings, self._tell, self._ask, self._root = settings, tell, ask, root
         self._deadline = time.monotonic() + settings.wait_seconds
         self._target = targets.resolve(name, environ=os.environ)
         self.machine: Machine = self._connect(self._target)
@@ -90,7 +92,8 @@ class Session:
         shell = machines.load("shell")
         while True:
             try:
-                opened: Machine = shell.open(transport.connect(target, options=options))
+                first = shell.first_command(root=self._root)
+                opened: Machine = shell.open(transport.connect(target, options=options, first=first))
                 return opened
             except Untrusted:
                 raise
