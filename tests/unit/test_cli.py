@@ -229,7 +229,8 @@ def test_findings_diff_and_warnings_are_shown(stories: Stories, capsys: pytest.C
         diff="--- a\n+++ b\n-x\n+y\x1b[1m",
     )
     assert run(["status", "--vm", "a"]) == 1
-    assert lines(capsys.readouterr().out) == ["  ok rules", "  -- profile: block\\x0amissing"]
+    said = ["  ok rules", "  -- profile: block\\x0amissing", "a: 1 of 2 points differs"]
+    assert lines(capsys.readouterr().out) == said
     assert run(["status", "--vm", "a", "-v"]) == 1
     captured = capsys.readouterr()
     assert lines(captured.out) == [
@@ -237,15 +238,15 @@ def test_findings_diff_and_warnings_are_shown(stories: Stories, capsys: pytest.C
         "+++ b",
         "-x",
         "+y\\x1b[1m",
-        "  ok rules",
-        "  -- profile: block\\x0amissing",
+        *said,
     ]
     assert lines(captured.err) == [
         "a: looking",
         "vmproxy: warning: a: old rules\\x07 found",
-        "vmproxy: error: a: 1 of 2 points differs",
         "hint: vmproxy apply --vm a",
     ]
+    assert run(["status", "--vm", "a", "-q"]) == 1
+    assert capsys.readouterr() == ("", "vmproxy: error: a: 1 of 2 points differs\n")
 
 
 def test_json_object_follows_its_schema(stories: Stories, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import click
 from vmproxy.model import Event, Finding, Report, printable
 
 _LINE_LIMIT = 200
+_FINDINGS = (1, 3)  # drift, and done with a restart pending: results, unlike an error that was raised
 
 
 def is_terminal(stream: IO[str]) -> bool:
@@ -157,9 +158,12 @@ class Output:
             if diff or self.verbosity > 0:
                 self.diff(report.diff)
             self.findings(report.findings)
-        if report.ok:
+        finding = error is None and report.exit in _FINDINGS and not (self.quiet or self.json)
+        if report.ok or finding:
             if not (self.quiet or self.json) and report.message:
                 self.result(f"{report.target}: {printable(report.message, limit=_LINE_LIMIT)}")
+            if finding and report.hint:
+                self.note(f"hint: {report.hint}")
         else:
             self.error(_placed(report), hint=report.hint, error=error)
 
