@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.lab.hostside import connect, listen
 from tests.lab.nsvm import NamespaceVM
 from tests.lab.proxy import LabProxy
+from tests.ns.endings import Base
+from tests.ns.story import Vmproxy
 
 HostProxy = Callable[..., LabProxy]
 
@@ -49,6 +52,26 @@ def stub_vm() -> Iterator[NamespaceVM]:
     """A VM of the test's own whose dockerd only sleeps, for interruption tests by the hundred."""
     with NamespaceVM(docker="stub") as machine:
         yield machine
+
+
+@pytest.fixture(scope="module")
+def as_booted() -> Iterator[Base]:
+    """A VM with the stub, for all tests of a file that use ``base``."""
+    with NamespaceVM(docker="stub") as machine:
+        yield Base(machine)
+
+
+@pytest.fixture
+def base(as_booted: Base) -> Iterator[Base]:
+    """A VM as it came up, and so again after the test, without a boot."""
+    yield as_booted
+    as_booted.reset()
+
+
+@pytest.fixture
+def vmproxy(base: Base, tmp_path: Path) -> Vmproxy:
+    """vmproxy on the VM of ``base``, with a HOME of the test's own."""
+    return Vmproxy(base.machine, tmp_path)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.nsvm import NamespaceVM
 from tests.ns.endings import Base, refused, unchanged
 from tests.ns.story import (
     BOOTLOCAL,
@@ -28,32 +27,6 @@ from vmproxy import converge
 from vmproxy.errors import ForeignFile, NotPermitted, Refused
 
 PROXY = "http://10.0.2.2:8123"
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[NamespaceVM]:
-    """One VM for the file."""
-    with NamespaceVM(docker="stub") as vm:
-        yield vm
-
-
-@pytest.fixture(scope="module")
-def first(machine: NamespaceVM) -> Base:
-    """The VM as it came up."""
-    return Base(machine)
-
-
-@pytest.fixture
-def base(first: Base) -> Iterator[Base]:
-    """The VM as it came up, and so again after the test."""
-    yield first
-    first.reset()
-
-
-@pytest.fixture
-def vmproxy(machine: NamespaceVM, tmp_path: Path) -> Vmproxy:
-    """vmproxy on that VM."""
-    return Vmproxy(machine, tmp_path)
 
 
 QUIET = ("--no-check", "--no-verify")
