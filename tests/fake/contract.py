@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fake.conftest import Keys, read_all
+from tests.fake.realservers import open_directory
 from vmproxy.errors import LostContact, NotPermitted, Untrusted
 from vmproxy.transports._channel import SshConnection
 
@@ -107,18 +108,16 @@ class Contract:
         command = "echo in #" + "x" * 8000
         assert read_all(log_in(vm["port"], target=vm).start(command)) == b"in\n"
 
-    def test_end_of_input_is_seen_when_we_go(self, log_in: Connect, vm: dict[str, Any], tmp_path: Path) -> None:
+    def test_end_of_input_is_seen_when_we_go(self, log_in: Connect, vm: dict[str, Any]) -> None:
         """Closing the connection ends the command's stdin: what a script in the VM watches for."""
-        tmp_path.chmod(0o777)
-        for parent in tmp_path.parents[:2]:
-            parent.chmod(0o755)
-        seen = tmp_path / "seen"
-        connection = log_in(vm["port"], target=vm)
-        channel = connection.start(f"trap '' HUP; echo on; cat; echo gone > {seen}.tmp; mv {seen}.tmp {seen}")
-        assert channel.receive(timeout_seconds=10) == b"on\n"
-        connection.close()
-        watch = log_in(vm["port"], target=vm).start(f"until [ -e {seen} ]; do sleep 0.05; done; cat {seen}")
-        assert read_all(watch) == b"gone\n"
+        with open_directory(0o777) as directory:
+            seen = directory / "seen"
+            connection = log_in(vm["port"], target=vm)
+            channel = connection.start(f"trap '' HUP; echo on; cat; echo gone > {seen}.tmp; mv {seen}.tmp {seen}")
+            assert channel.receive(timeout_seconds=10) == b"on\n"
+            connection.close()
+            watch = log_in(vm["port"], target=vm).start(f"until [ -e {seen} ]; do sleep 0.05; done; cat {seen}")
+            assert read_all(watch) == b"gone\n"
 
     def test_silence_ends_at_the_limit(self, log_in: Connect, vm: dict[str, Any]) -> None:
         """A command that says nothing is given up, and another one can be started."""

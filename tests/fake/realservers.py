@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,17 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+@contextlib.contextmanager
+def open_directory(mode: int) -> Iterator[Path]:
+    """A directory that other accounts reach too (pytest's own are closed to them), gone afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix="vmproxy-test-"))
+    try:
+        directory.chmod(mode)
+        yield directory
+    finally:
+        shutil.rmtree(directory)
 
 
 @contextlib.contextmanager
@@ -56,9 +69,6 @@ def dropbear(directory: Path, *, authorized: Path, password_hash: str) -> Iterat
         path.chmod(mode)
     for path in (home / ".ssh" / "authorized_keys", home / ".ssh", home):
         os.chown(path, 1000, 1000)
-    for parent in directory.parents:
-        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
     (directory / "passwd").write_text(f"root:x:0:0::/root:/bin/sh\ndocker:{password_hash}:1000:1000::{home}:/bin/sh\n")
     key = directory / "dropbear_key"
     subprocess.run(["dropbearkey", "-t", "ed25519", "-f", str(key)], check=True, capture_output=True, timeout=30)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.fake.conftest import Keys, read_all
-from vmproxy.errors import NotPermitted, Unreachable, VmproxyError
+from vmproxy.errors import NotPermitted, Unreachable, UsageError, VmproxyError
 from vmproxy.transports import Secrets, SshOptions
 
 
@@ -147,6 +147,14 @@ def test_user_identities_come_first(log_in: Callable[..., Any], serve: Callable[
     server = serve()
     log_in(server.port, identities=("other",), options_identities=("ed25519",))
     assert server.seen == ["auth publickey good"]
+
+
+def test_user_identity_that_is_not_there(log_in: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path) -> None:
+    """-i with a file that is not there is exit 2 before anything is connected."""
+    server = serve()
+    with pytest.raises(UsageError, match="no such key file"):
+        log_in(server.port, options_identities=(str(tmp_path / "gone"),))
+    assert server.connections == 0
 
 
 def test_certificate_beside_the_key(
@@ -313,9 +321,9 @@ def test_f05_vm_that_vanishes_during_log_in(
     """A connection that dies or hangs at the authentication is exit 4 or 5, within the limit."""
     from vmproxy.transports import _auth
 
-    monkeypatch.setattr(_auth, "SECONDS", 0.5)
     whole = relay(serve().port)
     log_in(whole.port).close()
+    monkeypatch.setattr(_auth, "SECONDS", 0.5)
     shorter = whole.from_server - 40
     for faults in ({"cut_after": shorter}, {"hold_after": shorter}):
         with pytest.raises(VmproxyError) as caught:

@@ -17,7 +17,7 @@ from tests.fake.relay import Faults, Relay
 from tests.fake.server import FakeServer, Rules
 from vmproxy.errors import LostContact, NotPermitted, VmproxyError
 from vmproxy.model import Target
-from vmproxy.transports import SshOptions, _auth, _channel
+from vmproxy.transports import SshOptions, _auth, _channel, ssh
 from vmproxy.transports.ssh import connect
 
 
@@ -292,21 +292,21 @@ def test_long_commands_are_a_bug_of_ours(log_in: Callable[..., Any], serve: Call
 # P12
 
 
-def _session(port: int, key: str, known_hosts: str, *, first: str = "") -> tuple[bytes, bytes, int | None]:
+def _session(port: int, key: str, *, first: str = "", limit_seconds: float = 30.0) -> tuple[bytes, bytes, int | None]:
     """Log in, run, read; the whole of it."""
     target = Target(
         name="vm", provider="test", host="127.0.0.1", port=port, user="docker", identities=(key,), only_identities=True
     )
-    options = SshOptions(known_hosts=known_hosts, connect_timeout_seconds=1.0)
+    options = SshOptions(known_hosts=os.devnull, connect_timeout_seconds=limit_seconds)
     connection = connect(target, options=options, first=first)
     try:
         channel = connection.start("x")
-        channel.send(b"input", timeout_seconds=1.0)
+        channel.send(b"input", timeout_seconds=limit_seconds)
         channel.end_input()
         data = b""
-        while piece := channel.receive(timeout_seconds=1.0):
+        while piece := channel.receive(timeout_seconds=limit_seconds):
             data += piece
-        return data, channel.stderr, channel.wait(timeout_seconds=1.0)
+        return data, channel.stderr, channel.wait(timeout_seconds=limit_seconds)
     finally:
         connection.close()
 
@@ -319,14 +319,19 @@ def steady(keys: Keys) -> Any:
     """One server for all examples, which always says the same."""
     rules = Rules(keys=frozenset({keys.blob("ed25519")}), act=says(*WHOLE[:2], WHOLE[2]))
     server = FakeServer([keys.load("host_ed25519")], rules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_auth, "SECONDS", 1.0)
-        patch.setattr(_channel, "_START_SECONDS", 1.0)
-        yield server
+    yield server
     server.close()
 
 
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits of a second, where the connection is to stall."""
+    for module, name in ((_auth, "SECONDS"), (ssh, "SECONDS"), (_channel, "_START_SECONDS")):
+        monkeypatch.setattr(module, name, 1.0)
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.usefixtures("hurry")
 @given(
     offset=st.integers(0, 5200),
     kind=st.sampled_from(["cut_after", "hold_after"]),
@@ -340,7 +345,7 @@ def test_p12_whole_or_an_error_at_every_byte(
     """The connection ends or stalls after any byte, split and delayed: the whole answer or our error."""
     relay = Relay(steady.port, Faults(piece_bytes=piece_bytes, delay_seconds=delay, **{kind: offset}))
     try:
-        outcome: object = _session(relay.port, keys.path("ed25519"), os.devnull, first=first)
+        outcome: object = _session(relay.port, keys.path("ed25519"), first=first, limit_seconds=1.0)
     except VmproxyError as error:
         outcome = error.exit
     finally:
@@ -356,6 +361,6 @@ def test_p12_split_and_late_bytes_change_nothing(
     """However the bytes are cut and delayed, the answer is the same."""
     relay = Relay(steady.port, Faults(piece_bytes=piece_bytes, delay_seconds=delay))
     try:
-        assert _session(relay.port, keys.path("ed25519"), os.devnull) == WHOLE
+        assert _session(relay.port, keys.path("ed25519")) == WHOLE
     finally:
         relay.close()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.fake.conftest import Keys, keys, known_hosts, log_in, read_all  # noqa: F401 - fixtures
 from tests.fake.contract import Contract
-from tests.fake.realservers import dropbear
+from tests.fake.realservers import dropbear, open_directory
 from vmproxy.errors import NotPermitted
 
 
@@ -21,15 +21,18 @@ class TestDropbear(Contract):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def place(cls, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:  # noqa: F811
+    def place(cls, keys: Keys) -> Iterator[tuple[int, str]]:  # noqa: F811
         """One server for all."""
         assert os.geteuid() == 0, "this test needs root"
-        directory = tmp_path_factory.mktemp("dropbear")
         done = subprocess.run(
             ["openssl", "passwd", "-6", "tcuser"], check=True, capture_output=True, text=True, timeout=10
         )
         authorized = Path(keys.path("ed25519") + ".pub")
-        with dropbear(directory, authorized=authorized, password_hash=done.stdout.strip()) as place:
+        hashed = done.stdout.strip()
+        with (
+            open_directory(0o755) as directory,
+            dropbear(directory, authorized=authorized, password_hash=hashed) as place,
+        ):
             yield place
 
     def test_password(self, log_in: Callable[..., Any], vm: dict[str, Any]) -> None:  # noqa: F811

@@ -266,10 +266,12 @@ def test_a_proxy_in_doubt_is_refused(criteria: str) -> None:
 def test_only_the_ssh_provider_reads_ssh_config(tmp_path: Path) -> None:
     """A ``Host *`` of the user's does not bend the way to a VM that its provider knows."""
     (tmp_path / "config").write_text("Host *\n  HostName elsewhere\n  Port 9\n  User x\n  ProxyJump bastion\n")
+    (tmp_path / "mine").touch()
+    mine = str(tmp_path / "mine")
     target = Target(name="b", provider="boot2docker", host="127.0.0.1", port=2022, user="docker", identities=("/k",))
-    found = endpoint_of(target, SshOptions(ssh_config=str(tmp_path / "config"), identities=("/mine",)))
+    found = endpoint_of(target, SshOptions(ssh_config=str(tmp_path / "config"), identities=(mine,)))
     assert (found.host, found.port, found.user) == ("127.0.0.1", 2022, "docker")
-    assert found.identities == ("/mine", "/k")
+    assert found.identities == (mine, "/k")
     assert found.place == "docker@127.0.0.1:2022"
 
 

@@ -96,6 +96,9 @@ def _trust(
 
 def endpoint_of(target: Target, options: SshOptions) -> Endpoint:
     """The target with the user's options, ssh_config (for targets of the ``ssh`` provider only) and defaults."""
+    for identity in options.identities:
+        if not Path(identity).expanduser().is_file():
+            raise UsageError("there is no such key file", where=printable(identity), hint="-i FILE: a private key")
     endpoint = Endpoint(
         host=target.host,
         port=target.port,
