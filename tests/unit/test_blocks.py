@@ -262,6 +262,8 @@ def test_f44_a_block_that_is_undone_behind_it_moves_to_the_end(tail: bytes) -> N
         b"# http_proxy=mine\n",
         b"export EXTRA_ARGS=--debug\n",
         b"export http_proxy\n",
+        b"export none http_proxy\n",
+        b"export -p http_proxy\n",
         b"http_proxy=mine wget x\n",
         b"(unset http_proxy)\n",
         b"cat <<E\nhttp_proxy=mine\nE\n",

@@ -296,6 +296,8 @@ def test_f41_f44_what_would_kill_the_block_is_an_objection(text: bytes, line: in
         b"http_proxy=mine\nexport http_proxy\nunset HTTP_PROXY\n",
         b"readonly PATH\nreadonly my_http_proxy\n",
         b"(readonly http_proxy)\n",
+        b"declare http_proxy=mine\ndeclare -x HTTP_PROXY\n",
+        b"alias ll='ls -l'\necho export=1\n",
         b"set -e\nset -u\nset -- -n\n",
         b"# comment \\\n",
         b"a='\\\\'\nb=\\\\\n",
