@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
+import io
 import json
 import os
 import shlex
@@ -21,6 +22,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ DISK_MIB = 4096
 GATEWAY = "10.0.2.2"
 ADDRESS = "10.0.2.15"
 
+_FORMAT_ME = "boot2docker, please format-me"
 _BOOT_SECONDS = 300.0
 _LOCK_SECONDS = 1800.0
 _POLL_SECONDS = 0.1
@@ -58,7 +61,10 @@ class Done:
 
 
 class QemuVM:
-    """One VM. ``sshd`` is openssh or dropbear, ``iptables`` legacy or nft; ``port`` 0 takes a free one."""
+    """One VM. ``sshd`` is openssh or dropbear, ``iptables`` legacy or nft; ``port`` 0 takes a free one.
+
+    ``userdata`` is what docker-machine writes on a new disk: see :func:`userdata`.
+    """
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class QemuVM:
         sshd: str = "openssh",
         iptables: str = "legacy",
         port: int = 0,
+        userdata: bytes = b"",
         lock: Path | None = None,
     ) -> None:
         self.state = state
@@ -77,6 +84,7 @@ class QemuVM:
         self.sshd = sshd
         self.iptables = iptables
         self.port = port
+        self.userdata = userdata
         self.key = cache / "ssh" / "id_lab"
         self.known_hosts = state / "known_hosts"
         self.disk = state / "disk.qcow2"
@@ -110,7 +118,7 @@ class QemuVM:
             self._restore(root, kept / "memory")
         else:
             if fresh:
-                _run("qemu-img", "create", "-q", "-f", "qcow2", str(self.disk), f"{DISK_MIB}M")
+                self._make_disk()
             self._launch(root)
             if wait:
                 self.wait_ssh()
@@ -229,6 +237,14 @@ class QemuVM:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
+    def _make_disk(self) -> None:
+        """An empty disk, or one that begins with the user data."""
+        raw = self.disk.with_suffix(".raw")
+        raw.write_bytes(self.userdata)
+        os.truncate(raw, DISK_MIB << 20)
+        _run("qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", str(raw), str(self.disk))
+        raw.unlink()
+
     def _image(self) -> initramfs.Image:
         return _image(self.cache)
 
@@ -289,7 +305,7 @@ class QemuVM:
         kept.mkdir(parents=True)
         for old in sorted(self.cache.glob("snapshot-*"), key=lambda path: path.stat().st_mtime)[:-4]:
             shutil.rmtree(old, ignore_errors=True)
-        _run("qemu-img", "create", "-q", "-f", "qcow2", str(self.disk), f"{DISK_MIB}M")
+        self._make_disk()
         self._launch(root)
         self.wait_ssh()
         self.wait_docker()
@@ -344,6 +360,17 @@ class QemuVM:
 def _image(cache: Path) -> initramfs.Image:
     """Asked once a process: apt takes seconds to say that nothing changed."""
     return initramfs.build(cache, tree.build_tree(cache), tree.fetch_kernel(cache))
+
+
+def userdata(public_key: bytes) -> bytes:
+    """What docker-machine puts at the start of a new disk: a tar whose first name asks boot2docker to format it."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in ((_FORMAT_ME, _FORMAT_ME.encode()), (".ssh/authorized_keys", public_key)):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o644
+            tar.addfile(entry, io.BytesIO(content))
+    return out.getvalue()
 
 
 def make_key(path: Path) -> None:

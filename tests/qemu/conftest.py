@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -45,13 +46,13 @@ class Ran:
 
 
 class Command:
-    """``vmproxy`` as a user runs it, for one VM found by the name boot2docker through its own profile."""
+    """``vmproxy`` as a user runs it, for ``boot2docker`` (found by its profile) or a VM of docker-machine's."""
 
-    def __init__(self, vm: QemuVM, proxy: LabProxy, home: Path) -> None:
-        self.vm, self.proxy, self.home = vm, proxy, home
+    def __init__(self, vm: QemuVM, proxy: LabProxy, home: Path, name: str = "boot2docker") -> None:
+        self.vm, self.proxy, self.home, self.name = vm, proxy, home, name
 
     def __call__(self, command: str, *words: str, status: int | None = 0) -> Ran:
-        """Run ``vmproxy COMMAND --vm boot2docker WORDS``; it must end with ``status``, unless that is None."""
+        """Run ``vmproxy COMMAND --vm NAME WORDS``; it must end with ``status``, unless that is None."""
         process = self.start(command, *words)
         stdout, stderr = process.communicate(timeout=_COMMAND_SECONDS)
         ran = Ran(status=process.returncode, stdout=stdout, stderr=stderr)
@@ -60,22 +61,39 @@ class Command:
 
     def start(self, command: str, *words: str) -> subprocess.Popen[str]:
         """Start it and do not wait."""
-        profile = self.home / "profile"
-        profile.write_text(f'SSHPort = {self.vm.port}\nSSHKey = "{self.vm.key}"\n', encoding="utf-8")
+        found = self._profile() if self.name == "boot2docker" else self._machine()
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-            "BOOT2DOCKER_PROFILE": str(profile),
+            **found,
             **{name: str(self.home) for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")},
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "vmproxy", command, "--vm", "boot2docker", *words],
+            [sys.executable, "-m", "vmproxy", command, "--vm", self.name, *words],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def _profile(self) -> dict[str, str]:
+        """The environment with which boot2docker's own profile is found."""
+        profile = self.home / "profile"
+        profile.write_text(f'SSHPort = {self.vm.port}\nSSHKey = "{self.vm.key}"\n', encoding="utf-8")
+        return {"BOOT2DOCKER_PROFILE": str(profile)}
+
+    def _machine(self) -> dict[str, str]:
+        """The environment with which docker-machine's record of the VM is found, as of a VirtualBox VM."""
+        record = self.home / "machines" / self.name / "config.json"
+        record.parent.mkdir(parents=True, exist_ok=True)
+        driver = {
+            "IPAddress": "192.168.99.100", "MachineName": self.name, "SSHUser": "docker", "SSHPort": self.vm.port,
+            "SSHKeyPath": str(self.vm.key), "StorePath": str(self.home),
+        }  # fmt: skip
+        config = {"ConfigVersion": 3, "Driver": driver, "DriverName": "virtualbox", "Name": self.name}
+        record.write_text(json.dumps(config), encoding="utf-8")
+        return {"MACHINE_STORAGE_PATH": str(self.home)}
 
     def apply(self, *words: str, status: int | None = 0) -> Ran:
         """``vmproxy apply`` with the host's proxy."""
