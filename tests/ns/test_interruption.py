@@ -243,4 +243,7 @@ def test_f28_f29_a_signal_in_the_middle_puts_everything_back(world: World, numbe
     assert err.decode().count("vmproxy: error: ") == 1, err
     assert b"Traceback" not in err
     assert world.state() == world.before
+    # The daemon that was started while putting back must not have inherited a signal that we ignore.
+    ignored = world.machine.run("sed -n 's/^SigIgn:[[:space:]]*//p' /proc/$(cat /var/run/docker.pid)/status").stdout
+    assert int(ignored, 16) == 0
     world.reset()

@@ -2,7 +2,8 @@
 # Comes behind observe.sh and ask.sh. On any failure, on a signal, and when the client is gone, everything is put back.
 # stdin, after observe.sh's part: "key value" lines and length-prefixed blobs up to ".", then "go", and at the end "keep" or "undo".
 
-trap '' PIPE 2>/dev/null
+# Caught, not ignored: what is ignored here would be ignored by the Docker that we start, for good.
+trap : PIPE
 step() { frame "step $*"; }
 
 # ---- the work directory and the lock -------------------------------------------------------------------------------
@@ -40,7 +41,7 @@ take_lock() {
 
 leave() { # status exit-code text…: the last frame, then out
   # From here on nothing may interrupt: all that is left is ours to clear.
-  trap '' HUP INT TERM
+  trap : HUP INT TERM
   [ -z "$watcher" ] || kill "$watcher" 2>/dev/null
   i=0
   while [ "$i" -lt "$files" ]; do
@@ -64,7 +65,7 @@ restore() { # file of iptables-restore text
 }
 
 put_back() { # exit-code text…
-  trap '' HUP INT TERM
+  trap : HUP INT TERM
   [ -z "$watcher" ] || kill "$watcher" 2>/dev/null
   watcher=''
   step put-back

@@ -21,7 +21,14 @@ have() { command -v "$1" >/dev/null 2>&1; }
 first_line() { [ -r "$1" ] && { IFS= read -r REPLY < "$1" || [ -n "$REPLY" ]; }; } 2>/dev/null
 
 # timeout(1) of coreutils and of busybox since 1.30 share this form; where it is missing the client's own limit ends the run.
-if have timeout && timeout 5 true 2>/dev/null; then limit() { timeout "$@"; }; else limit() { shift; "$@"; }; fi
+limits=''
+limit() { # SECONDS COMMAND...; which form there is, is tried when first needed
+  if [ -z "$limits" ]; then
+    limits=no
+    if have timeout && timeout 5 true 2>/dev/null; then limits=yes; fi
+  fi
+  if [ "$limits" = yes ]; then timeout "$@"; else shift; "$@"; fi
+}
 
 docker_pid() { # REPLY: the running daemon's process id; a stale pid file names another program or none
   for f in /var/run/docker.pid /run/docker.pid; do
@@ -36,6 +43,10 @@ docker_pid() { # REPLY: the running daemon's process id; a stale pid file names 
 
 look_system() {
   REPLY=''; first_line /proc/sys/kernel/random/boot_id
+  uid=''
+  while IFS='	 ' read -r key _ value _; do # the line says: Uid: real effective saved ...
+    if [ "$key" = Uid: ]; then uid=$value; break; fi
+  done </proc/self/status 2>/dev/null
   frame "system ${uid:-$(id -u)} $REPLY"
   frame os; cat /etc/os-release 2>/dev/null
   found=''
@@ -44,7 +55,7 @@ look_system() {
     have "$cmd" && found="$found $cmd"
   done
   frame "have$found"
-  printf '%s' "$want_paths" | while IFS= read -r p; do
+  for p in $want_paths; do # paths of ours, without blanks or patterns (shell.py refuses others)
     # Where a directory really is: boot2docker's own is a link to the disk's.
     if [ -e "$p" ]; then frame "path $p"; if [ -d "$p" ]; then (cd -P "$p" && pwd -P) 2>/dev/null; fi; fi
   done
@@ -76,7 +87,13 @@ look_rules() {
   # 0A is TCP_LISTEN (include/net/tcp_states.h).
   frame listeners; grep -h ' 0A ' /proc/net/tcp /proc/net/tcp6 2>/dev/null
   frame mounts; cat /proc/mounts 2>/dev/null
-  dump() { frame "dump $1"; limit 20 "$2" 2>/dev/null; frame "dumped $1 $?"; }
+  dump() { # not by limit: where timeout takes its words otherwise, it says 127 and has run nothing
+    frame "dump $1"
+    rc=127
+    if have timeout; then timeout 20 "$2" 2>/dev/null; rc=$?; fi
+    if [ "$rc" = 127 ]; then "$2" 2>/dev/null; rc=$?; fi
+    frame "dumped $1 $rc"
+  }
   if have iptables-nft-save || have iptables-legacy-save; then
     have iptables-nft-save && dump nft iptables-nft-save
     # Reading legacy tables creates them (LIBRARIES §2); so only where the kernel already has some.
@@ -88,7 +105,7 @@ look_rules() {
 }
 
 look_files() {
-  printf '%s' "$want_files" | while IFS= read -r p; do
+  for p in $want_files; do
     frame "stat $p"; ls -ldin -- "$p" 2>/dev/null
     for t in "${p%/*}"/.vmproxy-*; do [ -e "$t" ] && frame "leftover $t"; done
     if [ -f "$p" ] && [ ! -L "$p" ]; then

@@ -3,7 +3,7 @@ run=/run; [ -d /run ] && [ -w /run ] || run=/var/run
 work=$(mktemp -d "$run/vmproxy-proof-XXXXXX") || { frame 'result refused 6 cannot make a work directory'; exit 0; }
 trap 'proof_clean; rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
-trap '' PIPE
+trap : PIPE
 proof_args=''
 while IFS= read -r line && [ "$line" != . ]; do
   case $line in
