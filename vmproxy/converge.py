@@ -263,7 +263,8 @@ class _Story:
                 hint="--restart always, or restart Docker when it suits",
                 findings=legs,
             )
-        stopped = "; Docker is stopped and stays so" if outcome.restart == "stopped" else ""
+        still = outcome.facts is not None and outcome.facts.live and outcome.facts.daemon is None
+        stopped = "; Docker is stopped and stays so" if still or outcome.restart == "stopped" else ""
         if wrong:
             return self._report(
                 scene, "done and kept, although the proof fails", changed=True, exit=1, code="E_PROOF", findings=legs
