@@ -36,4 +36,5 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+    gc.freeze()  # what is left is not searched for garbage once more at the end
     sys.exit(code)

@@ -34,6 +34,7 @@ from vmproxy.options import CHANGE, GLOBAL, OPTIONS, SSH, WISH
 __all__ = ["CHANGE", "SSH", "WISH", "Run", "command", "each_vm", "failed", "said"]
 
 _FILE_LIMIT_BYTES = 1 << 20
+_GARBAGE_OBJECTS = 50_000  # the imports of a story are no garbage either; a long wait makes some, slowly
 
 
 class Run:
@@ -86,6 +87,7 @@ def command(*names: str, examples: Sequence[str] = ()) -> Callable[[Callable[[Ru
             ctx = click.get_current_context()
             run = make_run(names, before=ctx.obj or {}, after=said(ctx), environ=os.environ)
             gc.freeze()
+            gc.set_threshold(_GARBAGE_OBJECTS)
             gc.enable()
             ctx.exit(function(run))
 
