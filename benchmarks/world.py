@@ -54,6 +54,7 @@ class Host:
         site = directory / "site"
         shutil.copytree(package, site / "vmproxy", ignore=shutil.ignore_patterns("__pycache__"))
         compileall.compile_dir(site, quiet=1)
+        directory.mkdir(exist_ok=True)
         (directory / "vmproxy").write_text(_LAUNCHER, encoding="utf-8")
         self.environ = {
             "PATH": os.environ["PATH"],
