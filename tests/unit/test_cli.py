@@ -311,6 +311,21 @@ def test_debug_adds_the_traceback(stories: Stories, capsys: pytest.CaptureFixtur
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_p6_the_traceback_of_debug_shows_no_password(
+    stories: Stories, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Even an exception that carries a password does not bring it to the terminal: --proxy's, the host's, the key's."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://me:host-word@proxy:2")
+    monkeypatch.setenv("VMPROXY_SSH_PASSPHRASE", "key-word")
+    stories.answers["a"] = RuntimeError("x s3cr@t-word y host-word z key-word http://user:s3cr%40t-word@proxy:1")
+    assert run(["apply", "--vm", "a", "--debug", "--proxy", "http://user:s3cr%40t-word@proxy:1"]) == 70
+    err = capsys.readouterr().err
+    assert "RuntimeError: x *** y *** z *** http://" in err
+    assert "-word" not in err
+    assert "-word" not in "".join(path.read_text(encoding="utf-8") for path in tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_f28_f29_a_signal_lets_the_story_put_back_and_exits_128_plus_n(
     name: str, stories: Stories, capsys: pytest.CaptureFixture[str]

@@ -28,7 +28,7 @@ from vmproxy import config
 from vmproxy.cli.output import Output, may_ask, summary
 from vmproxy.cli.params import click_option, said
 from vmproxy.errors import Interrupted, RolledBack, UsageError, VmproxyError
-from vmproxy.model import Report, Settings
+from vmproxy.model import ProxyURL, Report, Settings
 from vmproxy.options import CHANGE, GLOBAL, OPTIONS, SSH, WISH
 
 __all__ = ["CHANGE", "SSH", "WISH", "Run", "command", "each_vm", "failed", "said"]
@@ -125,8 +125,16 @@ def make_run(
         verbosity=-1 if values.get("quiet") else values.get("verbose", 0),
         color=values.get("color", "auto"),
         debug=values.get("debug", False),
+        secrets=secrets_of(values, environ),
     )
     return Run(values=values, environ=environ, output=output)
+
+
+def secrets_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[ProxyURL | str, ...]:
+    """What must not be seen in a traceback: every proxy known here, and the passwords that the environment holds."""
+    every = (*values.values(), *config.host_environment(environ).values())
+    words = (environ.get("VMPROXY_SSH_PASSWORD", ""), environ.get("VMPROXY_SSH_PASSPHRASE", ""))
+    return (*(value for value in every if isinstance(value, ProxyURL)), *filter(None, words))
 
 
 def read_file(path: str | None, environ: Mapping[str, str]) -> tuple[str, dict[str, object]]:
@@ -189,7 +197,7 @@ def each_vm(run: Run, story: Callable[[str], Report], *, diff: bool = True) -> i
         except Exception as error:
             from vmproxy.cli.crash import crashed
 
-            report, cause = crashed(target, error, run.values), error
+            report, cause = crashed(target, error, run.output.secrets), error
         reports.append(report)
         run.output.report(report, diff=diff, error=cause)
         if isinstance(cause, Interrupted):

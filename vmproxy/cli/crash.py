@@ -8,54 +8,50 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from vmproxy import __version__
 from vmproxy.model import ProxyURL, Report
 
 EXIT = 70
 CODE = "E_BUG"
+_SHORTEST = 4
 _USERINFO = re.compile(r"(?<=://)[^\s/@'\"]*(?:@[^\s/@'\"]*)*@")
 
 
-def secret_forms(values: Iterable[object]) -> list[str]:
-    """Every way in which the passwords among ``values`` may stand in a text, longest first."""
-    from vmproxy.preview import secrets
+def redact(text: str, secrets: Iterable[ProxyURL | str] = ()) -> str:
+    """``text`` with user info of URLs and every spelling of the ``secrets`` masked."""
+    from vmproxy.preview import secrets as spellings
 
-    proxies = [value for value in values if isinstance(value, ProxyURL)]
-    forms = {*secrets(*proxies), *(repr(form)[1:-1] for form in secrets(*proxies))}
-    return sorted(forms | {form.rstrip("=") for form in forms}, key=len, reverse=True)
-
-
-def redact(text: str, values: Iterable[object] = ()) -> str:
-    """``text`` with user info of URLs and every known password masked."""
-    for form in secret_forms(values):
+    secrets = tuple(secrets)
+    forms = {*spellings(*(one for one in secrets if isinstance(one, ProxyURL)))}
+    forms |= {one for one in secrets if isinstance(one, str) and len(one) >= _SHORTEST}
+    forms |= {repr(form)[1:-1] for form in forms} | {form.rstrip("=") for form in forms}
+    for form in sorted(forms - {""}, key=len, reverse=True):
         text = text.replace(form, "***")
     return _USERINFO.sub("***@", text)
 
 
-def write_report(error: BaseException, values: Mapping[str, Any]) -> str:
+def write_report(error: BaseException, secrets: Iterable[ProxyURL | str]) -> str:
     """Write the traceback to a new file of mode 0600, redacted; its path, "" where it could not be written."""
     lines = [
         f"vmproxy {__version__}, Python {platform.python_version()}, {platform.platform()}",
-        f"options given: {', '.join(sorted(values))}",
         "",
         "".join(traceback.format_exception(error)),
     ]
     try:
         handle, path = tempfile.mkstemp(prefix="vmproxy-report-", suffix=".txt")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(redact("\n".join(lines), values.values()))
+            stream.write(redact("\n".join(lines), secrets))
     except OSError:
         return ""
     return path
 
 
-def crashed(target: str, error: Exception, values: Mapping[str, Any]) -> Report:
+def crashed(target: str, error: Exception, secrets: Iterable[ProxyURL | str]) -> Report:
     """The report of a VM (or, with ``target`` "", of the command) that ended with a bug of ours."""
-    what = redact(f"{type(error).__name__}: {error}".splitlines()[0], values.values())
-    path = write_report(error, values)
+    what = redact(f"{type(error).__name__}: {error}", secrets).splitlines()[0]
+    path = write_report(error, secrets)
     where = f" ({path})" if path else ""
     room = 180 - len(where)
     what = what if len(what) <= room - 20 else what[: room - 21] + "…"

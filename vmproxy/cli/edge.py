@@ -114,6 +114,9 @@ def make_group() -> click.Group:
 
 def run(argv: list[str]) -> int:
     """Run one command line; the exit code. Everything that can go wrong is said here and nowhere else."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not turn a result into a bug
@@ -160,7 +163,7 @@ def _invoke(group: click.Group, argv: list[str]) -> int:
     except Exception as error:
         from vmproxy.cli.crash import crashed
 
-        return _fail(argv, error, report=crashed("", error, {}))
+        return _fail(argv, error, report=crashed("", error, ()))
 
 
 def _fail(argv: list[str], error: BaseException, *, report: Report | None = None) -> int:

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import click
 
-from vmproxy.model import Event, Finding, Report, printable
+from vmproxy.model import Event, Finding, ProxyURL, Report, printable
 
 _LINE_LIMIT = 200
 _FINDINGS = (1, 3)  # drift, and done with a restart pending: results, unlike an error that was raised
@@ -37,9 +37,21 @@ def wants_color(choice: str, stream: IO[str], environ: Mapping[str, str] | None 
 
 
 class Output:
-    """How to say things. ``verbosity`` is -1 for ``-q``, 0, or the number of ``-v``."""
+    """How to say things. ``verbosity`` is -1 for ``-q``, 0, or the number of ``-v``.
 
-    def __init__(self, *, json: bool = False, verbosity: int = 0, color: str = "auto", debug: bool = False) -> None:
+    ``secrets`` are masked in tracebacks: proxies with credentials, and passwords.
+    """
+
+    def __init__(
+        self,
+        *,
+        json: bool = False,
+        verbosity: int = 0,
+        color: str = "auto",
+        debug: bool = False,
+        secrets: Iterable[ProxyURL | str] = (),
+    ) -> None:
+        self.secrets = secrets
         self.json = json
         self.verbosity = verbosity
         self.color = color
@@ -82,7 +94,9 @@ class Output:
         if self.debug and error is not None:
             import traceback
 
-            self._say("".join(traceback.format_exception(error)).rstrip(), err=True)
+            from vmproxy.cli.crash import redact
+
+            self._say(redact("".join(traceback.format_exception(error)), self.secrets).rstrip(), err=True)
         label = click.style("error:", fg="red", bold=True)
         self._say(f"vmproxy: {label} {printable(what, limit=_LINE_LIMIT - 16)}", err=True)
         if hint and not self.quiet:
