@@ -19,7 +19,9 @@ _WEEK_SECONDS = 7 * 24 * 3600
 
 
 def _wrong(option: Option, value: object, wanted: str) -> UsageError:
-    return UsageError(f"{option.name}: {printable(str(value), limit=60)!r} is not {wanted}")
+    # What stands before an @ may be a password.
+    shown = "***" if "@" in str(value) else repr(printable(str(value), limit=60))
+    return UsageError(f"{option.name}: {shown} is not {wanted}")
 
 
 def _text(option: Option, value: object) -> str:

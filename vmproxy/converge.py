@@ -417,7 +417,7 @@ def _failure(outcome: Outcome, failed: Finding | None, hidden: tuple[str, ...]) 
         return NoProxy(failed.detail, hint=failed.hint or "--no-check")
     if failed is not None and outcome.status == "undone":
         return RolledBack(
-            f"{failed.detail}; everything was put back", where=failed.subject, hint=failed.hint or "--keep"
+            f"{_short(failed.detail)}; everything was put back", where=failed.subject, hint=failed.hint or "--keep"
         )
     if outcome.exit == Refused.exit:
         return Refused(f"{text}; nothing was changed")

@@ -64,6 +64,14 @@ restore() { # file of iptables-restore text
   limit $((xwait + 20)) "$tool" -w "$xwait" --noflush ${2:+"$2"} < "$1" 2>"$work/err" 9>&-
 }
 
+undo_singly() { # table: where another tool has taken some of it away already (F22), each line by itself, and then a look
+  while IFS= read -r line; do
+    case $line in \**|COMMIT|'') ;; *) printf '*%s\n%s\nCOMMIT\n' "$1" "$line" > "$work/line"; restore "$work/line" ;; esac
+  done < "$work/$1.undo"
+  cas_dump | sed -n "/^\*$1/,/^COMMIT/p" | grep VMPROXY > "$work/line"
+  sed -n "/^\*$1/,/^COMMIT/p" "$work/seen" | grep VMPROXY | cmp -s - "$work/line"
+}
+
 put_back() { # exit-code text…
   trap : HUP INT TERM
   [ -z "$watcher" ] || kill "$watcher" 2>/dev/null
@@ -75,7 +83,7 @@ put_back() { # exit-code text…
   if [ -n "$did_nat$did_filter" ] && ! cas_dump | cmp -s - "$work/seen"; then
     for t in filter nat; do
       eval "done=\$did_$t"
-      if [ -n "$done" ]; then restore "$work/$t.undo" || restore "$work/$t.undo" || bad="$bad iptables-$t"; fi
+      if [ -n "$done" ]; then restore "$work/$t.undo" || restore "$work/$t.undo" || undo_singly "$t" || bad="$bad iptables-$t"; fi
     done
   fi
   i=$files
