@@ -85,7 +85,8 @@ def choose(settings: Settings, seen: Wish | None) -> Wish:
     if settings.https_proxy is not None:
         fields["https_proxy"] = settings.https_proxy
     for name in ("no_proxy", "listen_port", "forward", "gateway", "bridges"):
-        if name in given:
+        # A library's caller says it by the value alone; only the default value needs the name in ``given``.
+        if name in given or getattr(settings, name) != getattr(Settings, name):
             fields[name] = getattr(settings, name)
     return replace(base, **fields)
 

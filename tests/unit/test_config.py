@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from vmproxy import config
 from vmproxy.errors import UsageError
-from vmproxy.model import ProxyURL, Settings
+from vmproxy.model import ProxyURL, Settings, Wish
 from vmproxy.options import CHANGE, OPTIONS, SSH, WISH
+from vmproxy.wish import choose
 
 FIELDS = [option for option in OPTIONS.values() if option.field]
 EVERY = (*WISH, *CHANGE, *SSH, "vm")
@@ -223,3 +224,12 @@ def test_home_is_expanded_in_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     """A shell expands ~ on the command line but not in a file or in VMPROXY_….."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert settings({}, {"VMPROXY_IDENTITY": "~/key"}).identities == (f"{tmp_path}/key",)
+
+
+def test_settings_made_by_hand_count_by_their_values() -> None:
+    """A library's caller need not fill ``given``: a value that is not the default goes before the VM's record."""
+    recorded = Wish(proxy=ProxyURL(scheme="http", host="p", port=1), gateway="10.0.2.2", no_proxy=("a.b",), forward=True)
+    found = choose(Settings(listen_port=8124, gateway="10.0.3.2"), recorded)
+    assert (found.listen_port, found.gateway, found.no_proxy, found.forward) == (8124, "10.0.3.2", ("a.b",), True)
+    found = choose(Settings(given=frozenset({"no_proxy", "forward"})), recorded)
+    assert (found.no_proxy, found.forward) == ((), False)
