@@ -87,6 +87,12 @@ class Contract:
         for number in range(3):
             assert read_all(connection.start(f"echo {number}")) == f"{number}\n".encode()
 
+    def test_quick_commands_in_a_row(self, log_in: Connect, vm: dict[str, Any]) -> None:
+        """A command that is started while the last one's process ends is not lost (dropbear closes its channel)."""
+        connection = log_in(vm["port"], target=vm)
+        for number in range(60):
+            assert read_all(connection.start(f"echo {number}")) == f"{number}\n".encode()
+
     def test_megabytes_both_ways(self, log_in: Connect, vm: dict[str, Any]) -> None:
         """Input and output larger than any window arrive whole."""
         data = os.urandom(1 << 20)

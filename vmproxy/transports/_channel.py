@@ -18,6 +18,7 @@ _STDERR_LIMIT_BYTES = 64 << 10
 _COMMAND_LIMIT_BYTES = 8 << 10  # dropbear drops a connection whose command passes about 9,000 bytes
 _PIECE_BYTES = 64 << 10
 _START_SECONDS = 30.0
+_SETTLE_SECONDS = 1.0
 
 
 def shut(transport: paramiko.Transport, sock: socket.socket) -> None:
@@ -58,10 +59,12 @@ class SshConnection:
         self._options = options
         self.place = place
         self._kept: tuple[str, paramiko.Channel] | None = None
+        self._started: list[paramiko.Channel] = []
 
     def keep(self, command: str, channel: paramiko.Channel) -> None:
         """A command that was started along with the log-in, for the first :meth:`start` of it."""
         self._kept = (command, channel)
+        self._started.append(channel)
 
     def start(self, command: str) -> SshChannel:
         """Start a command without a pty. Raises LostContact, NotPermitted."""
@@ -76,6 +79,7 @@ class SshConnection:
 
         seconds = max(_START_SECONDS, self._options.connect_timeout_seconds)
         with self.guard(seconds) as guard:
+            self._settle()
             try:
                 channel = self._transport.open_session(timeout=seconds)
                 channel.exec_command(command)
@@ -87,6 +91,7 @@ class SshConnection:
                         "the VM's ssh server does not run commands for us", where=self.place, hint="a forced command?"
                     ) from error
                 raise LostContact("the connection ended", where=self.place) from error
+        self._started.append(channel)
         return SshChannel(self, channel, self._options.output_limit_bytes)
 
     def close(self) -> None:
@@ -96,6 +101,25 @@ class SshConnection:
     def guard(self, seconds: float) -> _Guard:
         """A block that may take that long; then the connection is closed."""
         return _Guard(self, seconds)
+
+    def _settle(self) -> None:
+        """Let channels that are ending end, for a second at most.
+
+        dropbear (2022.83) closes a channel that is opened while the process of another one ends, before the command
+        has come, and then drops the connection over that command: seen in one of twenty starts.
+        """
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        for channel in self._started:
+            while (channel.closed or channel.eof_received) and not self._is_gone(channel):
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.002)
+        self._started = [channel for channel in self._started if not self._is_gone(channel)]
+
+    def _is_gone(self, channel: paramiko.Channel) -> bool:
+        """Whether both sides have closed it: ``closed`` alone is true as soon as one side has."""
+        known = getattr(self._transport, "_channels", None)
+        return channel.closed if known is None else known.get(channel.get_id()) is None
 
     def _ended(self) -> bool:
         """Whether the connection itself is gone (its reader has ended, or is about to)."""
