@@ -228,7 +228,8 @@ def test_home_is_expanded_in_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_settings_made_by_hand_count_by_their_values() -> None:
     """A library's caller need not fill ``given``: a value that is not the default goes before the VM's record."""
-    recorded = Wish(proxy=ProxyURL(scheme="http", host="p", port=1), gateway="10.0.2.2", no_proxy=("a.b",), forward=True)
+    proxy = ProxyURL(scheme="http", host="p", port=1)
+    recorded = Wish(proxy=proxy, gateway="10.0.2.2", no_proxy=("a.b",), forward=True)
     found = choose(Settings(listen_port=8124, gateway="10.0.3.2"), recorded)
     assert (found.listen_port, found.gateway, found.no_proxy, found.forward) == (8124, "10.0.3.2", ("a.b",), True)
     found = choose(Settings(given=frozenset({"no_proxy", "forward"})), recorded)
