@@ -41,6 +41,52 @@ def test_f69_a_closed_pipe_is_exit_141_and_silent() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_f69_every_vm_has_its_turn_though_nobody_reads() -> None:
+    """The reader goes away after the first line of several VMs: the stories go on, then it is exit 141 (or theirs)."""
+    code = """
+import sys, types, vmproxy
+from vmproxy.model import Report
+told = []
+def status(target, settings, **words):
+    told.append(target)
+    return Report(target=target, message="in sync", exit=%d, ok=%r)
+vmproxy.converge = sys.modules["vmproxy.converge"] = types.SimpleNamespace(status=status)
+from vmproxy.cli.edge import run
+ended = run(["status", "--vm", "a,b,c"])
+print(*told, ended, file=sys.stderr)
+"""
+    for values, wanted in (((0, True), "a b c 141\n"), ((1, False), "a b c 1\n")):
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", code % values],
+                cwd=TOP,
+                stdout=writing,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+        finally:
+            os.close(writing)
+        assert done.stderr == wanted
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+def test_f69_streams_that_were_never_open(closed: str) -> None:
+    """Started without stdout, stderr or stdin, as by some hooks: the exit code is still the right one."""
+    for argv, code in (("env --proxy http://p:1", 0), ("env --proxy nonsense", 2)):
+        done = subprocess.run(
+            ["bash", "-c", f'"$0" -m vmproxy {argv} {closed}', sys.executable],
+            cwd=TOP,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == code
+        assert b"Traceback" not in done.stderr
+
+
 def test_help_imports_nothing_heavy() -> None:
     """``--help`` and ``env`` load neither paramiko nor pyroute2 nor a story (PERFORMANCE, the 5x row)."""
     code = (

@@ -32,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is None and "vmproxy.converge" not in sys.modules:
         # No VM was spoken to: no thread, connection or file is open, and the interpreter need not take itself apart,
         # which is a tenth of the time of --help or env.
-        with suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
         os._exit(code)
     gc.freeze()  # what is left is not searched for garbage once more at the end
     sys.exit(code)

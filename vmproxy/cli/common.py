@@ -33,6 +33,7 @@ from vmproxy.options import CHANGE, GLOBAL, OPTIONS, SSH, WISH
 
 __all__ = ["CHANGE", "SSH", "WISH", "Run", "command", "each_vm", "failed", "said"]
 
+BROKEN_PIPE = 141  # 128 + SIGPIPE, as for other programs
 _FILE_LIMIT_BYTES = 1 << 20
 _GARBAGE_OBJECTS = 50_000  # the imports of a story are no garbage either; a long wait makes some, slowly
 
@@ -89,7 +90,8 @@ def command(*names: str, examples: Sequence[str] = ()) -> Callable[[Callable[[Ru
             gc.freeze()
             gc.set_threshold(_GARBAGE_OBJECTS)
             gc.enable()
-            ctx.exit(function(run))
+            code = function(run)
+            ctx.exit(BROKEN_PIPE if run.output.broken and not code else code)
 
         return click.Command(
             name=None,

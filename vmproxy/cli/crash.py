@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import sys
 import tempfile
 import traceback
 from collections.abc import Iterable
@@ -68,10 +67,3 @@ def crashed(target: str, error: Exception, secrets: Iterable[ProxyURL | str]) ->
 def debug_wanted(argv: Iterable[str]) -> bool:
     """Whether ``--debug`` stands on the command line, for errors before the options are read."""
     return "--debug" in argv or os.environ.get("VMPROXY_DEBUG", "").lower() in ("1", "true", "yes", "on")
-
-
-def silence_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's last flush has nobody to fail against."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, sys.stdout.fileno())
-    os.close(nothing)

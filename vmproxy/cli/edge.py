@@ -18,7 +18,6 @@ from vmproxy.options import GLOBAL, OPTIONS
 if TYPE_CHECKING:
     from vmproxy.model import Report
 
-_BROKEN_PIPE = 141
 _COMPLETE = "_VMPROXY_COMPLETE"
 
 _HELP = """Put a container VM behind a proxy that its host can reach, and take it back byte for byte.
@@ -128,12 +127,14 @@ def run(argv: list[str]) -> int:
     try:
         with as_interruption():
             code = _invoke(group, argv)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
-        from vmproxy.cli.crash import silence_stdout
+        from vmproxy.cli.common import BROKEN_PIPE
+        from vmproxy.cli.output import silence
 
-        silence_stdout()
-        return _BROKEN_PIPE
+        silence(sys.stdout)
+        return BROKEN_PIPE
     return code
 
 

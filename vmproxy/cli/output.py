@@ -15,12 +15,19 @@ _LINE_LIMIT = 200
 _FINDINGS = (1, 3)  # drift, and done with a restart pending: results, unlike an error that was raised
 
 
-def is_terminal(stream: IO[str]) -> bool:
+def is_terminal(stream: IO[str] | None) -> bool:
     """Whether a stream is a terminal; a closed one is none."""
     try:
-        return stream.isatty()
+        return stream is not None and stream.isatty()
     except ValueError:
         return False
+
+
+def silence(stream: IO[str]) -> None:
+    """Point a stream at nothing, so that the interpreter's last flush has nobody to fail against."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, stream.fileno())
+    os.close(nothing)
 
 
 def may_ask() -> bool:
@@ -28,7 +35,7 @@ def may_ask() -> bool:
     return is_terminal(sys.stdin) and is_terminal(sys.stderr)
 
 
-def wants_color(choice: str, stream: IO[str], environ: Mapping[str, str] | None = None) -> bool:
+def wants_color(choice: str, stream: IO[str] | None, environ: Mapping[str, str] | None = None) -> bool:
     """Whether to colour what goes to ``stream``; ``auto`` follows NO_COLOR and TERM=dumb."""
     env = os.environ if environ is None else environ
     if choice in ("always", "never"):
@@ -57,6 +64,7 @@ class Output:
         self.color = color
         self.debug = debug
         self._shown = 0
+        self.broken = False
 
     @property
     def quiet(self) -> bool:
@@ -65,8 +73,16 @@ class Output:
 
     def _say(self, text: str, *, err: bool) -> None:
         self.clear_progress()
+        self._write(text, err=err)
+
+    def _write(self, text: str, *, err: bool, newline: bool = True) -> None:
+        """Nobody may be reading any more (``| head``): then the rest is not said, and what is under way goes on."""
         stream = sys.stderr if err else sys.stdout
-        click.echo(text, err=err, color=wants_color(self.color, stream))
+        try:
+            click.echo(text, err=err, nl=newline, color=wants_color(self.color, stream))
+        except BrokenPipeError:
+            silence(stream)
+            self.broken = True
 
     def result(self, text: str) -> None:
         """One result for stdout."""
@@ -112,14 +128,14 @@ class Output:
         elif is_terminal(sys.stderr):
             self.clear_progress()
             line = line[:78]
-            click.echo(line, err=True, nl=False)
+            self._write(line, err=True, newline=False)
             self._shown = len(line)
 
     def clear_progress(self) -> None:
         """Take the running progress line off the terminal."""
         if self._shown:
-            click.echo("\r" + " " * self._shown + "\r", err=True, nl=False)
-            self._shown = 0
+            shown, self._shown = self._shown, 0
+            self._write("\r" + " " * shown + "\r", err=True, newline=False)
 
     def confirm(self, question: str) -> bool:
         """Ask yes or no on the terminal; no is the default. Only to be called where :func:`may_ask`.
@@ -127,7 +143,7 @@ class Output:
         Not click's: that one turns a signal into an end of input, and the exit code would be lost.
         """
         self.clear_progress()
-        click.echo(f"{printable(question, limit=_LINE_LIMIT)} [y/N] ", err=True, nl=False)
+        self._write(f"{printable(question, limit=_LINE_LIMIT)} [y/N] ", err=True, newline=False)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def ask(self, question: str) -> str | None:
