@@ -19,7 +19,7 @@ open_area() {
 }
 
 take_lock() {
-  waited=0
+  waited=0 ownerless=0
   while :; do
     if have flock; then
       exec 9>>"$area/lock"
@@ -29,8 +29,15 @@ take_lock() {
     else
       # Without flock: a holder of another boot, or one that is gone, is no holder any more (F61).
       REPLY=''; first_line "$area/held/owner"; owner=$REPLY
-      if [ -n "$owner" ] && { [ "${owner#* }" != "$boot" ] || ! kill -0 "${owner% *}" 2>/dev/null; }; then
-        mv "$area/held" "$area/stale.$$" 2>/dev/null && rm -rf "$area/stale.$$" && step stale-lock
+      # One without an owner was cut short before it could write one; a living one takes no time for that.
+      [ -n "$owner" ] || ownerless=$((ownerless + 1))
+      if [ "$ownerless" -gt $((2 * naps)) ] || { [ -n "$owner" ] && { [ "${owner#* }" != "$boot" ] || ! kill -0 "${owner% *}" 2>/dev/null; }; }; then
+        ownerless=0
+        if mv "$area/held" "$area/stale.$$" 2>/dev/null; then
+          # Another run may have been quicker, and this is now its lock.
+          REPLY=''; first_line "$area/stale.$$/owner"
+          if [ "$REPLY" = "$owner" ]; then rm -rf "$area/stale.$$"; step stale-lock; else mv "$area/stale.$$" "$area/held"; fi
+        fi
         continue
       fi
     fi
@@ -39,16 +46,20 @@ take_lock() {
   done
 }
 
+clear_beside() { # what stands beside the files under our fixed prefix; $1 says how to tell of it
+  printf '%s' "$want_files" | while IFS= read -r p; do
+    for t in "${p%/*}"/.vmproxy-*; do
+      if [ -e "$t" ] || [ -L "$t" ]; then rm -rf "$t"; [ -z "$1" ] || $1 "$t"; fi
+    done
+  done
+}
+
 leave() { # status exit-code text…: the last frame, then out
   # From here on nothing may interrupt: all that is left is ours to clear.
   trap : HUP INT TERM
   [ -z "$watcher" ] || kill "$watcher" 2>/dev/null
-  i=0
-  while [ "$i" -lt "$files" ]; do
-    eval "s=\$stage_$i"; [ -z "$s" ] || rm -rf "$s"
-    i=$((i + 1))
-  done
-  [ -z "$locked" ] || rm -rf "$work" "$area/held"
+  # By name, not by variable: a signal may come between mktemp and the assignment.
+  if [ -n "$locked" ]; then clear_beside; rm -rf "$work" "$area/held"; fi
   frame "result $*"
   exit 0
 }
@@ -204,9 +215,7 @@ done
 [ -n "$complete" ] || leave gone 9 'the client went away before the change began'
 
 # Left over from a run that was killed or lost its power: one fixed prefix, beside the files and in the work area (RELIABILITY A6).
-printf '%s' "$want_files" | while IFS= read -r p; do
-  for t in "${p%/*}"/.vmproxy-*; do if [ -e "$t" ] || [ -L "$t" ]; then rm -rf "$t" && step "cleared $t"; fi; done
-done
+clear_beside 'step cleared'
 
 step compare
 i=0
