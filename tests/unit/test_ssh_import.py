@@ -27,10 +27,10 @@ def test_naming_the_transport_imports_no_library() -> None:
 
 
 def test_library_comes_without_invoke_and_asyncio() -> None:
-    """Half of paramiko's import is for a feature never used here: it is left out."""
+    """Half of paramiko's import is for features never used here: it is left out."""
     script = (
         "import sys; from vmproxy.transports.ssh import _library; _library()\n"
-        "print([m for m in ('invoke', 'asyncio', 'unittest') if m in sys.modules])"
+        "print([m for m in ('invoke', 'asyncio', 'unittest', 'importlib.metadata', 'zipfile') if m in sys.modules])"
     )
     assert python(script) == "[]\n"
 
@@ -43,6 +43,29 @@ def test_paramiko_is_whole_for_others() -> None:
         "import invoke; print(invoke.run.__name__)"
     )
     assert python(script) == "out\nrun\n"
+
+
+def test_paramiko_knows_its_version_and_metadata_is_whole() -> None:
+    """``paramiko.__version__`` is the installed one, and importlib.metadata is itself again."""
+    script = (
+        "from vmproxy.transports.ssh import _library; paramiko = _library()\n"
+        "from importlib import metadata\n"
+        "print(paramiko.__version__ == metadata.version('paramiko'), metadata.version('click') != '')\n"
+        "print(paramiko.metadata.files is metadata.files)"
+    )
+    assert python(script) == "True True\nTrue\n"
+
+
+def test_a_version_that_no_directory_tells_is_asked_of_importlib_metadata() -> None:
+    """A package installed otherwise than by pip still gets its version, or the usual error."""
+    script = (
+        "from vmproxy.transports._library import _Metadata\n"
+        "from importlib import metadata\n"
+        "print(_Metadata('importlib.metadata').version('click') == metadata.version('click'))\n"
+        "try: _Metadata('importlib.metadata').version('no-such-package')\n"
+        "except metadata.PackageNotFoundError: print('not found')"
+    )
+    assert python(script) == "True\nnot found\n"
 
 
 def test_paramiko_that_was_there_before_is_left_alone() -> None:

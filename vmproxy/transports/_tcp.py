@@ -10,6 +10,9 @@ import time
 from vmproxy.errors import Unreachable
 from vmproxy.model import printable
 
+GREETING = "SSH-2.0-vmproxy"
+"""The line with which we say who we are (RFC 4253 section 4.2), without its end."""
+
 
 def place(host: str, port: int) -> str:
     """``host:port`` for people, IPv6 in brackets, always printable."""
@@ -75,16 +78,40 @@ class Dial:
             left = self.deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            sock = socket.socket(family, kind, protocol)
+            sock = _Greeter(family, kind, protocol)
             try:
                 sock.settimeout(left / (len(infos) - index))
                 sock.connect(address)
                 _tune(sock)
+                sock.greet()
                 return sock
             except OSError as error:
                 sock.close()
                 last = error
         raise last
+
+
+class _Greeter(socket.socket):
+    """A socket that has greeted the server already when the library comes to it.
+
+    Both sides greet without waiting for each other, and the server's first packet comes in answer to our line: so it is
+    there when the library has been imported, a round trip earlier.
+    """
+
+    _ahead = b""
+
+    def greet(self) -> None:
+        """Send our line now; where that fails, the library's own try will say why."""
+        line = f"{GREETING}\r\n".encode("ascii")
+        with contextlib.suppress(OSError):
+            self._ahead = line[: super().send(line)]
+
+    def send(self, data: bytes, flags: int = 0) -> int:  # type: ignore[override]
+        """As of a socket; what was sent ahead is not sent twice."""
+        ahead, self._ahead = self._ahead, b""
+        if ahead and data[: len(ahead)] == ahead:
+            return len(ahead)
+        return super().send(data, flags)
 
 
 def _tune(sock: socket.socket) -> None:

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
-import logging
 import os
 import re
 import socket
-import sys
 import threading
 import time
-import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +23,8 @@ from vmproxy.transports import SshOptions, _known_hosts
 from vmproxy.transports._auth import SECONDS, Endpoint, Login
 from vmproxy.transports._burst import NoBurst, burst, only_key
 from vmproxy.transports._channel import SshConnection, shut
-from vmproxy.transports._tcp import Dial, place
+from vmproxy.transports._library import library as _library
+from vmproxy.transports._tcp import GREETING, Dial, place
 
 if TYPE_CHECKING:
     import paramiko
@@ -155,45 +152,11 @@ def _login_name() -> str:
         raise UsageError("no log-in name is known", hint="say it: ssh://USER@HOST") from error
 
 
-_importing = threading.Lock()
-
-
-class _Later(types.ModuleType):
-    """Stands for a module until something of it is used; importlib's LazyLoader loads at the import statement."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(importlib.import_module(self.__name__), name)
-
-
-def _library() -> Any:
-    """paramiko, without what it imports and we never use, and without its log lines.
-
-    ``invoke`` serves ``Match exec`` alone and takes half of the import; it is put in as a stand-in, so that another
-    user of paramiko in this process still gets it.
-    """
-    if "paramiko" not in sys.modules and "invoke" not in sys.modules:
-        with _importing:
-            stand_in = _Later("invoke")
-            sys.modules["invoke"] = stand_in
-            try:
-                import paramiko
-            finally:
-                if sys.modules.get("invoke") is stand_in:
-                    del sys.modules["invoke"]
-    import paramiko
-
-    quiet = logging.getLogger("vmproxy.ssh")
-    if not quiet.handlers:
-        quiet.addHandler(logging.NullHandler())
-        quiet.propagate = False
-        quiet.setLevel(logging.CRITICAL + 1)
-    return paramiko
-
-
 def _handshake(library: Any, sock: socket.socket, dial: Dial, known: bytes, name: str) -> paramiko.Transport:
     """Banner and key exchange, until the dial's deadline. The server is not yet trusted after it."""
     where = place(dial.host, dial.port)
     transport: paramiko.Transport = library.Transport(sock, disabled_algorithms=_WEAK)
+    transport.local_version = GREETING
     transport.set_log_channel("vmproxy.ssh")
     transport.banner_timeout = transport.handshake_timeout = 60  # ours, below, is the shorter one
     kinds = [entry.kind for entry in _known_hosts.entries(known, name) if not entry.marker]
