@@ -103,11 +103,14 @@ class _Story:
         self._root = root
         self._settings = settings
         self._tell: Callable[[str], None] = lambda text: progress(Event(target=target, text=text))
+        self._news: Callable[[str], None] = lambda text: progress(Event(target=target, text=text, news=True))
         self._ask = ask
         self._session: Session
 
     def __enter__(self) -> _Story:
-        self._session = Session(self._name, self._settings, tell=self._tell, ask=self._ask, root=self._root)
+        self._session = Session(
+            self._name, self._settings, tell=self._tell, news=self._news, ask=self._ask, root=self._root
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -150,7 +153,7 @@ class _Story:
                 return self._report(scene, "would change", diff=preview.plan_text(made, scene.hidden))
             self._writable(scene, made)
             outcome, failed = self._commit(scene, made, Desired(), self._terms(scene))
-            if outcome.status == "moved" and attempt + 1 < _TRIES:
+            if attempt + 1 < _TRIES and _meanwhile(outcome, failed):
                 time.sleep(_PAUSE_SECONDS)
                 scene = self._session.scene(wait_for_docker=False)
                 continue
@@ -200,6 +203,7 @@ class _Story:
             restart=settings.restart,
             restart_argv=scene.guest.RESTART,
             log=scene.guest.LOG,
+            daemon_pid=scene.facts.daemon.pid if scene.facts.daemon else 0,
             check=check,
             proof=proof,
         )

@@ -351,10 +351,14 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One step of the story, for progress: a short present-tense line about one VM."""
+    """One step of the story, for progress: a short present-tense line about one VM.
+
+    ``news`` is worth a line of its own even where nobody watches progress: a host key kept for the first time.
+    """
 
     target: str
     text: str
+    news: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ _PAUSE_SECONDS = 1.0
 
 
 class Session:
-    """An open machine. ``tell`` hears each step; ``ask`` puts a question to the person at the terminal, if any.
+    """An open machine. ``tell`` hears each step, ``news`` what must not be missed; ``ask`` puts a question to the
+    person at the terminal, if any.
     ``root`` says whether the first look will need it.
 
     Raises what the transport raises; while ``wait_seconds`` last, an unreachable VM is tried again.
@@ -30,10 +31,11 @@ class Session:
         settings: Settings,
         *,
         tell: Callable[[str], None],
+        news: Callable[[str], None],
         ask: Callable[[str], str | None] | None,
         root: bool = True,
     ) -> None:
-        self._settings, self._tell, self._ask, self._root = settings, tell, ask, root
+        self._settings, self._tell, self._news, self._ask, self._root = settings, tell, news, ask, root
         self._deadline = time.monotonic() + settings.wait_seconds
         self._target = targets.resolve(name, environ=os.environ)
         self.machine: Machine = self._connect(self._target)
@@ -84,7 +86,7 @@ class Session:
             known_hosts=settings.known_hosts,
             host_key=settings.host_key,
             ask=self._ask,
-            notify=self._tell,
+            notify=self._news,
             secrets=_secrets_of_this_process(),
         )
         self._tell(f"connecting to {target.name}")

@@ -123,6 +123,10 @@ class Output:
         if self.quiet or self.json:
             return
         line = printable(f"{event.target}: {event.text}", limit=_LINE_LIMIT)
+        if event.news and self.verbosity == 0:
+            self.clear_progress()
+            self.note(line)
+            return
         if self.verbosity > 0:
             self._say(line, err=True)
         elif is_terminal(sys.stderr):
