@@ -25,7 +25,7 @@ GUEST = Path(__file__).with_name("guest")
 
 # Services and settings of the tree that the VM has no use for.
 _ETC_LEFT_OUT = re.compile(
-    r"(apt|ca-certificates|cron\..*|docker|dpkg|dropbear|init\.d|perl|rc.\.d|runit|ssl|sv|systemd|ufw|update-motd\.d)(/|$)"
+    r"(apt|ca-certificates|cron\..*|docker|dpkg|dropbear|init\.d|perl|rc.\.d|runit|sv|systemd|ufw|update-motd\.d)(/|$)"
 )
 _DIRECTORIES = (
     "proc sys dev run mnt usr/bin usr/sbin usr/lib usr/lib64 usr/local/bin usr/local/sbin usr/local/etc/ssh opt"

@@ -220,10 +220,10 @@ class QemuVM:
 
     def wait_docker(self, limit_seconds: float = _BOOT_SECONDS) -> None:
         """Wait in the guest until dockerd answers its ping; one exec does the polling."""
-        tries = max(1, int(limit_seconds * 4))
         loop = (
-            f"n=0; until curl -sf -m 10 --unix-socket /var/run/docker.sock http://d/_ping >/dev/null 2>&1; do "
-            f"n=$((n + 1)); [ $n -lt {tries} ] || exit 1; usleep 250000; done"
+            f"end=$(($(cut -d. -f1 /proc/uptime) + {limit_seconds:.0f})); "
+            "until curl -sf -m 10 --unix-socket /var/run/docker.sock http://d/_ping >/dev/null 2>&1; do "
+            "[ $(cut -d. -f1 /proc/uptime) -lt $end ] || exit 1; usleep 250000; done"
         )
         done = self.root(loop, check=False, timeout_seconds=limit_seconds + 60)
         if done.status:
