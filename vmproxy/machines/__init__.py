@@ -37,6 +37,7 @@ class Terms:
     """On which terms a plan is carried out. Times are limits in seconds.
 
     ``restart`` is auto, always or never; ``restart_argv`` constant words of the guest; ``log`` the daemon's log file.
+    ``daemon_pid`` is that of the look, 0 for none: where another one runs by now, it is looked again.
     ``check`` is the question asked before the first change, ``proof`` the one asked after the last.
     """
 
@@ -45,6 +46,7 @@ class Terms:
     restart: str = "auto"
     restart_argv: tuple[str, ...] = ()
     log: str = ""
+    daemon_pid: int | None = None
     check: Question | None = None
     proof: Question | None = None
 

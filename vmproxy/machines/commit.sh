@@ -183,7 +183,7 @@ restarted() {
 
 # ---- the story -----------------------------------------------------------------------------------------------------
 
-boot='' files=0 variant='' xwait=5 lock_timeout=0 restart_argv='' policy=never ask_at='' locked='' watcher='' did_restart='' in_flight='' old_pid='' log='' did_nat='' did_filter='' proof_args=''
+boot='' files=0 variant='' xwait=5 lock_timeout=0 restart_argv='' policy=never seen_pid='' ask_at='' locked='' watcher='' did_restart='' in_flight='' old_pid='' log='' did_nat='' did_filter='' proof_args=''
 REPLY=''; first_line /proc/sys/kernel/random/boot_id; boot=$REPLY
 open_area || { frame "result refused 6 $area is not ours"; exit 0; }
 
@@ -205,6 +205,7 @@ while IFS= read -r line; do
       p=${line#file * * * * * * }; eval "path_$i=\$p" ;;
     'variant '*) variant=${line#variant } ;;
     'xwait '*) xwait=${line#xwait } ;;
+    'daemon '*) seen_pid=${line#daemon } ;;
     'restart '*) policy=${line#restart } ;;
     'argv '*) restart_argv=${line#argv } ;;
     'log '*) log=${line#log } ;;
@@ -225,6 +226,11 @@ while [ "$i" -lt "$files" ]; do
   else same "$p" "$work/was.$i" || leave moved 6 "$p was changed meanwhile"; fi
   i=$((i + 1))
 done
+# Its environment was looked at too: another run may have restarted it since (F60).
+if [ -n "$seen_pid" ]; then
+  docker_pid || REPLY=0
+  [ "$REPLY" = "$seen_pid" ] || leave moved 6 'Docker was started, stopped or restarted meanwhile'
+fi
 if [ -n "$variant" ]; then cas_dump | cmp -s - "$work/seen" || leave moved 6 'the firewall rules changed meanwhile'; fi
 
 if [ -n "$ask_at" ]; then

@@ -168,6 +168,8 @@ def _plan_lines(plan: Plan, terms: Terms) -> bytes:
     out.append(
         f"restart {terms.restart if plan.restart else 'no'}\nargv {' '.join(terms.restart_argv)}\n".encode("ascii")
     )
+    if terms.daemon_pid is not None:
+        out.append(f"daemon {terms.daemon_pid}\n".encode("ascii"))
     if terms.log:
         out.append(f"log {_path(terms.log)}\n".encode("ascii"))
     if terms.check is not None:

@@ -1,0 +1,167 @@
+"""Two at once: the lock in the VM, waiting for it, taking over one whose holder is gone."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.ns.endings import Base, refused, unchanged
+from tests.ns.story import Ran, Vmproxy, dump, files, ours, stop, until
+from vmproxy import converge
+
+QUIET = ("--no-check", "--no-verify")
+LOCK = "/run/vmproxy/lock"
+HELD = "/run/vmproxy/held"
+
+
+@pytest.fixture(params=["flock", "mkdir"])
+def kind(request: pytest.FixtureRequest, base: Base) -> Iterator[str]:
+    """Each of the two kinds of lock: flock(1), and a directory where the VM has no flock."""
+    kind: str = request.param
+    if kind == "mkdir":
+        base.machine.run("mv /usr/bin/flock /usr/bin/flock.hidden; ! command -v flock")
+    yield kind
+    if kind == "mkdir":
+        base.machine.run("mv /usr/bin/flock.hidden /usr/bin/flock")
+
+
+@pytest.fixture
+def holder(kind: str, base: Base) -> Iterator[str]:
+    """Somebody else who holds the lock, as another vmproxy would; the words that end them."""
+    take = f"exec 9>>{LOCK}; flock -n 9" if kind == "flock" else _owner("$$", "$(cat /proc/sys/kernel/random/boot_id)")
+    script = f"mkdir -p -m 700 /run/vmproxy; {take}; echo $$ >/run/holder; exec sleep 300"
+    base.machine.run(["sh", "-c", f"PATH=$PATH:/usr/bin; setsid sh -c '{script}' >/dev/null 2>&1 </dev/null &"])
+    until(base.machine.path("/run/holder").exists, "the holder")
+    end = "kill -9 $(cat /run/holder); rm -f /run/holder"
+    yield end
+    base.machine.run(f"[ ! -e /run/holder ] || {{ {end}; }}", check=False)
+
+
+def _owner(pid: str, boot: str) -> str:
+    return f'mkdir {HELD}; echo "{pid} {boot}" >{HELD}/owner'
+
+
+def both(vmproxy: Vmproxy, *commands: tuple[str, ...]) -> list[Ran]:
+    """Commands started at the same time."""
+    processes = [
+        subprocess.Popen(
+            vmproxy.argv(words[0], *vmproxy.vm_words, *words[1:]),
+            env=vmproxy.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for words in commands
+    ]  # fmt: skip
+    ended = []
+    try:
+        for words, process in zip(commands, processes, strict=True):
+            out, err = process.communicate(timeout=100)
+            ended.append(Ran(argv=words, code=process.returncode, out=out.decode(), err=err.decode(), seconds=0.0))
+    finally:
+        for process in processes:
+            stop(process)
+    return ended
+
+
+def test_f59_two_applies_at_once(base: Base, vmproxy: Vmproxy, kind: str) -> None:
+    """The same apply thrice at once: all end well, and what stands there is what one apply makes."""
+    assert vmproxy.tell(converge.apply, check=False, verify=False).ok
+    alone = files(base.machine), dump(base.machine)
+    vmproxy.tell(converge.remove)
+    for ran in both(vmproxy, *[("apply", *QUIET)] * 3):
+        assert ran.code == 0, ran
+    assert (files(base.machine), dump(base.machine)) == alone
+    assert vmproxy.tell(converge.status).ok
+
+
+def test_f60_apply_and_remove_at_once(base: Base, vmproxy: Vmproxy, kind: str) -> None:
+    """They come one after the other, whichever is first: the VM is applied or as before, never in between."""
+    before = files(base.machine), dump(base.machine)
+    for ran in both(vmproxy, ("apply", *QUIET), ("remove",), ("apply", *QUIET), ("remove",)):
+        assert ran.code in (0, 6, 8), ran
+    if ours(dump(base.machine)):
+        assert vmproxy.tell(converge.status).ok
+        assert vmproxy.tell(converge.remove).ok
+    assert (files(base.machine), dump(base.machine)) == before
+    assert "work" not in base.machine.run("ls /run/vmproxy").stdout.decode()
+
+
+def test_a_held_lock_is_exit_8(base: Base, vmproxy: Vmproxy, holder: str) -> None:
+    """--lock-timeout 0 while another run holds the lock: exit 8, the lock named, nothing changed."""
+    with unchanged(base.machine):
+        refused(vmproxy.apply("--lock-timeout", "0", *QUIET), 8, "another vmproxy run")
+        refused(vmproxy.apply("--lock-timeout", "1", *QUIET), 8)
+
+
+def test_a_held_lock_is_waited_for(base: Base, vmproxy: Vmproxy, holder: str) -> None:
+    """Within --lock-timeout the run waits, and goes on once the other has ended, however it did."""
+    timer = threading.Timer(1.5, base.machine.run, (holder,))
+    timer.start()
+    try:
+        ran = vmproxy.apply("--lock-timeout", "60", *QUIET)
+    finally:
+        timer.join()
+    assert ran.code == 0, ran
+    assert vmproxy.tell(converge.status).ok
+
+
+def test_a_run_that_only_looks_takes_no_lock(base: Base, vmproxy: Vmproxy, holder: str) -> None:
+    """status, dry runs and an apply with nothing to do are not held up."""
+    assert vmproxy.status().code == 1
+    assert vmproxy.apply("--dry-run", "--lock-timeout", "0").code == 0
+    assert vmproxy.remove("--lock-timeout", "0").code == 0
+
+
+STALE = {
+    "a dead process": ("999999", "$(cat /proc/sys/kernel/random/boot_id)"),
+    "another boot": ("1", "00000000-0000-4000-8000-000000000000"),
+    "no owner written": ("", ""),
+    "nonsense": ("x'y", "$(reboot)"),
+}
+
+
+@pytest.mark.parametrize("kind", ["mkdir"], indirect=True)
+@pytest.mark.parametrize("what", STALE)
+def test_f61_a_stale_lock_is_taken_over(base: Base, vmproxy: Vmproxy, kind: str, what: str) -> None:
+    """A lock of a run that was killed, or of another boot, or cut short: taken over with a note."""
+    pid, boot = STALE[what]
+    base.machine.run(f"mkdir -p -m 700 /run/vmproxy; mkdir {HELD}")
+    if what == "nonsense":
+        base.machine.path(f"{HELD}/owner").write_text(f"{pid} {boot}\n")
+    elif pid:
+        base.machine.run(f'echo "{pid} {boot}" >{HELD}/owner')
+    ran = vmproxy.apply(*QUIET)
+    assert ran.code == 0, ran
+    assert re.search(r"(?m)^vmproxy: warning: .*the lock of a run that is gone was taken over$", ran.err), ran
+    assert not base.machine.path(HELD).exists()
+    assert vmproxy.tell(converge.status).ok
+
+
+@pytest.mark.parametrize("kind", ["mkdir"], indirect=True)
+def test_f61_many_find_the_same_stale_lock(base: Base, vmproxy: Vmproxy, kind: str) -> None:
+    """Several runs at once at a stale lock: all end well, one after the other."""
+    base.machine.run(f"mkdir -p -m 700 /run/vmproxy; {_owner('999999', 'x')}")
+    for ran in both(vmproxy, *[("apply", *QUIET)] * 3):
+        assert ran.code == 0, ran
+    assert vmproxy.tell(converge.status).ok
+    assert not base.machine.path(HELD).exists()
+
+
+def test_f61_what_a_killed_run_left_is_cleared(base: Base, vmproxy: Vmproxy) -> None:
+    """A work area and temporary files with our prefix, left by a run that was killed: gone afterwards, and said so."""
+    data = "/var/lib/boot2docker"
+    base.machine.run(f"mkdir -p -m 700 /run/vmproxy/work {data}/.vmproxy-abc123; : >{data}/.vmproxy-abc123/new")
+    ran = vmproxy.apply(*QUIET)
+    assert ran.code == 0, ran
+    assert "left by an earlier run, and removed" in ran.err, ran
+    assert not [path for path in files(base.machine) if ".vmproxy-" in path]
+    assert "work" not in base.machine.run("ls /run/vmproxy").stdout.decode()
+
+
+def test_t14_the_lock_is_not_the_daemons(base: Base, vmproxy: Vmproxy, kind: str) -> None:
+    """The restarted Docker does not keep the lock: the next run has it at once."""
+    assert vmproxy.tell(converge.apply, check=False, verify=False).ok
+    assert vmproxy.remove("--lock-timeout", "0").code == 0
+    assert not base.machine.path(HELD).exists()
