@@ -253,13 +253,21 @@ def test_the_tail_probe_can_be_built_in_the_vm(shell: tuple[str, ...], tmp_path:
         (b"a=1\nb\0c\n", 2, "NUL"),
         (b"\xff\xfee\0x\0", 1, "NUL"),
         (b"echo 'open\nexit 0\n", 2, "exit"),
+        (b"echo \\'\nexit 0\necho \\'\n", 2, "exit"),
+        (b'echo \\"\nexit 0\necho \\"\n', 2, "exit"),
+        (b'echo "a\\\\"\nexit 0\necho "b"\n', 2, "exit"),
+        (b"x=`a`; exit\n", 1, "exit"),
+        (b"x=`a`\nexit\ny=`b`\n", 2, "exit"),
+        (b'x="`a`"; exit\n', 1, "exit"),
+        (b"case $1 in\n(a|b) :;;\n(c) exit;;\nesac\n", 3, "exit"),
+        (b"cat <<EOF\nfoo\\\nEOF\nexit 0\nEOF\n", 4, "exit"),
         (b"echo $'it\\'s'\nexit 0\n", 2, "exit"),
         (b"echo $'it\\'s'\nreadonly http_proxy\n", 2, "http_proxy"),
     ],
 )  # fmt: skip
 def test_f41_f44_what_would_kill_the_block_is_an_objection(text: bytes, line: int, word: str) -> None:
     """The line and the word are named, and nothing else of the file."""
-    first, *_ = blocks.objections(text + b"", where="end", names=NAMES, path="/p")
+    first, *_ = blocks.objections(text, where="end", names=NAMES, path="/p")
     assert first.where == f"/p:{line}"
     assert word in first.what
     assert first.hint
@@ -276,6 +284,12 @@ def test_f41_f44_what_would_kill_the_block_is_an_objection(text: bytes, line: in
         b"echo 'a\nexit 0\n'\n",
         b'echo "a\nexit 0\n"\n',
         b"cat <<EOF\nexit 0\nreadonly http_proxy\nEOF\n",
+        b'echo "it \\" is\nexit 0\n"\n',
+        b'echo "a\\\nb"\n',
+        b"x=`\nexit 1\n`\n",
+        b"x=`echo \\`\nexit 1\n\\``\n",
+        b"case exit in\n(exit) :;;\nexit | b) :;;\nesac\n",
+        b"cat <<'EOF'\nfoo\\\nEOF\necho exit\n",
         b"cat <<-'A B' <<\"C\"\nexit\n\tA B\nexit\nC\n",
         b"die() { exit 1; }\n",
         b"function die { exit 1; }\n",
@@ -307,7 +321,7 @@ def test_f41_f44_what_would_kill_the_block_is_an_objection(text: bytes, line: in
         b"a=" + b"x" * 200_000 + b"\n",
         b"a=${b:-'}'}${c#\"}\"}\n",
         b"a=$((1<<2))\n",
-        b"if :; then { (a) } fi\n".replace(b"{ (a) }", b"(a);"),
+        b"if :; then (a); fi\n",
     ],
 )
 def test_harmless_text_is_no_objection(text: bytes) -> None:
