@@ -412,6 +412,24 @@ def test_progress_is_for_terminals(stories: Stories, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "a: looking\n"
 
 
+def test_news_is_for_everybody_but_quiet(stories: Stories, capsys: pytest.CaptureFixture[str]) -> None:
+    """A host key kept for the first time is said on stderr, terminal or not, and not with -q or --json."""
+
+    def story(target: str, settings: Settings, **words: Any) -> Report:
+        words["progress"](Event(target=target, text="new host key kept", news=True))
+        return Report(target=target, message="fine")
+
+    sys.modules["vmproxy.converge"].status = story  # type: ignore[attr-defined]
+    for extra, shown in (
+        ([], "a: new host key kept\n"),
+        (["-v"], "a: new host key kept\n"),
+        (["-q"], ""),
+        (["--json"], ""),
+    ):
+        assert run(["status", "--vm", "a", *extra]) == 0
+        assert capsys.readouterr().err == shown
+
+
 def test_nobody_is_asked_without_a_terminal(stories: Stories) -> None:
     """Where stdin or stderr is no terminal the story gets no way to ask."""
     assert run(["apply", "--vm", "a"]) == 0
