@@ -9,12 +9,10 @@ bootlocal.sh is run as ``sh bootlocal.sh &`` beside the daemon's start, at each 
 
 from __future__ import annotations
 
-from vmproxy import blocks
 from vmproxy.guests import ADDRESS_AT_BOOT, Order
 from vmproxy.model import BlockWish, Door, Facts
-from vmproxy.quoting import sh_exports
-from vmproxy.rules import boot_text, jumps
 
+# Its constants say what the first look is about; what its functions need is imported while the VM answers that.
 NAME = "boot2docker"
 PERSISTENT = "/var/lib/boot2docker"
 PROFILE = f"{PERSISTENT}/profile"
@@ -47,6 +45,8 @@ def matches(facts: Facts) -> str:
 
 def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
     """The boot script first: a profile without it would name a door that the next boot does not make."""
+    from vmproxy.quoting import sh_exports
+
     environment = dict(order.environment)
     if _remote_by_default(facts):
         # A docker-machine style VM listens on 2376 only while there is no profile; with ours it must be said.
@@ -74,16 +74,20 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
 def _remote_by_default(facts: Facts) -> bool:
     if USERDATA not in facts.paths:
         return False
+    from vmproxy import blocks
+
     content = facts.files[PROFILE].content if PROFILE in facts.files else None
     return content is None or blocks.take(content, path=PROFILE) is None
 
 
 def _boot_script(door: Door, variant: str) -> bytes:
     """Literal rules of the last apply, set beside Docker's start and again at every run without doubling."""
+    from vmproxy.rules import boot_text, jumps
+
     tool, restore = _PROGRAMS[variant]
-    own = f"{restore} -w 5 --noflush"
-    if door.bridge_address == ADDRESS_AT_BOOT:
-        own = f'sed "s/{ADDRESS_AT_BOOT}/$vmproxy_address/" | {own}'
+    own = f"{restore} -w 5 --noflush <<'VMPROXY-END'"
+    if door.bridge_address == ADDRESS_AT_BOOT:  # the here-document is sed's: a shell gives it to the command it follows
+        own = f"sed \"s/{ADDRESS_AT_BOOT}/$vmproxy_address/\" <<'VMPROXY-END' | {restore} -w 5 --noflush"
     lines = [
         "# Runs beside the rest of this file, which need not wait for Docker.",
         "(",
@@ -98,7 +102,7 @@ def _boot_script(door: Door, variant: str) -> bytes:
     if door.bridge_address == ADDRESS_AT_BOOT:
         lines += ['vmproxy_address=$(ip -4 -o addr show docker0 | awk \'{ sub("/.*", "", $4); print $4; exit }\')']
     for text in boot_text(door).values():
-        lines += [f"{own} <<'VMPROXY-END'", *text.decode("ascii").splitlines(), "VMPROXY-END"]
+        lines += [own, *text.decode("ascii").splitlines(), "VMPROXY-END"]
     lines += [
         "# Once, whatever there was; in FORWARD behind Docker's rules, before a last one that stops everything.",
         "vmproxy_jump() { # table chain words",
