@@ -1,5 +1,5 @@
 # One question to a proxy: the bytes of file $3 go to $1:$2, the head of what comes back goes to stdout.
-# With the first there is of bash's /dev/tcp, nc, curl, wget (DESIGN §6). Prints "@tool NAME" first; "@failed RC" where nothing came.
+# With the first there is of bash's /dev/tcp, nc, curl, wget (DESIGN §6). Prints "@tool NAME" first; 1 where no answer came in time.
 ask() {
   ask_dir=$4
   if command -v bash >/dev/null 2>&1; then ask_tool=bash
@@ -13,7 +13,7 @@ ask() {
     http_proxy="http://$1:$2/" wget -S -T 5 -O /dev/null http://vmproxy.invalid/ 2>&1 | sed -n 's/^ *\(HTTP\/[0-9.]* .*\)/\1/p;s/.*server returned error: \(HTTP.*\)/\1/p' | dd bs=2048 count=1 2>/dev/null
     return 0
   fi
-  rm -f "$ask_dir/pipe"; mkfifo "$ask_dir/pipe" || return 1
+  rm -f "$ask_dir/pipe" "$ask_dir/late"; mkfifo "$ask_dir/pipe" || return 1
   # The writer keeps its end open: a proxy may take a half-closed connection for a lost one.
   case $ask_tool in
     bash) bash -c 'exec 5<>"/dev/tcp/$1/$2" || exit 1; cat "$3" >&5; exec cat <&5' ask "$1" "$2" "$3" > "$ask_dir/pipe" 2>/dev/null < /dev/null 9>&- & ;;
@@ -21,7 +21,7 @@ ask() {
     curl) { cat "$3"; exec sleep 8; } 2>/dev/null 9>&- | curl -sN -m 8 "telnet://$1:$2" > "$ask_dir/pipe" 2>/dev/null 9>&- & ;;
   esac
   ask_pid=$!
-  ( sleep 6; kill "$ask_pid" ) >/dev/null 2>&1 9>&- &
+  ( sleep 6; : > "$ask_dir/late"; kill "$ask_pid" ) >/dev/null 2>&1 9>&- &
   ask_clock=$!
   ask_lines=0
   while [ "$ask_lines" -lt 40 ] && IFS= read -r ask_line; do
@@ -32,5 +32,6 @@ ask() {
   printf '%s\n' "$ask_line"
   kill "$ask_pid" "$ask_clock" 2>/dev/null
   rm -f "$ask_dir/pipe"
+  [ ! -e "$ask_dir/late" ]
 }
 ask_cr=$(printf '\r')

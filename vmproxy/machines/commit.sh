@@ -236,7 +236,7 @@ if [ -n "$variant" ]; then cas_dump | cmp -s - "$work/seen" || leave moved 6 'th
 if [ -n "$ask_at" ]; then
   step ask
   set -f; set -- $ask_at; set +f
-  for q in connect get; do frame "leg vm $q"; ask "$1" "$2" "$work/$q" "$work"; done
+  for q in connect get; do frame "leg vm $q"; ask "$1" "$2" "$work/$q" "$work" || break; done
   frame asked
   # The client judges the answer: one table of status codes, in one place.
   IFS= read -r line || leave gone 9 'the client went away before the change began'

@@ -5,7 +5,8 @@
 
 proof_ask() { # where host port: both questions, so that deciding stays with the client
   for q in connect get; do
-    frame "leg $1 $q"; ask "$2" "$3" "$work/$q" "$work"
+    # Who is silent once is not asked again: it would only be waited for twice.
+    frame "leg $1 $q"; ask "$2" "$3" "$work/$q" "$work" || break
   done
 }
 
@@ -37,7 +38,7 @@ while IFS= read -r line; do
   if [ "$line" = "@$nonce" ]; then exec 3>/vmproxy/get; else printf "%s\n" "$line" >&3; fi
 done
 exec 3>&-
-for q in connect get; do printf "\n@%s leg %s %s\n" "$nonce" "$leg" "$q"; ask "$host" "$port" "/vmproxy/$q" /vmproxy; done
+for q in connect get; do printf "\n@%s leg %s %s\n" "$nonce" "$leg" "$q"; ask "$host" "$port" "/vmproxy/$q" /vmproxy || break; done
 '
 
 prove() { # vm_host vm_port container_host container_port legs…
