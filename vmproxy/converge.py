@@ -6,27 +6,18 @@ Each function tells it for one VM and gives a :class:`~vmproxy.model.Report`; it
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from vmproxy import guests, preview
-from vmproxy import plan as planning
-from vmproxy.errors import Busy, LostContact, NoGateway, NoProxy, Refused, RolledBack, VmproxyError
-from vmproxy.machines import Look, Outcome, Terms
-from vmproxy.model import Desired, Event, Facts, Finding, Plan, Report, Route, Settings, printable
-from vmproxy.proof import LEGS, Question
-from vmproxy.routes import Sighting, agree, choose_gateway, default_routes, parse
-from vmproxy.scene import Scene, judged, question, read, why_not_asked
+from vmproxy.model import Event, Report, Settings
 from vmproxy.session import Session
-from vmproxy.wish import choose
+
+if TYPE_CHECKING:
+    from vmproxy.routes import Sighting
 
 Progress = Callable[[Event], None]
 Confirm = Callable[[str], bool]
 Ask = Callable[[str], "str | None"]
-
-_TRIES = 3
-_PAUSE_SECONDS = 1.0
 
 
 def _silent(_event: Event) -> None:
@@ -46,8 +37,10 @@ def apply(
 
     Doing it twice changes nothing. Raises VmproxyError; after RolledBack everything is as it was.
     """
-    with _Story(target, settings, progress=progress, ask=ask) as story:
-        return story.apply(confirm, dry_run=dry_run)
+    with _open(target, settings, progress, ask) as session:
+        from vmproxy.story import Story
+
+        return Story(session).apply(confirm, dry_run=dry_run)
 
 
 def remove(
@@ -60,26 +53,34 @@ def remove(
     dry_run: bool = False,
 ) -> Report:
     """Take everything of ours out of one VM, byte for byte. Raises VmproxyError."""
-    with _Story(target, settings, progress=progress, ask=ask) as story:
-        return story.remove(confirm, dry_run=dry_run)
+    with _open(target, settings, progress, ask) as session:
+        from vmproxy.story import Story
+
+        return Story(session).remove(confirm, dry_run=dry_run)
 
 
 def status(target: str, settings: Settings, *, progress: Progress = _silent, ask: Ask | None = None) -> Report:
     """The difference between the wish and the VM, point by point; exit 1 where there is any. Raises VmproxyError."""
-    with _Story(target, settings, progress=progress, ask=ask) as story:
-        return story.status()
+    with _open(target, settings, progress, ask) as session:
+        from vmproxy.story import Story
+
+        return Story(session).status()
 
 
 def verify(target: str, settings: Settings, *, progress: Progress = _silent, ask: Ask | None = None) -> Report:
     """The proof, leg by leg; exit 1 where one fails. Raises VmproxyError."""
-    with _Story(target, settings, progress=progress, ask=ask) as story:
-        return story.verify()
+    with _open(target, settings, progress, ask) as session:
+        from vmproxy.story import Story
+
+        return Story(session).verify()
 
 
 def env(target: str, settings: Settings, *, progress: Progress = _silent, ask: Ask | None = None) -> Report:
     """The proxy variables for containers of one VM, in ``Report.variables``. Uses no root. Raises VmproxyError."""
-    with _Story(target, settings, progress=progress, ask=ask, root=False) as story:
-        return story.env()
+    with _open(target, settings, progress, ask, root=False) as session:
+        from vmproxy.story import Story
+
+        return Story(session).env()
 
 
 def detect_gateway(
@@ -91,344 +92,29 @@ def detect_gateway(
     ask: Ask | None = None,
 ) -> Sighting:
     """The host's address as one VM sees it. Uses no root. Raises VmproxyError for a VM that cannot be asked."""
-    with _Story(target, settings, progress=progress, ask=ask, root=False) as story:
-        return story.detect_gateway(probe_port)
+    with _open(target, settings, progress, ask, root=False) as session:
+        from vmproxy.story import Story
+
+        return Story(session).detect_gateway(probe_port)
 
 
-class _Story:
-    def __init__(
-        self, target: str, settings: Settings, *, progress: Progress, ask: Ask | None, root: bool = True
-    ) -> None:
-        self._name = target
-        self._root = root
-        self._settings = settings
-        self._tell: Callable[[str], None] = lambda text: progress(Event(target=target, text=text))
-        self._news: Callable[[str], None] = lambda text: progress(Event(target=target, text=text, news=True))
-        self._ask = ask
-        self._session: Session
-
-    def __enter__(self) -> _Story:
-        self._session = Session(
-            self._name, self._settings, tell=self._tell, news=self._news, ask=self._ask, root=self._root
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._session.close()
-
-    # ---- apply and remove -------------------------------------------------------------------------------------------
-
-    def apply(self, confirm: Confirm | None, *, dry_run: bool) -> Report:
-        scene = self._session.scene()
-        for attempt in range(_TRIES):
-            desired = planning.desire(scene.facts, scene.guest, scene.wish, scene.variant)
-            made = self._plan(scene, desired)
-            if not made:
-                return self._report(scene, "in sync, nothing to do")
-            hidden = scene.hidden
-            if dry_run:
-                return self._report(scene, "would change", diff=preview.plan_text(made, hidden), warnings=made.warnings)
-            self._preconditions(scene, made)
-            ask = question(scene) if scene.facts.live else None
-            terms = self._terms(
-                scene, check=ask if self._settings.check else None, proof=ask if self._settings.verify else None
-            )
-            outcome, failed = self._commit(scene, made, desired, terms)
-            if attempt + 1 < _TRIES and _meanwhile(outcome, failed):
-                time.sleep(_PAUSE_SECONDS)
-                scene = self._session.scene()
-                continue
-            return self._ended(scene, made, outcome, failed, confirm, desired)
-        raise Refused("the VM keeps changing under our hands; nothing was changed", hint="try again")
-
-    def remove(self, confirm: Confirm | None, *, dry_run: bool) -> Report:
-        scene = self._session.scene(wait_for_docker=False)
-        changed = False
-        for attempt in range(_TRIES):
-            scene.variant = scene.variant_with_ours
-            made = self._plan(scene, Desired())
-            if not made:
-                return self._report(scene, "removed" if changed else "nothing to do", changed=changed)
-            if dry_run:
-                return self._report(scene, "would change", diff=preview.plan_text(made, scene.hidden))
-            self._writable(scene, made)
-            outcome, failed = self._commit(scene, made, Desired(), self._terms(scene))
-            if attempt + 1 < _TRIES and _meanwhile(outcome, failed):
-                time.sleep(_PAUSE_SECONDS)
-                scene = self._session.scene(wait_for_docker=False)
-                continue
-            report = self._ended(scene, made, outcome, failed, confirm, Desired())
-            if outcome.facts is None or report.exit:
-                return report
-            again = read(outcome.facts, self._settings)
-            if again.variant_with_ours == scene.variant:
-                return replace(report, message="removed")
-            scene, changed = again, True
-        raise Refused("the VM keeps changing under our hands", hint="try again")
-
-    def _plan(self, scene: Scene, desired: Desired) -> Plan:
-        self._tell("planning")
-        return planning.diff(
-            scene.facts,
-            scene.guest,
-            desired,
-            scene.variant,
-            force=self._settings.force,
-            restart_always=self._settings.restart == "always",
-        )
-
-    def _preconditions(self, scene: Scene, made: Plan) -> None:
-        scene.warnings += made.warnings
-        if not scene.facts.live:
-            return
-        self._writable(scene, made)
-        lost, _read_only = planning.disk(scene.facts, scene.guest)
-        if lost:
-            if self._settings.require_persistent:
-                raise Refused(lost, hint="without --require-persistent it is done all the same")
-            scene.warnings.append(lost)
-
-    def _writable(self, scene: Scene, made: Plan) -> None:
-        _lost, read_only = planning.disk(scene.facts, scene.guest)
-        if read_only and made.files:
-            raise Refused(
-                "the file system is read-only", where=scene.guest.PERSISTENT, hint="mount -o remount,rw in the VM"
-            )
-
-    def _terms(self, scene: Scene, *, check: Question | None = None, proof: Question | None = None) -> Terms:
-        settings = self._settings
-        return Terms(
-            look=replace(self._session.look_for_all(), resolve=scene.wish.proxy.host if scene.facts.resolved else ""),
-            lock_timeout_seconds=settings.lock_timeout_seconds,
-            restart=settings.restart,
-            restart_argv=scene.guest.RESTART,
-            log=scene.guest.LOG,
-            daemon_pid=scene.facts.daemon.pid if scene.facts.daemon else 0,
-            check=check,
-            proof=proof,
-        )
-
-    def _commit(self, scene: Scene, made: Plan, desired: Desired, terms: Terms) -> tuple[Outcome, Finding | None]:
-        """Carry the plan out. The second value is what made us say no: a leg, or a point of drift in the second
-        look."""
-        said_no: list[Finding] = []
-
-        def judge(finding: Finding) -> bool:
-            if not judged(finding, scene):
-                said_no.append(finding)
-            return not said_no
-
-        def verdict(outcome: Outcome) -> bool:
-            assert outcome.facts is not None  # noqa: S101 - the second look is always there when a verdict is asked
-            left = planning.diff(outcome.facts, scene.guest, desired, scene.variant, force=True)
-            if left.files or left.rules:
-                said_no.append(
-                    left.drift[0] if left.drift else Finding(subject="look", ok=False, detail="the second look differs")
-                )
-            elif not self._settings.keep:
-                said_no.extend([finding for finding in outcome.findings if not judged(finding, scene)][:1])
-            return not said_no
-
-        outcome = self._session.machine.commit(made, terms, judge=judge, verdict=verdict, step=self._tell)
-        return outcome, said_no[0] if said_no else None
-
-    def _ended(
-        self,
-        scene: Scene,
-        made: Plan,
-        outcome: Outcome,
-        failed: Finding | None,
-        confirm: Confirm | None,
-        desired: Desired,
-    ) -> Report:
-        if outcome.status != "kept":
-            raise _failure(outcome, failed, scene.hidden)
-        scene.warnings += outcome.notes
-        pending = outcome.restart.startswith("pending")
-        count = outcome.restart.partition(" ")[2]
-        if pending and outcome.facts is not None and self._settings.restart != "never" and self._agreed(confirm, count):
-            again = read(outcome.facts, self._settings)
-            left = self._plan(again, desired)
-            terms = replace(self._terms(again), restart="always")
-            second, failed = self._commit(again, replace(left, restart=True), desired, terms)
-            if second.status != "kept":
-                raise _failure(second, failed, scene.hidden)
-            pending, outcome = second.restart.startswith("pending"), replace(second, findings=outcome.findings)
-        wrong = tuple(finding for finding in outcome.findings if not judged(finding, scene))
-        legs = tuple(replace(finding, ok=judged(finding, scene)) for finding in outcome.findings)
-        if pending:
-            why = "Docker does not say what runs" if count in ("", "?") else f"{count} containers run"
-            return self._report(
-                scene,
-                f"done, but the Docker restart is pending ({why})",
-                changed=True,
-                exit=3,
-                code="E_DECISION",
-                hint="--restart always, or restart Docker when it suits",
-                findings=legs,
-            )
-        still = outcome.facts is not None and outcome.facts.live and outcome.facts.daemon is None
-        stopped = "; Docker is stopped and stays so" if still or outcome.restart == "stopped" else ""
-        if wrong:
-            return self._report(
-                scene, "done and kept, although the proof fails", changed=True, exit=1, code="E_PROOF", findings=legs
-            )
-        return self._report(scene, f"done{stopped}", changed=True, findings=legs)
-
-    def _agreed(self, confirm: Confirm | None, count: str) -> bool:
-        if self._settings.yes:
-            return True
-        what = f"{count} running containers" if count.isdigit() else "whatever runs"
-        return confirm is not None and confirm(f"Restart Docker in {self._name} now? It stops {what}.")
-
-    # ---- status, verify, env, detect-gateway ------------------------------------------------------------------------
-
-    def status(self) -> Report:
-        scene = self._session.scene(wait_for_docker=False)
-        desired = planning.desire(scene.facts, scene.guest, scene.wish, scene.variant)
-        made = self._plan(scene, desired)
-        found = list(made.drift)
-        if desired.door is not None:
-            moved = planning.moved_gateway(scene.facts, scene.variant, desired.door)
-            if moved:
-                found.insert(
-                    0, Finding(subject="gateway", ok=False, detail=moved, code=planning.DRIFT, hint="vmproxy apply")
-                )
-            blocked = planning.listener(scene.facts, desired.door)
-            if blocked:
-                found.append(
-                    Finding(subject="port", ok=False, detail=blocked, code=planning.DRIFT, hint="--listen-port N")
-                )
-        scene.warnings += made.warnings
-        if not found:
-            return self._report(scene, "in sync")
-        message = "not applied" if scene.seen is None else f"{len(found)} point{'s' if len(found) > 1 else ''} of drift"
-        return self._report(
-            scene,
-            message,
-            exit=1,
-            code=planning.DRIFT,
-            findings=tuple(found),
-            diff=preview.plan_text(made, scene.hidden),
-            hint=f"vmproxy apply --vm {self._name}",
-        )
-
-    def verify(self) -> Report:
-        scene = self._session.scene(wait_for_docker=False)
-        put = question(scene)
-        self._tell("asking the proxy from each vantage point")
-        findings = tuple(replace(f, ok=judged(f, scene)) for f in self._session.machine.prove(put))
-        for leg in LEGS:
-            if leg not in put.legs:
-                scene.warnings.append(f"not asked {LEGS[leg]}: {why_not_asked(scene)}")
-        bad = [finding for finding in findings if not finding.ok]
-        if bad:
-            return self._report(scene, f"{bad[0].detail}", exit=1, code="E_PROOF", findings=findings, hint=bad[0].hint)
-        return self._report(scene, "the proxy answers from everywhere", findings=findings)
-
-    def env(self) -> Report:
-        look = Look(root=False, files=guests.files(), paths=guests.paths())
-        facts = self._session.observe(look)
-        guest, _reason = guests.detect(facts, self._settings.guest)
-        wish = choose(self._settings, planning.seen_wish(facts, guest))
-        if wish.hidden_credentials:
-            raise Refused(
-                "the proxy's credentials are readable only for root in the VM",
-                where=guest.WISH_FILE,
-                hint="say them again in VMPROXY_PROXY",
-            )
-        return Report(target=self._name, variables=planning.container_view(facts, wish))
-
-    def detect_gateway(self, probe_port: int | None) -> Sighting:
-        facts = self._session.observe(Look(root=False, save=True))
-        candidates = default_routes(facts.routes)
-        answering = None
-        if probe_port is not None:
-            hosts = tuple(dict.fromkeys(route.gateway for route in candidates if route.gateway))
-            answering = self._session.machine.reach(hosts, probe_port)
-        try:
-            choice = choose_gateway(facts.routes)
-            if facts.route_save:
-                choice = agree(choice, choose_gateway(_saved_routes(facts)))
-        except NoGateway as error:
-            return Sighting(vm=self._name, error=error, candidates=candidates, answering=answering)
-        return Sighting(vm=self._name, choice=choice, candidates=candidates, answering=answering)
-
-    # ---- reports ----------------------------------------------------------------------------------------------------
-
-    def _report(
-        self,
-        scene: Scene,
-        message: str,
-        *,
-        changed: bool = False,
-        exit: int = 0,
-        code: str = "OK",
-        hint: str = "",
-        findings: tuple[Finding, ...] = (),
-        diff: str = "",
-        warnings: tuple[str, ...] = (),
-    ) -> Report:
-        return Report(
-            target=self._name,
-            ok=exit == 0,
-            exit=exit,
-            code=code,
-            changed=changed,
-            message=message,
-            hint=hint,
-            findings=findings,
-            diff=diff,
-            warnings=tuple(dict.fromkeys((*scene.warnings, *warnings))),
-            gateway=scene.gateway,
-        )
-
-
-def _meanwhile(outcome: Outcome, failed: Finding | None) -> bool:
-    """Whether somebody else wrote while we did (our own boot script, beside Docker's start): then it is worth
-    another look."""
-    return outcome.status == "moved" or (
-        outcome.status == "undone" and failed is not None and failed.code == planning.DRIFT
+def _open(target: str, settings: Settings, progress: Progress, ask: Ask | None, *, root: bool = True) -> Session:
+    """The VM, with the first look on its way where that needs root: what tells the story is imported meanwhile."""
+    session = Session(
+        target,
+        settings,
+        tell=lambda text: progress(Event(target=target, text=text)),
+        news=lambda text: progress(Event(target=target, text=text, news=True)),
+        ask=ask,
+        root=root,
     )
-
-
-def _saved_routes(facts: Facts) -> tuple[Route, ...]:
-    """The routes of the VM's ``ip route save`` bytes; of its text where those cannot be read (a foreign byte order)."""
     try:
-        return parse(facts.route_save)
-    except NoGateway:
+        if root:
+            session.begin()
+    except BaseException:
+        session.close()
         raise
-    except Refused:
-        return facts.routes
-
-
-def _short(text: str) -> str:
-    """At most 110 characters, the middle left out: the reason stands at the end, and what state is left comes
-    behind."""
-    return text if len(text) <= 110 else f"{text[:60]}…{text[-49:]}"
-
-
-def _failure(outcome: Outcome, failed: Finding | None, hidden: tuple[str, ...]) -> VmproxyError:
-    """What commit.sh's last word means as an error."""
-    text = _short(preview.redact(outcome.text, hidden))
-    log = preview.redact(outcome.log, hidden)
-    last = next((line for line in reversed(log.splitlines()) if line.strip()), "")
-    if outcome.status == "incomplete":
-        return RolledBack(f"ROLLBACK INCOMPLETE: {text}", hint="vmproxy status, then vmproxy remove")
-    if outcome.status == "busy" or outcome.exit == Busy.exit:
-        return Busy(text, hint="try again, or --lock-timeout S")
-    if failed is not None and outcome.status == "refused":
-        return NoProxy(failed.detail, hint=failed.hint or "--no-check")
-    if failed is not None and outcome.status == "undone":
-        return RolledBack(
-            f"{_short(failed.detail)}; everything was put back", where=failed.subject, hint=failed.hint or "--keep"
-        )
-    if outcome.exit == Refused.exit:
-        return Refused(f"{text}; nothing was changed")
-    if outcome.exit == LostContact.exit:
-        return LostContact(f"{text}; everything was put back")
-    tail = f" (its log ends: {printable(last, limit=100)})" if last else ""
-    return RolledBack(f"{text}{tail}; everything was put back")
+    return session
 
 
 __all__ = ["apply", "detect_gateway", "env", "remove", "status", "verify"]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from vmproxy import guests, machines, targets, transports
 from vmproxy.errors import LostContact, Unreachable, Untrusted
 from vmproxy.machines import Look, Machine
 from vmproxy.model import Facts, Settings, Target
-from vmproxy.proxyenv import is_loopback
-from vmproxy.scene import Scene, docker_ready, read
+
+if TYPE_CHECKING:
+    from vmproxy.scene import Scene
 
 _PAUSE_SECONDS = 1.0
 
@@ -35,10 +38,17 @@ class Session:
         ask: Callable[[str], str | None] | None,
         root: bool = True,
     ) -> None:
-        self._settings, self._tell, self._news, self._ask, self._root = settings, tell, news, ask, root
+        self.name, self.settings, self.tell = name, settings, tell
+        self._news, self._ask, self._root = news, ask, root
         self._deadline = time.monotonic() + settings.wait_seconds
         self._target = targets.resolve(name, environ=os.environ)
         self.machine: Machine = self._connect(self._target)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let go of the VM."""
@@ -46,26 +56,34 @@ class Session:
 
     def look_for_all(self) -> Look:
         """The look that every decision is made from."""
-        settings = self._settings
+        settings = self.settings
         name = settings.proxy.host if settings.proxy is not None and settings.forward else ""
         return Look(files=guests.files(), paths=guests.paths(), configs=guests.daemon_configs(), resolve=name)
+
+    def begin(self) -> None:
+        """Send the first look on its way; :meth:`scene` waits for what it says, or tries again."""
+        with contextlib.suppress(LostContact):
+            self.machine.begin(self.look_for_all())
 
     def scene(self, *, wait_for_docker: bool = True) -> Scene:
         """One look, or as many as ``--wait`` allows until Docker has made its bridge and rules."""
         look = self.look_for_all()
         facts = self.observe(look)
+        from vmproxy.proxyenv import is_loopback
+        from vmproxy.scene import docker_ready, read
+
         while wait_for_docker and facts.live and not docker_ready(facts) and self._pause():
             facts = self.observe(look)
-        scene = read(facts, self._settings)
+        scene = read(facts, self.settings)
         wish = scene.wish
         if wish.forward and not look.resolve and not is_loopback(wish.proxy.host) and not wish.gateway:
-            scene = read(self.observe(replace(look, resolve=wish.proxy.host)), self._settings)
+            scene = read(self.observe(replace(look, resolve=wish.proxy.host)), self.settings)
         return scene
 
     def observe(self, look: Look) -> Facts:
         """One look. A VM that is just starting may drop us: then again, over a new connection, while time is left."""
         while True:
-            self._tell("looking")
+            self.tell("looking")
             try:
                 return self.machine.observe(look)
             except LostContact:
@@ -78,7 +96,7 @@ class Session:
         if target.directory:
             tree: Machine = machines.load("tree").open(target.directory)
             return tree
-        settings = self._settings
+        settings = self.settings
         options = transports.SshOptions(
             connect_timeout_seconds=settings.connect_timeout_seconds,
             ssh_config=settings.ssh_config,
@@ -89,7 +107,7 @@ class Session:
             notify=self._news,
             secrets=_secrets_of_this_process(),
         )
-        self._tell(f"connecting to {target.name}")
+        self.tell(f"connecting to {target.name}")
         transport = transports.load(target.transport)
         shell = machines.load("shell")
         while True:

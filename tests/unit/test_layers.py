@@ -44,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scene": PURE - {"config", "providers", "containers"},
     "session": {*PURE, "transports", "machines", "targets"},
     "targets": {"model", "errors", "providers", "hostproc"},
-    "converge": {*PURE, "hostproc", "transports", "machines", "session"},
+    "converge": {"model", "errors", "routes", "session", "story"},
+    "story": {*PURE, "machines", "session"},
 }
 
 ROOM_OF: dict[str, str] = {

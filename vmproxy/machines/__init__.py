@@ -75,6 +75,10 @@ Verdict = Callable[["Outcome"], bool]
 class Machine(Protocol):
     """One VM that can be looked at, changed, and asked."""
 
+    def begin(self, look: Look) -> None:
+        """Send a look on its way and do not wait: the next :meth:`observe` of the same look gives what it says.
+        Raises LostContact, NotPermitted."""
+
     def observe(self, look: Look) -> Facts:
         """One look; nothing is changed. Raises LostContact, NotPermitted, Refused."""
 

@@ -83,11 +83,24 @@ class Shell:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._begun: tuple[Look, _Run] | None = None
+
+    def begin(self, look: Look) -> None:
+        """Start the exec of :meth:`observe`."""
+        if self._begun is not None:
+            self._begun[1].close()
+            self._begun = None
+        run = _Run(self._connection, observe_script(), _look_lines(look), root=look.root)
+        run.end_input()
+        self._begun = (look, run)
 
     def observe(self, look: Look) -> Facts:
         """One exec, read-only."""
-        with _Run(self._connection, observe_script(), _look_lines(look), root=look.root) as run:
-            run.end_input()
+        if self._begun is None or self._begun[0] != look:
+            self.begin(look)
+        assert self._begun is not None  # noqa: S101 - just made
+        (_look, run), self._begun = self._begun, None
+        with run:
             return read_facts(run.frames(LOOK_SECONDS))
 
     def prove(self, question: Question) -> tuple[Finding, ...]:
@@ -212,6 +225,9 @@ class _Run:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._channel.close()
 
     def send(self, data: bytes) -> None:

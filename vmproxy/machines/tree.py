@@ -38,6 +38,9 @@ class Tree:
     def __init__(self, root: str) -> None:
         self._root = root
 
+    def begin(self, look: Look) -> None:
+        """Nothing: files are read at once."""
+
     def observe(self, look: Look) -> Facts:
         """Files, paths, os-release, and the bridge's address from daemon.json's ``bip`` (dockerd(8)) where that is
         set."""
