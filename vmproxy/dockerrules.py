@@ -180,6 +180,12 @@ def is_dockers(rule: Rule, bridges: Iterable[str]) -> bool:
     return canonical(rule.words) in [canonical(shape) for shape in shapes]
 
 
+def stays_inside(rule: Rule) -> bool:
+    """Whether a rule is only for packets that come from a bridge and go to the very same (``-i X -o X``)."""
+    ways = sorted((o for o in options(rule.words) if o.name in ("-i", "-o")), key=lambda o: o.name)
+    return len(ways) == _PAIR and ways[0].values == ways[1].values and not any(o.negated for o in ways)
+
+
 def ends_chain(ruleset: Ruleset, table: str, rule: Rule) -> bool:
     """Whether no packet comes past this rule alive: an unconditional DROP or REJECT, or a jump to a chain with one."""
     return _ends(ruleset, table, rule, set())
@@ -222,4 +228,5 @@ __all__ = [
     "interface_word",
     "is_dockers",
     "matches",
+    "stays_inside",
 ]

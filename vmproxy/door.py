@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from vmproxy.dockerrules import docker_bridges, ends_chain, interface_word, is_dockers
+from vmproxy.dockerrules import docker_bridges, ends_chain, interface_word, is_dockers, stays_inside
 from vmproxy.errors import UsageError
 from vmproxy.iptsave import Ruleset, canonical, join_words, target
 from vmproxy.model import Chain, Door, Rule, printable
@@ -186,11 +186,16 @@ def _with_jumps(observed: Ruleset, chain: Chain, ours: tuple[Rule, ...]) -> Chai
 
 
 def _bounds(observed: Ruleset) -> tuple[int, int]:
-    """First and last index in FORWARD (our own jumps counted) at which our jump is right."""
+    """First and last index in FORWARD (our own jumps counted) at which our jump is right.
+
+    Docker's rules for what stays inside one bridge do not count: our flows leave it, and with ``icc`` off dockerd
+    appends one per bridge at each start, behind everything that is there.
+    """
     chain = observed.chain("filter", "FORWARD")
     rules = chain.rules if chain else ()
     bridges = docker_bridges(observed)
-    first = max((i + 1 for i, rule in enumerate(rules) if is_dockers(rule, bridges)), default=0)
+    dockers = (i + 1 for i, rule in enumerate(rules) if is_dockers(rule, bridges) and not stays_inside(rule))
+    first = max(dockers, default=0)
     ends = (i for i, r in enumerate(rules) if i >= first and not is_own_jump(r) and ends_chain(observed, "filter", r))
     return first, next(ends, len(rules))
 

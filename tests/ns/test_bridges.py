@@ -151,6 +151,22 @@ def test_bridge_option_names_the_only_door(docker: Docker) -> None:
     docker.machine.docker("network", "rm", "out")
 
 
+def test_docker_with_icc_off(docker: Docker) -> None:
+    """Where containers may not talk to each other dockerd appends rules behind ours at each start: that is no drift."""
+    docker.configure(icc=False, bip="172.17.0.1/16")
+    isolated = "com.docker.network.bridge.enable_icc=false"
+    docker.machine.docker("network", "create", "--subnet", "172.31.4.0/24", "--opt", isolated, "alone")
+    before = dump(docker.machine)
+    ran = docker.vmproxy.apply()
+    assert ran.code == 0, ran
+    docker.machine.restart_boot()
+    settled(docker.machine)
+    assert docker.vmproxy.status().code == 0
+    assert docker.from_container("alone", "172.31.4.1") == REACHED
+    assert docker.vmproxy.remove().code == 0
+    assert sorted(dump(docker.machine)) == sorted(before)
+
+
 # The VM's second interface moves into a bridge that is not Docker's; the LAN host stands behind it.
 BR_LAN = """
 ip link add br-lan type bridge
