@@ -14,6 +14,8 @@ from vmproxy.routes import parse as parse_routes
 
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@:-]{1,15}\Z")
 _LINE = re.compile(r"(?:line |: )(\d{1,7})\b")
+_NUMBER = re.compile(r"[0-9]{1,10}\Z")  # int() itself refuses a number of thousands of digits
+_VARIANTS = frozenset({"nft", "legacy", "default"})
 FILE_LIMIT_BYTES = 1 << 20
 
 
@@ -100,7 +102,7 @@ class _Reader:
 
     def _take_system(self, frame: Frame) -> None:
         uid, boot = (*frame.words[1:], "", "")[:2]
-        self._uid = int(uid) if uid.isascii() and uid.isdigit() else -1
+        self._uid = int(uid) if _NUMBER.match(uid) else -1
         self._boot_id = boot if re.fullmatch(r"[0-9a-f-]{36}", boot) else ""
 
     def _take_os(self, frame: Frame) -> None:
@@ -142,16 +144,17 @@ class _Reader:
         self._mounts = mounts(frame.body)
 
     def _take_dump(self, frame: Frame) -> None:
-        self._dumps[frame.rest] = frame.body
+        if frame.rest in _VARIANTS:
+            self._dumps[frame.rest] = frame.body
 
     def _take_dumped(self, frame: Frame) -> None:
         variant, code = (*frame.words[1:], "", "")[:2]
-        if code != "0":
+        if code != "0" and variant in _VARIANTS:
             self._dumps.pop(variant, None)
             self._dump_errors[variant] = printable(f"iptables-save ({variant}) ends with status {code}")
 
     def _take_daemon(self, frame: Frame) -> None:
-        if frame.rest.isascii() and frame.rest.isdigit():
+        if _NUMBER.match(frame.rest):
             self._daemon = Daemon(pid=int(frame.rest), environment=environment(frame.body))
 
     def _take_stat(self, frame: Frame) -> None:
@@ -162,7 +165,7 @@ class _Reader:
 
     def _take_file(self, frame: Frame) -> None:
         if len(frame.body) > FILE_LIMIT_BYTES:
-            raise Refused(f"{frame.rest} is larger than {FILE_LIMIT_BYTES} bytes", where=frame.rest)
+            raise Refused(f"the file is larger than {FILE_LIMIT_BYTES} bytes", where=printable(frame.rest))
         self._contents[frame.rest] = frame.body
 
     def _take_parse(self, frame: Frame) -> None:
@@ -271,7 +274,7 @@ _KINDS = {"-": "file", "l": "link", "d": "dir"}
 def stat(path: str, line: bytes) -> File:
     """``ls -ldin`` (POSIX): inode, mode string, links, uid, gid. An empty answer means absent."""
     words = line.decode("ascii", "replace").split()
-    if len(words) < 5 or not all(word.isascii() and word.isdigit() for word in (words[2], words[3], words[4])):
+    if len(words) < 5 or not all(_NUMBER.match(word) for word in (words[2], words[3], words[4])):
         return File(path=path, kind="absent")
     text = words[1]
     return File(

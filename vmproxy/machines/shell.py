@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vmproxy.errors import LostContact, NotPermitted, Refused
+from vmproxy.errors import LostContact, NotPermitted, Refused, RolledBack, VmproxyError
 from vmproxy.machines import Judge, Look, Outcome, Terms, Verdict
 from vmproxy.machines.frames import Frame, Splitter
 from vmproxy.machines.reading import facts as read_facts
@@ -32,9 +32,12 @@ AS_ROOT = f"exec env LC_ALL=C {_PATH} sh -c {shlex.quote(_BECOME_ROOT)} {shlex.q
 
 LOOK_SECONDS = 30.0
 STEP_SECONDS = 200.0  # the longest step is a restart: a stop of 60 s, a start of 90 s
+_PATIENCE = 10  # a whole script may take that many times its longest silence: a VM that drips ends too
 OUTPUT_LIMIT_BYTES = 8 << 20
 XTABLES_WAIT_SECONDS = 5
 _FIRST_CHANGE = "stage"
+_AS_BEFORE = frozenset({"undone", "gone", "refused", "busy", "moved"})
+"""Last words of commit.sh after which the VM is as it was."""
 _NOTES = {
     "stale-lock": "the lock of a run that is gone was taken over",
     "cleared": "left by an earlier run, and removed: {}",
@@ -238,10 +241,14 @@ class _Run:
 
     def frames(self, silence_seconds: float) -> Iterator[Frame]:
         """Frames as they come. ``silence_seconds`` bounds the wait for the next byte; the whole stream is bounded
-        too."""
+        too, in bytes and in time."""
         taken = 0
+        deadline = time.monotonic() + _PATIENCE * silence_seconds
         while True:
-            piece = self._channel.receive(timeout_seconds=silence_seconds)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LostContact(f"the VM is not done after {_PATIENCE * silence_seconds:g} s")
+            piece = self._channel.receive(timeout_seconds=min(silence_seconds, left))
             if not piece:
                 break
             taken += len(piece)
@@ -323,7 +330,7 @@ class _Commit:
         except KeyboardInterrupt:
             # The end of input makes commit.sh put everything back; we stay to hear that it did.
             outcome = self._hear_out()
-            if outcome is not None and outcome.status in ("undone", "gone", "refused"):
+            if outcome is not None and outcome.status in _AS_BEFORE:
                 raise
             raise LostContact(
                 "interrupted, and the VM does not say that everything was put back", hint="vmproxy status"
@@ -333,6 +340,20 @@ class _Commit:
             if self._told:
                 state = "the change was made; only its last word is missing"
             raise LostContact(f"{lost.what}; {state}", where=lost.where, hint="vmproxy status") from lost
+        except Exception as error:
+            # Its second look cannot be read, or a bug of ours: "nothing was changed" is only said when it is so.
+            if not self._changing:
+                raise
+            outcome = self._hear_out()
+            if not isinstance(error, VmproxyError):
+                raise
+            if outcome is None or outcome.status not in _AS_BEFORE:
+                raise LostContact(
+                    f"{error.what}; the VM does not say that everything was put back",
+                    where=error.where,
+                    hint="vmproxy status",
+                ) from error
+            raise RolledBack(f"{error.what}; everything was put back", where=error.where, hint=error.hint) from error
 
     def _follow(self) -> Outcome:
         for frame in self._run.frames(STEP_SECONDS + self._terms.lock_timeout_seconds):
