@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import difflib
+import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
@@ -12,6 +13,8 @@ from vmproxy.quoting import sh
 
 MASK = "***"
 _SHORTEST = 1
+_USERINFO = re.compile(r"(?<=://)[^\s/'\"]*@")
+_LINE_LIMIT = 400
 
 
 def secrets(*proxies: ProxyURL | None) -> tuple[str, ...]:
@@ -30,10 +33,10 @@ def secrets(*proxies: ProxyURL | None) -> tuple[str, ...]:
 
 
 def redact(text: str, hidden: Iterable[str]) -> str:
-    """``text`` with each of ``hidden`` masked."""
+    """``text`` with each of ``hidden`` masked, and the user info of every URL."""
     for secret in hidden:
         text = text.replace(secret, MASK)
-    return text
+    return _USERINFO.sub(f"{MASK}@", text)
 
 
 def plan_text(plan: Plan, hidden: Iterable[str] = ()) -> str:
@@ -62,9 +65,10 @@ def _file_text(before: File, after: File, hidden: tuple[str, ...]) -> str:
         out.append(f"old mode {before.mode:04o}, new mode {after.mode:04o}")
     # No context lines: what is somebody else's in this file may hold secrets that we do not know.
     for line in list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:]:
-        out.append(redact(line, hidden))
+        # Masked before it is cut: half of a long password would not be known again.
+        out.append(printable(redact(line, hidden), limit=_LINE_LIMIT))
     return "\n".join(out) + "\n"
 
 
 def _lines(content: bytes | None) -> list[str]:
-    return [printable(line, limit=400) for line in (content or b"").split(b"\n")]
+    return (content or b"").decode("utf-8", "backslashreplace").split("\n")
