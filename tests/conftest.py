@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# Started in the background of a script we ignore SIGINT, and every program and VM of the tests would inherit that.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL)
 
 # The same examples every time, and no deadline for one: a shared machine is slow when it is slow. New examples are for
 # ``pytest --hypothesis-profile=explore``.
