@@ -12,6 +12,7 @@ from tests.lab.hostside import ask
 from tests.lab.nsvm import NamespaceVM
 from tests.lab.proxy import LabProxy
 from tests.ns.story import BOOTLOCAL, DATA, GET, PROFILE, Vmproxy, dump, files, host_proxy, ours, settled
+from tests.ns.test_invariants import REJECT
 
 DAEMON_JSON = f"{DATA}/etc/docker/daemon.json"
 REACHED = "HTTP/1.1 200 OK"
@@ -151,9 +152,12 @@ def test_bridge_option_names_the_only_door(docker: Docker) -> None:
     docker.machine.docker("network", "rm", "out")
 
 
-def test_docker_with_icc_off(docker: Docker) -> None:
-    """Where containers may not talk to each other dockerd appends rules behind ours at each start: that is no drift."""
-    docker.configure(icc=False, bip="172.17.0.1/16")
+@pytest.mark.parametrize(
+    ("icc", "end"), [(False, ""), (True, REJECT), (False, REJECT)], ids=["icc off", "reject", "icc off, reject"]
+)
+def test_f62_what_stands_at_the_end_of_forward(docker: Docker, icc: bool, end: str) -> None:
+    """The VM's own last REJECT, and what dockerd appends at each start with icc off: no drift, and works at boot."""
+    docker.configure(before=end, icc=icc, bip="172.17.0.1/16")
     isolated = "com.docker.network.bridge.enable_icc=false"
     docker.machine.docker("network", "create", "--subnet", "172.31.4.0/24", "--opt", isolated, "alone")
     before = dump(docker.machine)
@@ -163,8 +167,10 @@ def test_docker_with_icc_off(docker: Docker) -> None:
     settled(docker.machine)
     assert docker.vmproxy.status().code == 0
     assert docker.from_container("alone", "172.31.4.1") == REACHED
+    assert docker.from_container("bridge", "172.17.0.1") == REACHED
     assert docker.vmproxy.remove().code == 0
     assert sorted(dump(docker.machine)) == sorted(before)
+    docker.machine.docker("network", "rm", "alone")
 
 
 # The VM's second interface moves into a bridge that is not Docker's; the LAN host stands behind it.

@@ -15,7 +15,7 @@ import pytest
 
 from tests.lab.nsvm import NamespaceVM
 from tests.ns.story import BOOTLOCAL, DATA, Vmproxy, dump, files, foreign, host_proxy, ours, reset, settled, shim
-from tests.ns.test_invariants import FOREIGN, REJECT
+from tests.ns.test_invariants import FOREIGN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,19 +146,6 @@ def test_f21_rules_of_the_classic_guide_are_reported_not_doubled_not_deleted(wor
     assert len(world.vmproxy.json("status").vm["warnings"]) >= 3
     assert world.vmproxy.remove().code == 0
     assert dump(world.machine) == before
-
-
-def test_f62_a_last_reject_is_kept_behind_our_jump_at_boot(world: World) -> None:
-    """Where the VM itself ends FORWARD with a REJECT at each boot, the boot script puts our jump before it."""
-    world.machine.path(f"{DATA}/bootsync.sh").write_text(f"{REJECT}\n")
-    world.machine.restart_boot()
-    assert world.vmproxy.apply("--no-verify").code == 0
-    applied = ours(dump(world.machine))
-    world.machine.restart_boot()
-    settled(world.machine)
-    assert sorted(ours(dump(world.machine))) == sorted(applied)
-    ran = world.vmproxy.status()
-    assert ran.code == 0, ran
 
 
 def test_f62_the_boot_script_run_again_changes_nothing(world: World) -> None:

@@ -104,15 +104,15 @@ def _boot_script(door: Door, variant: str) -> bytes:
     for text in boot_text(door).values():
         lines += [own, *text.decode("ascii").splitlines(), "VMPROXY-END"]
     lines += [
-        "# Once, whatever there was; in FORWARD behind Docker's rules, before a last one that stops everything.",
+        "# Once, whatever there was; in FORWARD behind Docker's rules, before the first that stops everything.",
         "vmproxy_jump() { # table chain words",
         "  vmproxy_table=$1 vmproxy_chain=$2; shift 2",
         f'  while {tool} -w 5 -t "$vmproxy_table" -D "$vmproxy_chain" "$@" 2>/dev/null; do :; done',
-        f'  case $({tool} -w 5 -t "$vmproxy_table" -S "$vmproxy_chain" | tail -n 1) in',
-        '  "-A FORWARD -j DROP"|"-A FORWARD -j REJECT"*)',
-        f'    {tool} -w 5 -I FORWARD "$({tool} -w 5 -S FORWARD | grep -c "^-A")" "$@" ;;',
-        f'  *) {tool} -w 5 -t "$vmproxy_table" -A "$vmproxy_chain" "$@" ;;',
-        "  esac",
+        "  vmproxy_end=''",
+        '  [ "$vmproxy_chain" != FORWARD ] ||',
+        f"    vmproxy_end=$({tool} -w 5 -S FORWARD | grep '^-A' | grep -nE '^-A FORWARD -j (DROP|REJECT)' | head -n 1)",
+        f'  if [ -n "$vmproxy_end" ]; then {tool} -w 5 -I FORWARD "${{vmproxy_end%%:*}}" "$@"',
+        f'  else {tool} -w 5 -t "$vmproxy_table" -A "$vmproxy_chain" "$@"; fi',
         "}",
     ]
     made = jumps(door)
