@@ -58,6 +58,8 @@ leave() { # status exit-code text…: the last frame, then out
   # From here on nothing may interrupt: all that is left is ours to clear.
   trap : HUP INT TERM
   [ -z "$watcher" ] || kill "$watcher" 2>/dev/null
+  # A proof that was cut short; where Docker does not run there is nothing to ask.
+  if [ -n "${proof_image:-}" ] && docker_pid; then proof_clean; fi
   # By name, not by variable: a signal may come between mktemp and the assignment.
   if [ -n "$locked" ]; then clear_beside; rm -rf "$work" "$area/held"; fi
   frame "result $*"
@@ -102,9 +104,12 @@ put_back() { # exit-code text…
     i=$((i - 1))
     eval "d=\$did_file_$i was=\$was_$i p=\$path_$i s=\$stage_$i"
     if [ -n "$d" ]; then
-      if [ "$was" = absent ]; then rm -f "$p" || bad="$bad $p"
-      else mv -f "$s/old" "$p" || bad="$bad $p"; fi
-      flush "${p%/*}"
+      if as_written "$i"; then
+        if [ "$was" = absent ]; then rm -f "$p" || bad="$bad $p"
+        else mv -f "$s/old" "$p" || bad="$bad $p"; fi
+        flush "${p%/*}"
+      # What somebody else has written there since is theirs, and stays (F39).
+      elif ! as_seen "$i"; then bad="$bad $p"; fi
     fi
   done
   code=$1; shift
@@ -139,14 +144,28 @@ same() { # path, work file: is the file still what was seen?
   [ -f "$1" ] && [ ! -L "$1" ] && cmp -s "$1" "$2"
 }
 
+as_seen() { # I: does file I stand as it was seen before the change?
+  eval "set -- \"\$path_$1\" \"\$was_$1\" $1"
+  if [ "$2" = absent ]; then [ ! -e "$1" ] && [ ! -L "$1" ]; else same "$1" "$work/was.$3"; fi
+}
+
+as_written() { # I: does file I stand as we have written it?
+  eval "set -- \"\$path_$1\" \"\$new_$1\" $1"
+  if [ "$2" = write ]; then same "$1" "$work/new.$3"; else [ ! -e "$1" ] && [ ! -L "$1" ]; fi
+}
+
 cas_dump() {
   case $variant in nft) iptables-nft-save ;; legacy) iptables-legacy-save ;; *) iptables-save ;; esac 2>/dev/null 9>&- |
     sed -e '/^#/d' -e 's/ \[[0-9]*:[0-9]*\]$//'
 }
 
-docker_up() { # the daemon answers; bounded
-  n=0 gone=0
-  while [ "$n" -lt $((90 * naps)) ] && [ "$gone" -lt $((15 * naps)) ]; do
+uptime() { # REPLY: seconds since the boot, which no clock can set (F58); 0 where that cannot be read
+  REPLY=0; first_line /proc/uptime; REPLY=${REPLY%%.*}
+}
+
+docker_up() { # the daemon answers; bounded, also where each question takes its time
+  uptime; n=0 gone=0 latest=$((REPLY + 90))
+  while [ "$n" -lt $((90 * naps)) ] && [ "$gone" -lt $((15 * naps)) ] && uptime && [ "$REPLY" -le "$latest" ]; do
     if docker_pid; then gone=0; else gone=$((gone + 1)); fi
     if have curl && [ -S /var/run/docker.sock ]; then
       limit 5 curl -sf --unix-socket /var/run/docker.sock http://docker/_ping >/dev/null 2>&1 9>&- && return 0

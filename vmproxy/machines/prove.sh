@@ -65,6 +65,6 @@ $proof_inside"
         proof_container "$leg" "$net" "$in_host" "$in_port" ;;
     esac
   done
-  [ -z "${proof_image:-}" ] || proof_clean
+  if [ -n "${proof_image:-}" ]; then proof_clean; proof_image=''; fi
   frame proved
 }

@@ -31,7 +31,7 @@ AS_USER = f"exec env LC_ALL=C {_PATH} sh -c {shlex.quote(_LOADER)}"
 AS_ROOT = f"exec env LC_ALL=C {_PATH} sh -c {shlex.quote(_BECOME_ROOT)} {shlex.quote(_LOADER)}"
 
 LOOK_SECONDS = 30.0
-STEP_SECONDS = 200.0  # the longest step is a restart: a stop of 60 s, a start of 90 s
+STEP_SECONDS = 250.0  # the longest step is a second restart: 30 s for the old daemon, 120 s, and 90 s until it answers
 _PATIENCE = 10  # a whole script may take that many times its longest silence: a VM that drips ends too
 OUTPUT_LIMIT_BYTES = 8 << 20
 XTABLES_WAIT_SECONDS = 5

@@ -1,0 +1,49 @@
+"""What putting back must not do: take away what somebody else has written meanwhile, or leave a question half answered."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.ns.endings import Base, refused
+from tests.ns.story import BOOTLOCAL, PROFILE, Vmproxy, daemon_environment, dump, held, ours, shim
+from vmproxy import converge
+
+MINE = b"# somebody else's line\n"
+
+
+def test_f39_somebody_elses_file_survives_a_put_back(base: Base, vmproxy: Vmproxy) -> None:
+    """The profile is rewritten while Docker restarts, and Docker does not come back: that file stays, and is named."""
+    machine = base.machine
+    shim(machine, "setsid", f'echo "# somebody else\'s line" >{PROFILE}; exec /usr/bin/setsid "$@"')
+    shim(machine, "sleep", "exec /bin/sleep 0.05")  # nobody has to see the seconds pass
+    machine.path("/run/lab/stub/fail-start").write_text("1\n")
+    refused(vmproxy.apply("--no-check", "--no-verify"), 7, "ROLLBACK INCOMPLETE", PROFILE)
+    profile = held(machine, PROFILE)
+    assert profile is not None
+    assert profile.content == MINE
+    assert held(machine, BOOTLOCAL) is None
+    assert not ours(dump(machine))
+    assert "http_proxy" not in daemon_environment(machine)
+
+
+def test_a6_a_proof_cut_short_leaves_nothing_in_docker(base: Base, vmproxy: Vmproxy) -> None:
+    """The client goes while the proof runs in containers: put back, and the image of the proof is removed too."""
+    machine = base.machine
+    shim(
+        machine,
+        "docker",
+        """case $1 in
+        import) echo sha256:abc; : >/run/image ;;
+        images) [ ! -e /run/image ] || echo abc ;;
+        rmi) rm -f /run/image ;;
+        run) cat >/dev/null; kill -TERM "$(cat /run/committing)"; sleep 0.2 ;;
+        *) exec /usr/local/bin/docker "$@" ;;
+        esac""",
+    )
+    # mktemp is started by commit.sh itself, which is so known by its number.
+    shim(machine, "mktemp", 'echo "$PPID" >/run/committing; exec /usr/bin/mktemp "$@"')
+    with pytest.raises(Exception, match="everything was put back"):
+        vmproxy.tell(converge.apply, check=False)
+    assert not machine.path("/run/image").exists()
+    assert held(machine, PROFILE) is None
+    assert not ours(dump(machine))
