@@ -93,5 +93,5 @@ class Base:
     def write(self, path: str, content: bytes, *, mode: str = "644", owner: str = "0:0") -> None:
         """A file of somebody else's in the VM."""
         quoted = shlex.quote(path)
-        script = f"cat >{quoted} && chmod {mode} {quoted} && chown {owner} {quoted}"
+        script = f"cat >{quoted} && chown {owner} {quoted} && chmod {mode} {quoted}"
         self.machine.run(script, stdin=content)
