@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.unit.rulekernel import Kernel
 from vmproxy.machines.frames import Splitter
 from vmproxy.machines.reading import facts
-from vmproxy.model import Daemon, Facts, Plan, Syntax
+from vmproxy.model import Daemon, Facts, File, Plan, Syntax
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "worlds"
 NONCE = "00112233445566778899aabbccddeeff"
@@ -38,7 +38,8 @@ def carry_out(plan: Plan, seen: Facts, environment: dict[str, str] | None = None
     """What a look would see after that plan: files replaced, rules by a fake kernel, the daemon with ``environment``
     (None: as it was)."""
     files = {**seen.files, **{change.after.path: change.after for change in plan.files}}
-    files = {path: replace(file, kind="absent") if file.content is None else file for path, file in files.items()}
+    gone = {change.after.path for change in plan.files if change.after.content is None}
+    files.update({path: File(path=path, kind="absent") for path in gone})
     syntax = {path: Syntax(parses=True, tail_lives=True) for path, file in files.items() if file.content is not None}
     dumps = dict(seen.dumps)
     if plan.rules is not None:
