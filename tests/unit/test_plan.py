@@ -68,6 +68,11 @@ def fresh(name: str) -> Facts:
     return step(worlds.world(name), None)[1]
 
 
+def theirs(dump: bytes) -> list[tuple[str, str, str, list[tuple[str, ...]]]]:
+    """What is not ours in a dump, in order within each table."""
+    return sorted(foreign(rules.parse_save(dump)), key=lambda chain: chain[0])
+
+
 @pytest.mark.parametrize("wish", WISHES)
 @pytest.mark.parametrize("name", WORLDS)
 def test_apply_then_nothing_then_remove(name: str, wish: str) -> None:
@@ -86,7 +91,7 @@ def test_apply_then_nothing_then_remove(name: str, wish: str) -> None:
     assert after.files == before.files
     for variant, dump in before.dumps.items():
         assert form(rules.parse_save(after.dumps[variant])) == form(rules.parse_save(dump))
-        assert foreign(rules.parse_save(applied.dumps[variant])) == foreign(rules.parse_save(dump))
+        assert theirs(applied.dumps[variant]) == theirs(dump)
     assert not step(after, None)[0]
 
 
