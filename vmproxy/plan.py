@@ -327,9 +327,10 @@ def _rules(
 ) -> tuple[RuleChange | None, list[Finding], tuple[str, ...]]:
     warnings: list[str] = []
     if variant not in facts.dumps:
+        failure = next(iter(facts.dump_errors.values()), "")
         if desired.door is None or not facts.live:
-            return None, [], ()
-        problem = next(iter(facts.dump_errors.values()), "") or "the VM has no iptables-save"
+            return None, [], (f"the VM's firewall rules cannot be read: {failure}",) if failure else ()
+        problem = failure or "the VM has no iptables-save"
         raise Refused(problem, where="iptables", hint="install iptables in the VM")
     dump = facts.dumps[variant]
     observed = rules.parse_save(dump)

@@ -70,6 +70,7 @@ class Story:
                 return self._report(scene, "removed" if changed else "nothing to do", changed=changed)
             if dry_run:
                 return self._report(scene, "would change", diff=preview.plan_text(made, scene.hidden))
+            scene.warnings += made.warnings
             self._writable(scene, made)
             outcome, failed = self._commit(scene, made, Desired(), self._terms(scene))
             if attempt + 1 < _TRIES and _meanwhile(outcome, failed):
@@ -119,7 +120,8 @@ class Story:
         return Terms(
             look=replace(self._session.look_for_all(), resolve=scene.wish.proxy.host if scene.facts.resolved else ""),
             lock_timeout_seconds=settings.lock_timeout_seconds,
-            restart=settings.restart,
+            # --yes has answered already: then the restart is part of this change, and is put back with it (F46).
+            restart="always" if settings.yes and settings.restart == "auto" else settings.restart,
             restart_argv=scene.guest.RESTART,
             log=scene.guest.LOG,
             daemon_pid=scene.facts.daemon.pid if scene.facts.daemon else 0,
@@ -170,9 +172,14 @@ class Story:
             left = self._plan(again, desired)
             terms = replace(self._terms(again), restart="always")
             second, failed = self._commit(again, replace(left, restart=True), desired, terms)
-            if second.status != "kept":
-                raise _failure(second, failed, scene.hidden)
-            pending, outcome = second.restart.startswith("pending"), replace(second, findings=outcome.findings)
+            if second.status == "kept":
+                pending, outcome = second.restart.startswith("pending"), replace(second, findings=outcome.findings)
+            elif second.status not in ("moved", "busy"):
+                what = failed.detail if failed else preview.redact(second.text, scene.hidden)
+                raise RolledBack(
+                    f"ROLLBACK INCOMPLETE: the change is made, its restart failed: {_short(what)}",
+                    hint="vmproxy status, then vmproxy remove",
+                )
         wrong = tuple(finding for finding in outcome.findings if not judged(finding, scene))
         legs = tuple(replace(finding, ok=judged(finding, scene)) for finding in outcome.findings)
         if pending:

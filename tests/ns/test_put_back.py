@@ -1,4 +1,4 @@
-"""What putting back must not do: take away what somebody else has written meanwhile, or leave a question half answered."""
+"""What putting back must do and must not: take away what others wrote, leave a proof half done, say more than is so."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from tests.ns.endings import Base, refused
 from tests.ns.story import BOOTLOCAL, PROFILE, Vmproxy, daemon_environment, dump, held, ours, shim
 from vmproxy import converge
+from vmproxy.errors import RolledBack
 
 MINE = b"# somebody else's line\n"
 
@@ -47,3 +48,39 @@ def test_a6_a_proof_cut_short_leaves_nothing_in_docker(base: Base, vmproxy: Vmpr
     assert not machine.path("/run/image").exists()
     assert held(machine, PROFILE) is None
     assert not ours(dump(machine))
+
+
+def test_f46_yes_restarts_in_the_same_change(base: Base, vmproxy: Vmproxy) -> None:
+    """With --yes and containers running, a Docker that does not come back is put back with all the rest: exit 7."""
+    machine = base.machine
+    machine.path("/run/lab/stub/running").write_text("2\n")
+    machine.path("/run/lab/stub/fail-with-proxy").touch()
+    shim(machine, "sleep", "exec /bin/sleep 0.05")
+    with pytest.raises(RolledBack, match="everything was put back"):
+        vmproxy.tell(converge.apply, check=False, verify=False, yes=True)
+    assert held(machine, PROFILE) is None
+    assert held(machine, BOOTLOCAL) is None
+    assert not ours(dump(machine))
+    assert "http_proxy" not in daemon_environment(machine)
+
+
+def test_f46_a_restart_agreed_to_later_says_what_stays(base: Base, vmproxy: Vmproxy) -> None:
+    """Asked on the terminal and told yes, the change is there already: no word of "put back" when Docker fails then."""
+    machine = base.machine
+    machine.path("/run/lab/stub/running").write_text("2\n")
+    machine.path("/run/lab/stub/fail-with-proxy").touch()
+    shim(machine, "sleep", "exec /bin/sleep 0.05")
+    with pytest.raises(RolledBack, match="ROLLBACK INCOMPLETE: the change is made, its restart failed"):
+        converge.apply(vmproxy.target, vmproxy.settings(check=False, verify=False), confirm=lambda _: True)
+    assert held(machine, PROFILE) is not None
+
+
+def test_f65_remove_says_that_it_cannot_see_the_rules(base: Base, vmproxy: Vmproxy) -> None:
+    """iptables-save fails: the files go, and that the rules could not be looked at is a warning, not silence."""
+    machine = base.machine
+    assert vmproxy.tell(converge.apply, check=False, verify=False).ok
+    for name in ("iptables-nft-save", "iptables-legacy-save", "iptables-save"):
+        shim(machine, name, "exit 3")
+    report = vmproxy.tell(converge.remove)
+    assert held(machine, PROFILE) is None
+    assert any("cannot be read" in text for text in report.warnings), report
