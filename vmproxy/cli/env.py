@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
-from vmproxy import quoting
 from vmproxy.cli.common import SSH, Run, command
+from vmproxy.containers import render
 from vmproxy.errors import UsageError
 from vmproxy.model import ProxyURL
 
@@ -37,7 +36,7 @@ def main(run: Run) -> int:
     form = "json" if run.output.json else run.value("format", "sh")
     if run.output.json and run.value("format", "json") != "json":
         raise UsageError("--json and another --format exclude each other")
-    run.output.result(render(variables(run), form))
+    run.output.result(render(variables(run), form).rstrip("\n"))
     return 0
 
 
@@ -68,12 +67,3 @@ def variables(run: Run) -> Mapping[str, str]:
         return proxyenv.with_host(proxy, host) if proxyenv.is_loopback(proxy.host) else proxy
 
     return proxyenv.variables(from_container(first), from_container(https) if https else None, no_proxy)
-
-
-def render(pairs: Mapping[str, str], form: str) -> str:
-    """The pairs as text in one of the formats. Raises UsageError where a value cannot stand in it."""
-    if form == "json":
-        return json.dumps(dict(pairs), indent=2)
-    if form == "dotenv":
-        return "\n".join(quoting.dotenv(name, value) for name, value in pairs.items())
-    return "\n".join(quoting.sh_export(name, value) for name, value in pairs.items())
