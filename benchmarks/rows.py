@@ -60,37 +60,34 @@ def start_up(bench: Bench) -> Rows:
 
 def nothing_to_do(bench: Bench) -> Rows:
     """apply, status and a dry run of a VM that is as wished, against F and F', at no delay and at 50 ms."""
-    with _world(bench) as world:
-        world.converge()
-        ours = {
-            "no-op apply": world.vmproxy("apply"),
-            "status": world.vmproxy("status"),
-            "dry-run of a change": world.vmproxy("apply", "--dry-run", "--listen-port", _DIFFERENT),
-        }
-        for milliseconds, must, aim in ((0, 0.95, 0.65), (50, 0.65, 0.36)):
-            world.relay.rtt_seconds = milliseconds / 1000
+    for milliseconds, must, aim in ((0, 0.95, 0.65), (50, 0.65, 0.36)):
+        with _world(bench, milliseconds) as world:
+            world.converge()
+            ours = {
+                "no-op apply": world.vmproxy("apply"),
+                "status": world.vmproxy("status"),
+                "dry-run of a change": world.vmproxy("apply", "--dry-run", "--listen-port", _DIFFERENT),
+            }
             named = [(f"{name}, RTT {milliseconds} ms", way) for name, way in ours.items()]
             yield from _against(named, world.stock(), world.quick(), bench, must, aim)
 
 
 def first_apply(bench: Bench) -> Rows:
     """The first apply with --no-verify, the VM put back before each run; F and F' restart Docker too."""
-    with _world(bench) as world:
-        world.converge()
-        way = replace(world.vmproxy("apply", "--proxy", PROXY, "--no-verify"), before=world.reset)
-        stock = replace(world.first(), before=world.reset)
-        quick = replace(world.first(*world.quick_options()), before=world.reset)
-        for milliseconds, must, aim in ((0, 1.4, 0.9), (50, 0.9, 0.5)):
-            world.relay.rtt_seconds = milliseconds / 1000
+    for milliseconds, must, aim in ((0, 1.4, 0.9), (50, 0.9, 0.5)):
+        with _world(bench, milliseconds) as world:
+            world.converge()
+            way = replace(world.vmproxy("apply", "--proxy", PROXY, "--no-verify"), before=world.reset)
+            stock = replace(world.first(), before=world.reset)
+            quick = replace(world.first(*world.quick_options()), before=world.reset)
             named = [(f"first apply --no-verify, RTT {milliseconds} ms", way)]
             yield from _against(named, stock, quick, bench, must, aim)
 
 
 def turns(bench: Bench) -> Rows:
-    """What a no-op apply says over the wire, counted by the relay at 50 ms; channels counted by the VM's sshd."""
-    with _world(bench) as world:
+    """What a no-op apply says over the wire, counted on the link at 50 ms; channels counted by the VM's sshd."""
+    with _world(bench, 50) as world:
         world.converge()
-        world.relay.rtt_seconds = 0.05
         sessions = "/run/lab/sessions"
         # sshd runs this file once for each command it is asked to run (sshd(8), SSHRC).
         world.vm.path("/etc/ssh/sshrc").write_text(f"echo >>{sessions}\n", encoding="utf-8")
@@ -98,17 +95,17 @@ def turns(bench: Bench) -> Rows:
         counted = []
         for _ in range(3):
             world.vm.run(f": >{sessions}")
-            world.relay.forget()
+            world.link.forget()
             once(world.vmproxy("apply"))
             channels = world.vm.path(sessions).read_text(encoding="utf-8").count("\n")
-            counted.append((world.relay.connections, channels, world.relay.turns))
+            counted.append((world.link.connections, channels, world.link.turns))
         connections, channels, waits = (max(column) for column in zip(*counted, strict=True))
         world.vm.path("/etc/ssh/sshrc").unlink()
-        world.relay.forget()
+        world.link.forget()
         once(world.stock())
         yield Row(name="connections of a no-op", value=str(connections), number=connections, must=1, aim=1)
         yield Row(name="channels of a no-op", value=str(channels), number=channels, must=1, aim=1)
-        note = f"F has {world.relay.turns}"
+        note = f"F has {world.link.turns}"
         yield Row(name="turns of a no-op", value=str(waits), number=waits, must=8, aim=3, note=note)
 
 
@@ -124,16 +121,17 @@ def memory(bench: Bench) -> Rows:
             yield Row(name=f"memory, {name}", value=f"{size:.0f} MB", number=size, must=60, aim=45)
 
 
-def _world(bench: Bench) -> _Opened:
-    return _Opened(bench)
+def _world(bench: Bench, milliseconds: int = 0) -> _Opened:
+    return _Opened(bench, milliseconds / 1000)
 
 
 class _Opened:
     """A world with a host of its own, for the time of a ``with``."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, rtt_seconds: float) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="vmproxy-bench-")
-        self._world = World(Host(Path(self._directory.name), python=bench.python, package=bench.package))
+        host = Host(Path(self._directory.name), python=bench.python, package=bench.package)
+        self._world = World(host, rtt_seconds=rtt_seconds)
 
     def __enter__(self) -> World:
         return self._world.__enter__()

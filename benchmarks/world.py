@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import compileall
 import contextlib
+import ctypes
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.link import THERE, Link
 from benchmarks.paired import Way
-from benchmarks.relay import Relay
-from tests.lab.hostside import connect, listen
+from tests.lab.hostside import CLONE_NEWNET, listen
 from tests.lab.nsvm import NamespaceVM
 from tests.lab.proxy import LabProxy
 
@@ -44,6 +46,20 @@ done
 [ -z "$changed" ] || /etc/init.d/docker restart >/dev/null 2>&1
 rm -r $tmp
 """
+
+
+@contextlib.contextmanager
+def _standing_in(network: int) -> Iterator[None]:
+    """This thread, and every process that it starts, stands in that network namespace meanwhile."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.setns(network, CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "cannot enter the network namespace")
+        yield
+    finally:
+        libc.setns(before, CLONE_NEWNET)
+        os.close(before)
 
 
 class Host:
@@ -76,13 +92,16 @@ class Host:
 
 
 class World:
-    """One VM with a stub of Docker, a proxy on its host, the relay before it, and what each way needs there.
+    """One VM with a stub of Docker, a proxy on its host, and what each way needs there; the clients run on the host.
 
-    A context manager. ``converge`` and ``reset`` put the VM into one of its two states.
+    A context manager. ``converge`` and ``reset`` put the VM into one of its two states. With ``rtt_seconds`` the VM is
+    at the other end of a slow link, else the two are joined by a virtual cable.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, *, rtt_seconds: float = 0.0) -> None:
         self.host = host
+        self._rtt_seconds = rtt_seconds
+        self._address = THERE if rtt_seconds else "10.0.2.15"
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> World:
@@ -90,12 +109,13 @@ class World:
             self.vm = stack.enter_context(NamespaceVM(docker="stub"))
             network = self.vm.surroundings
             stack.enter_context(LabProxy(listen(network.host, "127.0.0.1", PORT)))
-            self.relay = stack.enter_context(Relay(lambda: connect(network.host, "10.0.2.15", 22)))
+            stack.enter_context(_standing_in(network.host))
+            self.link = stack.enter_context(Link(network.host, network.vm, rtt_seconds=self._rtt_seconds))
             kept = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vmproxy-bench-")))
             self.key, self._known, self._kept = kept / "key", kept / "known_hosts", kept
             shutil.copy(self.vm.key, self.key)
             key = self.vm.known_hosts.read_text(encoding="utf-8").split(" ", 1)[1]
-            self._known.write_text(f"[127.0.0.1]:{self.relay.port} {key}", encoding="utf-8")
+            self._known.write_text(f"{self._address} {key}", encoding="utf-8")
             self._rules = self.vm.run("iptables-save").stdout
             self._stack = stack.pop_all()
         return self
@@ -105,7 +125,7 @@ class World:
 
     def vmproxy(self, command: str, *words: str, codes: tuple[int, ...] = (0,)) -> Way:
         """``vmproxy COMMAND`` on this VM."""
-        target = f"ssh://docker@127.0.0.1:{self.relay.port}"
+        target = f"ssh://docker@{self._address}"
         known = str(self._kept / "vmproxy_known_hosts")
         return self.host.vmproxy(
             command, "-q", "--vm", target, "-i", str(self.key), "--known-hosts", known, *words, codes=codes
@@ -115,8 +135,7 @@ class World:
         """``ssh docker@VM sudo -n sh -s < script`` with no setting but where it leads and with which key."""
         argv = (
             "ssh", "-F", "none", "-o", f"UserKnownHostsFile={self._known}", "-o", "BatchMode=yes", *options,
-            "-o", "IdentitiesOnly=yes", "-i", str(self.key), "-p", str(self.relay.port), "docker@127.0.0.1",
-            "sudo -n sh -s",
+            "-o", "IdentitiesOnly=yes", "-i", str(self.key), f"docker@{self._address}", "sudo -n sh -s",
         )  # fmt: skip
         return Way(name="ssh", argv=argv, environ=self.host.environ, stdin=script)
 
