@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from tests.ns.story import (
     ours,
     shim,
 )
+from tests.unit.foreign_files import KEPT, REFUSED
 from vmproxy import converge
 from vmproxy.errors import ForeignFile, NotPermitted, Refused
 
@@ -39,34 +39,6 @@ def told(vmproxy: Vmproxy, **settings: object) -> None:
 
 
 # ---- foreign bytes (F41) --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Foreign:
-    """What stands in a file, and the line that is to be named where it cannot carry our block (0: it can)."""
-
-    content: bytes
-    line: int = 0
-
-
-LONG = b"# " + b"x" * 200_000
-KEPT = {
-    "empty": b"",
-    "one newline": b"\n",
-    "no final newline": b"export TZ=UTC",
-    "no shebang": b"export TZ=UTC\n",
-    "shebang alone, no newline": b"#!/bin/sh",
-    "a shebang with words": b"#! /bin/sh -e\n# mine\n",
-    "CRLF comments": b"# one\r\n# two\r\n",
-    "CRLF lines": b"export TZ=UTC\r\nexport LANG=C\r\n",
-    "not UTF-8": b"# caf\xe9 \xff\xfe\nexport NAME='\xe9'\n",
-    "a byte order mark": b"\xef\xbb\xbf# mine\nexport TZ=UTC\n",
-    "a line of 200 kB": b"#!/bin/sh\n" + LONG + b"\nexport TZ=UTC\n",
-    "a last line of 200 kB without newline": LONG,
-    "a here-document": b"cat >/dev/null <<'END'\n$(exit 1) `x` ' \"\nexit 0\nEND\nexport TZ=UTC\n",
-    "escape codes": b"# \x1b]0;owned\x07 \x1b[2J\n",
-    "trailing blanks": b"export TZ=UTC   \n\n\n\t\n",
-}
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -91,19 +63,6 @@ def test_f41_foreign_bytes_come_back(base: Base, vmproxy: Vmproxy, name: str) ->
     assert vmproxy.tell(converge.remove).changed
     assert files(base.machine) == before
     assert dump(base.machine) == rules
-
-
-REFUSED = {
-    "exit 0 at the end": Foreign(content=b"export TZ=UTC\n# the end\nexit 0\n", line=3),
-    "return": Foreign(content=b"return\n", line=1),
-    "exec of a program": Foreign(content=b"\n\nexec true\n", line=3),
-    "exit, CRLF": Foreign(content=b"export TZ=UTC\r\nexit\r\n", line=2),
-    "NUL": Foreign(content=b"export TZ=UTC\n# a\0b\n", line=2),
-    "readonly": Foreign(content=b"\nreadonly http_proxy=http://mine:1\n", line=2),
-    "a here-document without end (F43)": Foreign(content=b"# a\ncat <<END\nnever closed\n", line=2),
-    "a backslash at the end (F43)": Foreign(content=b"export TZ=UTC \\\n", line=1),
-    "an endless loop": Foreign(content=b"# a\nwhile :; do sleep 1; done\n", line=2),
-}
 
 
 @pytest.mark.parametrize("name", REFUSED)

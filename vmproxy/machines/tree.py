@@ -8,6 +8,7 @@ parent and is no link. A file is replaced whole or not at all, and all files or 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import stat as stats
 import tempfile
@@ -161,10 +162,10 @@ class Tree:
         for path in configs:
             try:
                 config = loads(self._read(path) or b"{}")
-                if isinstance(config, Mapping) and isinstance(config.get("bip"), str):
-                    return (Address(interface="docker0", cidr=config["bip"]),)
             except ValueError:
                 continue
+            if isinstance(config, Mapping) and isinstance(config.get("bip"), str):
+                return (Address(interface="docker0", cidr=_ipv4(config["bip"], path)),)
         return ()
 
     # ---- writing ----------------------------------------------------------------------------------------------------
@@ -200,6 +201,13 @@ class Tree:
                 os.unlink(self._place(change.before.path))
             else:
                 self._write(change.before, checked=False)
+
+
+def _ipv4(text: str, path: str) -> str:
+    try:
+        return ipaddress.IPv4Interface(text).with_prefixlen
+    except ValueError:
+        raise Refused("bip is no IPv4 address", where=path, hint="dockerd would not start with it") from None
 
 
 def _flush_directory(place: str) -> None:
