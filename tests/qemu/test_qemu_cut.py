@@ -15,14 +15,12 @@ Way = dict[str, list[dict[str, Left]]]
 
 _DATA = "/var/lib/boot2docker"
 _PROFILE = b"# mine\nexport MINE='yes'"
-_BOOTLOCAL = b"echo hello > /run/hello\r\n"
 
 
 @pytest.fixture(scope="module")
 def owned(vm: QemuVM) -> QemuVM:
-    """The VM with a profile and a boot script of somebody's own, on the disk."""
-    vm.root(f"cat >{_DATA}/profile; chown docker {_DATA}/profile", stdin=_PROFILE)
-    vm.root(f"cat >{_DATA}/bootlocal.sh; chmod 600 {_DATA}/bootlocal.sh; sync", stdin=_BOOTLOCAL)
+    """The VM with a profile of somebody's own and no boot script: ext4 treats a replaced and a new file apart."""
+    vm.root(f"cat >{_DATA}/profile; chown docker {_DATA}/profile; chmod 600 {_DATA}/profile; sync", stdin=_PROFILE)
     return vm
 
 
@@ -62,9 +60,9 @@ def test_f31_a_power_cut_at_any_step_leaves_whole_files(way: Way, command: str) 
     states = set()
     for number, disk in enumerate(steps, 1):
         for name in ("profile", "bootlocal.sh"):
-            assert disk[name] in (before[name], after[name]), (number, name)
-        assert disk.keys() == before.keys(), number
-        states.add((disk["profile"] == after["profile"], disk["bootlocal.sh"] == after["bootlocal.sh"]))
+            assert disk.get(name) in (before.get(name), after.get(name)), (number, name)
+        assert disk.keys() <= before.keys() | after.keys(), number
+        states.add((disk["profile"] == after["profile"], disk.get("bootlocal.sh") == after.get("bootlocal.sh")))
     assert (False, False) in states
     assert len(states) > 1
 
