@@ -157,7 +157,7 @@ _ALL: tuple[Option, ...] = (
         kind="seconds",
         metavar="S",
         field="lock_timeout_seconds",
-        help="Wait up to S seconds for another run or program. [30]",
+        help="Wait up to S seconds for another run of vmproxy. [30]",
     ),
     Option(
         name="require-persistent",

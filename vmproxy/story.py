@@ -43,10 +43,9 @@ class Story:
             made = self._plan(scene, desired)
             if not made:
                 return self._report(scene, "in sync, nothing to do")
-            hidden = scene.hidden
-            if dry_run:
-                return self._report(scene, "would change", diff=preview.plan_text(made, hidden), warnings=made.warnings)
             self._preconditions(scene, made)
+            if dry_run:
+                return self._report(scene, "would change", diff=preview.plan_text(made, scene.hidden))
             ask = question(scene) if scene.facts.live else None
             terms = self._terms(
                 scene, check=ask if self._settings.check else None, proof=ask if self._settings.verify else None
@@ -66,12 +65,12 @@ class Story:
         for attempt in range(_TRIES):
             scene.variant = scene.variant_with_ours
             made = self._plan(scene, Desired())
+            scene.warnings += made.warnings
             if not made:
                 return self._report(scene, "removed" if changed else "nothing to do", changed=changed)
+            self._writable(scene, made)
             if dry_run:
                 return self._report(scene, "would change", diff=preview.plan_text(made, scene.hidden))
-            scene.warnings += made.warnings
-            self._writable(scene, made)
             outcome, failed = self._commit(scene, made, Desired(), self._terms(scene))
             if attempt + 1 < _TRIES and _meanwhile(outcome, failed):
                 time.sleep(_PAUSE_SECONDS)
@@ -184,6 +183,8 @@ class Story:
         legs = tuple(replace(finding, ok=judged(finding, scene)) for finding in outcome.findings)
         if pending:
             why = "Docker does not say what runs" if count in ("", "?") else f"{count} containers run"
+            if self._settings.restart == "never":
+                why = "--restart never"
             return self._report(
                 scene,
                 f"done, but the Docker restart is pending ({why})",
@@ -297,7 +298,6 @@ class Story:
         hint: str = "",
         findings: tuple[Finding, ...] = (),
         diff: str = "",
-        warnings: tuple[str, ...] = (),
     ) -> Report:
         return Report(
             target=self._name,
@@ -309,7 +309,7 @@ class Story:
             hint=hint,
             findings=findings,
             diff=diff,
-            warnings=tuple(dict.fromkeys((*scene.warnings, *warnings))),
+            warnings=tuple(dict.fromkeys(scene.warnings)),
             gateway=scene.gateway,
         )
 
@@ -346,7 +346,7 @@ def _failure(outcome: Outcome, failed: Finding | None, hidden: tuple[str, ...]) 
     if outcome.status == "incomplete":
         return RolledBack(f"ROLLBACK INCOMPLETE: {text}", hint="vmproxy status, then vmproxy remove")
     if outcome.status == "busy" or outcome.exit == Busy.exit:
-        return Busy(text, hint="try again, or --lock-timeout S")
+        return Busy(text, hint="try again, or --lock-timeout S" if outcome.status == "busy" else "")
     if failed is not None and outcome.status == "refused":
         return NoProxy(failed.detail, hint=failed.hint or "--no-check")
     if failed is not None and outcome.status == "undone":
