@@ -112,11 +112,15 @@ class ForeignFile(Refused):
 
 
 class RolledBack(VmproxyError):
-    """A step failed and everything was put back, unless the text says otherwise."""
+    """A step failed and everything was put back; ``complete`` False: not everything, and the text says what is left."""
 
     exit = 7
     code = "E_ROLLED_BACK"
     usual_hint = "vmproxy status shows how the VM stands"
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "", complete: bool = True) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.complete = complete
 
 
 class Busy(VmproxyError):

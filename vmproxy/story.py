@@ -178,6 +178,7 @@ class Story:
                 raise RolledBack(
                     f"ROLLBACK INCOMPLETE: the change is made, its restart failed: {_short(what)}",
                     hint="vmproxy status, then vmproxy remove",
+                    complete=False,
                 )
         wrong = tuple(finding for finding in outcome.findings if not judged(finding, scene))
         legs = tuple(replace(finding, ok=judged(finding, scene)) for finding in outcome.findings)
@@ -344,7 +345,8 @@ def _failure(outcome: Outcome, failed: Finding | None, hidden: tuple[str, ...]) 
     log = preview.redact(outcome.log, hidden)
     last = next((line for line in reversed(log.splitlines()) if line.strip()), "")
     if outcome.status == "incomplete":
-        return RolledBack(f"ROLLBACK INCOMPLETE: {text}", hint="vmproxy status, then vmproxy remove")
+        hint = "vmproxy status, then vmproxy remove"
+        return RolledBack(f"ROLLBACK INCOMPLETE: {text}", hint=hint, complete=False)
     if outcome.status == "busy" or outcome.exit == Busy.exit:
         return Busy(text, hint="try again, or --lock-timeout S" if outcome.status == "busy" else "")
     if failed is not None and outcome.status == "refused":

@@ -567,6 +567,16 @@ def test_completion_offers_commands_options_and_vms(
     assert complete("vmproxy apply --vm d", monkeypatch, capsys) == []
 
 
+def test_a_rollback_that_is_not_complete_is_not_reported_as_one() -> None:
+    """``rolled_back`` is true only where everything is as before; else something of the VM has changed."""
+    from vmproxy.cli.common import failed
+
+    whole = failed("box", errors.RolledBack("no; everything was put back"))
+    half = failed("box", errors.RolledBack("ROLLBACK INCOMPLETE: no", complete=False))
+    assert (whole.rolled_back, whole.changed, whole.exit) == (True, False, 7)
+    assert (half.rolled_back, half.changed, half.exit) == (False, True, 7)
+
+
 def test_every_option_has_a_help_text() -> None:
     """No option without a sentence of help."""
     assert all(option.help.endswith((".", "]")) for option in OPTIONS.values())
