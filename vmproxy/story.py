@@ -5,6 +5,7 @@ Imported while the VM is answering the first look.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -333,10 +334,15 @@ def _saved_routes(facts: Facts) -> tuple[Route, ...]:
         return facts.routes
 
 
+# What iptables-restore says before the reason: "iptables-nft-restore v1.8.9 (nf_tables): ", "Warning: ".
+_NOISE = re.compile(r"\biptables\S*-restore(?: v[\d.]+)?(?: \(\w+\))?: |\bWarning: ")
+
+
 def _short(text: str) -> str:
-    """At most 110 characters, the middle left out: the reason stands at the end, and what state is left comes
-    behind."""
-    return text if len(text) <= 110 else f"{text[:60]}…{text[-49:]}"
+    """At most 120 characters, the middle left out: the reason stands at the end, iptables' in front, and what state
+    is left comes behind."""
+    text = _NOISE.sub("", text)
+    return text if len(text) <= 120 else f"{text[:68]}…{text[-51:]}"
 
 
 def _failure(outcome: Outcome, failed: Finding | None, hidden: tuple[str, ...]) -> VmproxyError:
