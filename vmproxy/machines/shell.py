@@ -1,7 +1,7 @@
 """Any VM that runs a POSIX sh: two constant scripts over one channel each. Values travel as data on stdin (DESIGN §6).
 
 The exec command is a constant loader: it becomes root where that is asked, reads the length-prefixed script from stdin
-byte by byte (``dd ibs=1``: never one byte too many), and evals it; what follows on stdin is data.
+(``dd`` with single reads: never one byte too many), and evals it; what follows on stdin is data.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from vmproxy.proof import judge as judge_answer
 from vmproxy.transports import Channel, Connection
 
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_LOADER = 'umask 077; IFS= read -r n && s=$(dd ibs=1 obs=65536 count=$n 2>/dev/null) && eval "$s"'
+# Piece by piece, each a single read of at most what is missing; the x keeps the newlines at a piece's end. With LC_ALL=C
+# ${#s} is a number of bytes.
+_LOADER = (
+    "umask 077; IFS= read -r n && s= && "
+    'while [ ${#s} -lt "$n" ] && p=$(dd bs=$((n - ${#s})) count=1 2>/dev/null; echo x) && p=${p%x} && [ -n "$p" ]; '
+    'do s=$s$p; done && [ ${#s} = "$n" ] && eval "$s"'
+)
 _BECOME_ROOT = f'if [ "$(id -u)" = 0 ]; then exec sh -c "$0"; else exec sudo -n env LC_ALL=C {_PATH} sh -c "$0"; fi'
 # `exec env …` and single quotes mean the same to sh, csh and fish, whatever the account's login shell.
 AS_USER = f"exec env LC_ALL=C {_PATH} sh -c {shlex.quote(_LOADER)}"
@@ -47,7 +53,7 @@ _PATH_OK = re.compile(r"/[A-Za-z0-9._/+@-]+\Z")
 
 
 def _text(name: str) -> str:
-    """One script without its comment lines and indentation: fewer bytes to read one by one in the VM."""
+    """One script without its comment lines and indentation: fewer bytes on the way."""
     lines = Path(__file__).with_name(name).read_text("utf-8").splitlines()  # importlib.resources: 5 ms of imports
     return "\n".join(line.lstrip(" ") for line in lines if line.strip() and not line.lstrip().startswith("#")) + "\n"
 
