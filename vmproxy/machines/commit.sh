@@ -188,6 +188,7 @@ begin_restart() {
 
 restarted() {
   n=0
+  if [ "$naps" != 1 ]; then for t in 1 2 3 4 5; do [ -s "$work/rc" ] || sleep 0.03; done; fi # some are quick
   while [ ! -s "$work/rc" ]; do
     [ "$n" -ge $((120 * naps)) ] && break
     sleep "$nap"; n=$((n + 1))
