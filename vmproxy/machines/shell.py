@@ -24,7 +24,7 @@ from vmproxy.proof import judge as judge_answer
 from vmproxy.transports import Channel, Connection
 
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Piece by piece, each a single read of at most what is missing; the x keeps the newlines at a piece's end. With LC_ALL=C
+# Piece by piece, each a single read of at most what is missing; the x keeps newlines at a piece's end. With LC_ALL=C
 # ${#s} is a number of bytes.
 _LOADER = (
     "umask 077; IFS= read -r n && s= && "
