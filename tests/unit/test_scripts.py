@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit import worlds
 from tests.unit.test_plan import GUEST, WISHES, step
-from vmproxy.errors import LostContact, Refused
+from vmproxy.errors import LostContact, NotPermitted, Refused
 from vmproxy.machines import Look, Terms, shell
 from vmproxy.model import File, FileChange, Plan, ProxyURL
 from vmproxy.proof import question
@@ -176,3 +176,23 @@ def test_the_constants_are_quoted_words() -> None:
         assert words[:3] == ["exec", "env", "LC_ALL=C"]
         assert words[4:6] == ["sh", "-c"]
         assert "!" not in text  # csh's history
+
+
+def test_f06_a_command_that_ended_before_it_had_read_all_says_why() -> None:
+    """sudo says no while the script is still on its way: what it said is the error, not the broken pipe."""
+
+    class Gone(Recorder):
+        said = b"sudo: a password is required\n"
+
+        def send(self, data: bytes, *, timeout_seconds: float) -> None:
+            raise LostContact("the command in the VM has ended")
+
+        @property
+        def stderr(self) -> bytes:
+            return self.said
+
+    with pytest.raises(NotPermitted, match="a password is required"):
+        shell.open(Gone()).observe(Look(files=GUEST.FILES))
+    Gone.said = b""
+    with pytest.raises(LostContact, match="has ended"):
+        shell.open(Gone()).observe(Look(files=GUEST.FILES))

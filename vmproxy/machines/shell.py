@@ -228,7 +228,11 @@ class _Run:
         self.begun = False
         self._channel: Channel = connection.start(AS_ROOT if root else AS_USER)
         body = script.encode("utf-8")
-        self.send(f"{len(body)}\n".encode("ascii") + body + f"{nonce}\n".encode("ascii") + data)
+        self._unsent: LostContact | None = None
+        try:
+            self.send(f"{len(body)}\n".encode("ascii") + body + f"{nonce}\n".encode("ascii") + data)
+        except LostContact as lost:  # the command ended before it had read all: what it said is the better reason
+            self._unsent = lost
 
     def __enter__(self) -> _Run:
         return self
@@ -278,6 +282,8 @@ class _Run:
                 f"root is needed and sudo -n does not give it: {said or f'status {status}'}",
                 hint="allow sudo without password for this user in the VM's sudoers (NOPASSWD), or log in as root",
             )
+        if self._unsent is not None:
+            raise self._unsent
         raise LostContact(f"the VM's shell does not answer: {said or f'status {status}'}; nothing was changed")
 
 
