@@ -65,21 +65,20 @@ class Tree:
         try:
             for change in plan.files:
                 if self._file(change.before.path) != change.before:
-                    self._put_back(done)
-                    return Outcome(status="moved", exit=6, text=f"{change.before.path} was changed meanwhile")
+                    text = f"{change.before.path} was changed meanwhile"
+                    return self._put_back(done, Outcome(status="moved", exit=6, text=text))
                 step(f"file {change.after.path}")
                 self._write(change.after, checked=change.shell)
                 done.append(change)
             outcome = Outcome(status="kept", restart="none", facts=self.observe(terms.look))
             if verdict(outcome):
                 return outcome
-            self._put_back(done)
-            return Outcome(status="undone", exit=7, text="the second look differs")
+            return self._put_back(done, Outcome(status="undone", exit=7, text="the second look differs"))
         except OSError as error:
-            self._put_back(done)
-            return Outcome(status="undone", exit=7, text=printable(f"{error.strerror} ({error.filename})"))
+            text = printable(f"{error.strerror} ({error.filename})")
+            return self._put_back(done, Outcome(status="undone", exit=7, text=text))
         except BaseException:
-            self._put_back(done)
+            self._put_back(done, Outcome(status="undone"))
             raise
 
     def prove(self, question: Question) -> tuple[Finding, ...]:
@@ -195,12 +194,21 @@ class Tree:
             raise
         _flush_directory(place)
 
-    def _put_back(self, done: list[FileChange]) -> None:
+    def _put_back(self, done: list[FileChange], outcome: Outcome) -> Outcome:
+        """``outcome`` once every file is as before; ``incomplete``, naming those that are not, where the disk fails
+        again."""
+        left = []
         for change in reversed(done):
-            if change.before.content is None:
-                os.unlink(self._place(change.before.path))
-            else:
-                self._write(change.before, checked=False)
+            try:
+                if change.before.content is None:
+                    os.unlink(self._place(change.before.path))
+                else:
+                    self._write(change.before, checked=False)
+            except OSError:
+                left.append(change.before.path)
+        if not left:
+            return outcome
+        return Outcome(status="incomplete", exit=7, text=f"{outcome.text}; left: {' '.join(left)}")
 
 
 def _ipv4(text: str, path: str) -> str:

@@ -204,7 +204,7 @@ class _Reader:
 
     def _number(self) -> int:
         text = self._values.get("port", "0")
-        if not (text.isascii() and text.isdigit() and int(text) < 65536):
+        if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) < 65536):
             raise UsageError(f"{printable(text)} is no port", where="ssh_config")
         return int(text)
 
