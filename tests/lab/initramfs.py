@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import BinaryIO, cast
 
 from tests.lab import elf, kmod, newc
 
+_OLD_SECONDS = 2 * 86400
 GUEST = Path(__file__).with_name("guest")
 
 # Services and settings of the tree that the VM has no use for.
@@ -65,6 +67,9 @@ def build(cache: Path, tree: Path, kernel: Path) -> Image:
         if not final.exists():
             archive = root(tree, kernel)
             with tempfile.NamedTemporaryFile(dir=cache, prefix="root-building-", delete=False) as out:
+                for old in cache.glob("root-*"):
+                    if time.time() - old.stat().st_mtime > _OLD_SECONDS:
+                        old.unlink()
                 try:
                     _pack(archive, cast(BinaryIO, out), packer)
                     os.replace(out.name, final)

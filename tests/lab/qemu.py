@@ -216,7 +216,9 @@ class QemuVM:
                 return False
 
         self._until(greets, limit_seconds, "an SSH greeting")
-        self._until(lambda: self.run("true", check=False, timeout_seconds=60).status == 0, 60, "an SSH log-in")
+        self._until(
+            lambda: self.run("true", check=False, timeout_seconds=120).status == 0, limit_seconds, "an SSH log-in"
+        )
 
     def wait_docker(self, limit_seconds: float = _BOOT_SECONDS) -> None:
         """Wait in the guest until dockerd answers its ping; one exec does the polling."""
@@ -303,7 +305,7 @@ class QemuVM:
         """Boot once, stop the clock, write memory and disk aside."""
         shutil.rmtree(kept, ignore_errors=True)
         kept.mkdir(parents=True)
-        for old in sorted(self.cache.glob("snapshot-*"), key=lambda path: path.stat().st_mtime)[:-4]:
+        for old in sorted(self.cache.glob("snapshot-*"), key=lambda path: path.stat().st_mtime)[:-2]:
             shutil.rmtree(old, ignore_errors=True)
         self._make_disk()
         self._launch(root)
