@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +17,6 @@ from tests.ns.story import (
     DATA,
     GET,
     PROFILE,
-    Ran,
     Vmproxy,
     daemon_environment,
     daemon_pid,
@@ -33,6 +29,7 @@ from tests.ns.story import (
     settled,
     shim,
 )
+from vmproxy import converge
 
 URL = "http://10.0.2.2:8123"
 NO_PROXY = "localhost,127.0.0.1,::1"
@@ -116,107 +113,6 @@ def test_pull_makes_a_connect_reach_the_hosts_proxy(world: World) -> None:
     assert world.proxy.lines == []
 
 
-# ---- credentials ----------------------------------------------------------------------------------------------------
-
-USER, SECRET = "build%40site", "p%27a%24%24%25w0rd"
-PLAIN_SECRET = "p'a$$%w0rd"
-SECRETS = (SECRET, PLAIN_SECRET, "w0rd")
-
-
-class Watch(threading.Thread):
-    """Reads the words of every process there is, over and over, until told to stop."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.found: set[str] = set()
-        self._end = threading.Event()
-
-    def run(self) -> None:
-        while not self._end.wait(0.02):
-            for pid in filter(str.isdigit, os.listdir("/proc")):
-                with contextlib.suppress(OSError):
-                    words = Path(f"/proc/{pid}/cmdline").read_bytes()
-                    if any(secret.encode() in words for secret in SECRETS):
-                        self.found.add(words.decode("utf-8", "replace"))
-
-    def __enter__(self) -> Watch:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self.join()
-
-
-def told_nothing(ran: Ran) -> Ran:
-    """The run, in whose output no secret may stand."""
-    assert not [secret for secret in SECRETS if secret in ran.all], ran
-    return ran
-
-
-def test_credentials_reach_dockerd_and_nobody_else(world: World) -> None:
-    """A URL with credentials: profile 0600, dockerd gets them exactly; no argv, output, log or other file has them."""
-    world.proxy.mode, world.proxy.credentials = "auth", f"build@site:{PLAIN_SECRET}"
-    machine = world.machine
-    machine.path(PROFILE).write_bytes(b"# mine\n")
-    machine.path(PROFILE).chmod(0o664)
-    before = held(machine, PROFILE)
-    secret_url = f"http://{USER}:{SECRET}@127.0.0.1:8123"
-    said = Vmproxy(machine, world.vmproxy.home, environ={"VMPROXY_PROXY": secret_url})
-    try:
-        with Watch() as watch:
-            dry = told_nothing(said.apply("--dry-run", "-v", "--debug"))
-            assert dry.code == 0, dry
-            assert "http_proxy" in dry.out
-            ran = told_nothing(said.apply("-vv", "--debug"))
-            assert ran.code == 0, ran
-            for command in ("status", "verify"):
-                run = told_nothing(said.command(command, "-v"))
-                assert run.code == 0, run
-                # Without the variable the record in the VM is enough.
-                bare = told_nothing(world.vmproxy.json(command))
-                assert bare.code == 0, bare
-            assert world.vmproxy.apply().code == 0
-            told_nothing(world.vmproxy.remove("--dry-run"))
-            pull(machine)
-        assert watch.found == set()
-        inside = f"http://{USER}:{SECRET}@10.0.2.2:8123"
-        assert daemon_environment(machine)["https_proxy"] == inside
-        assert daemon_environment(machine)["HTTP_PROXY"] == inside
-        authorized = [request for request in world.proxy.requests if REGISTRY in request.line]
-        assert any(header.startswith("Proxy-Authorization: Basic") for header in authorized[-1].headers)
-        profile = held(machine, PROFILE)
-        assert profile is not None
-        assert (profile.mode, SECRET.encode() in profile.content) == ("0600", True)
-        # Every file of the VM's memory and disk that was written, and every file of the user's on the host.
-        where = f"/run /tmp /var/log /home /root {DATA}"
-        hits = machine.run(["sh", "-c", f"grep -rl -s -F -e w0rd {where}"], check=False).stdout.decode().split()
-        assert hits == [PROFILE]
-        for path in world.vmproxy.home.rglob("*"):
-            assert not path.is_file() or b"w0rd" not in path.read_bytes(), path
-    finally:
-        world.proxy.mode = "proxy"
-    removed = told_nothing(world.vmproxy.remove())
-    assert removed.code == 0, removed
-    assert held(machine, PROFILE) == before
-    assert not any("w0rd" in value for value in daemon_environment(machine).values())
-
-
-def test_new_credentials_replace_the_old_ones(world: World) -> None:
-    """A second apply with another password changes what dockerd has; one without any opens the profile again."""
-    for url, wanted, mode in (
-        ("http://me:first@127.0.0.1:8123", "http://me:first@10.0.2.2:8123", "0600"),
-        ("http://me:second@127.0.0.1:8123", "http://me:second@10.0.2.2:8123", "0600"),
-        ("http://127.0.0.1:8123", URL, "0644"),
-    ):
-        ran = world.vmproxy.apply("--no-verify", environ={"VMPROXY_PROXY": url})
-        assert ran.code == 0, ran
-        assert daemon_environment(world.machine)["http_proxy"] == wanted
-        profile = held(world.machine, PROFILE)
-        assert profile is not None
-        assert profile.mode == mode
-
-
 # ---- containers that run --------------------------------------------------------------------------------------------
 
 
@@ -282,14 +178,24 @@ def test_f46_real_dockerd_that_does_not_start_is_given_its_old_environment(world
     )
     before, kept = dump(world.machine), files(world.machine)
     secret = {"VMPROXY_PROXY": "http://me:w0rd@127.0.0.1:8123"}
-    ran = told_nothing(world.vmproxy.apply("--no-check", "--no-verify", environ=secret))
+    ran = world.vmproxy.apply("--no-check", "--no-verify", environ=secret)
     assert ran.code == 7, ran
     assert "no such http" in ran.err
+    assert "w0rd" not in ran.all
     assert "Traceback" not in ran.err
     world.machine.wait_for_docker()
     assert "http_proxy" not in daemon_environment(world.machine)
     assert files(world.machine) == kept
     assert sorted(dump(world.machine)) == sorted(before)
+
+
+def test_apply_twice_in_one_process(world: World) -> None:
+    """The stories can be told from Python too: apply, apply, status and remove with their reports."""
+    first, second = world.vmproxy.converged(), world.vmproxy.converged()
+    assert (first.changed, second.changed, second.gateway) == (True, False, "10.0.2.2")
+    assert world.vmproxy.tell(converge.status).ok
+    assert world.vmproxy.tell(converge.remove).changed
+    assert not ours(dump(world.machine))
 
 
 def test_f57_a_new_gateway_is_drift_and_apply_converges(world: World) -> None:
@@ -312,13 +218,14 @@ def test_f57_a_new_gateway_is_drift_and_apply_converges(world: World) -> None:
 
 
 def test_docker_machine_style_vm_still_answers_on_2376(world: World) -> None:
-    """userdata.tar and no profile: 2376 is open before apply, after it, after a reboot and after remove."""
+    """userdata.tar and no profile: dockerd answers on 2376 over TLS before apply, after it, a reboot, and remove."""
     seen = []
 
     def remote() -> None:
-        seen.append(
-            ask(world.machine.surroundings.host, "10.0.2.15", 2376, send=b"GET / HTTP/1.0\r\n\r\n") != "refused"
-        )
+        keys = "/home/docker/.docker"
+        tls = [f"--tlscacert={keys}/ca.pem", f"--tlscert={keys}/cert.pem", f"--tlskey={keys}/key.pem", "--tlsverify"]
+        client = ["docker", *tls, "-H", "tcp://10.0.2.15:2376", "version", "--format", "{{.Server.Os}}"]
+        seen.append(world.machine.run(client, check=False).stdout.decode().strip())
 
     world.machine.path(f"{DATA}/userdata.tar").touch()
     world.machine.restart_boot()
@@ -332,5 +239,5 @@ def test_docker_machine_style_vm_still_answers_on_2376(world: World) -> None:
     assert world.vmproxy.status().code == 0
     assert world.vmproxy.remove().code == 0
     remote()
-    assert seen == [True] * 4
+    assert seen == ["linux"] * 4
     assert held(world.machine, PROFILE) is None
