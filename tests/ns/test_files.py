@@ -230,16 +230,19 @@ def test_t07_the_work_area_must_be_roots_own(base: Base, vmproxy: Vmproxy) -> No
         refused(vmproxy.apply(*QUIET), 6, "/run/vmproxy is not ours")
 
 
-def test_f39_an_edit_between_reading_and_renaming_is_not_lost(base: Base, vmproxy: Vmproxy) -> None:
-    """The profile is edited after it was compared: exit 6, the edit is kept, rules and the other file are put back."""
+@pytest.mark.parametrize("at", ["/usr/bin/mktemp", "/usr/sbin/iptables-nft-restore"])
+def test_f39_an_edit_between_reading_and_renaming_is_not_lost(base: Base, vmproxy: Vmproxy, at: str) -> None:
+    """The profile is edited after it was compared, before or after the rules are written: exit 6, the edit is kept,
+    rules and the other file are put back."""
     base.write(PROFILE, b"# mine\n")
-    shim(base.machine, "mktemp", f"echo '# edited' >>{PROFILE}; exec /usr/bin/mktemp \"$@\"")
+    once = f"[ -e /run/edited ] || {{ : >/run/edited; echo '# edited' >>{PROFILE}; }}"
+    shim(base.machine, Path(at).name, f'{once}; exec {at} "$@"')
     ran = vmproxy.apply(*QUIET)
+    base.machine.run("rm /run/edited")
     refused(ran, 6, f"{PROFILE} was changed meanwhile")
     now = held(base.machine, PROFILE)
     assert now is not None
-    assert now.content.startswith(b"# mine\n# edited\n")
-    assert b"vmproxy" not in now.content
+    assert now.content == b"# mine\n# edited\n"
     assert held(base.machine, BOOTLOCAL) is None
     assert ours(dump(base.machine)) == []
     assert not [path for path in files(base.machine) if ".vmproxy-" in path]
@@ -510,6 +513,22 @@ def test_credentials_narrow_the_mode_and_remove_gives_it_back(base: Base, vmprox
     assert vmproxy.tell(converge.status).ok
     vmproxy.tell(converge.remove)
     assert files(base.machine) == before
+
+
+def test_t06_no_secret_in_any_argv_or_file_of_others(base: Base, vmproxy: Vmproxy) -> None:
+    """While a change with credentials runs, no process of the VM has them in its argv, and nobody but root can read
+    the files of the run."""
+    look = "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' >>/run/argvs"
+    for name, real in (("mktemp", "/usr/bin/mktemp"), ("iptables-nft-restore", "/usr/sbin/iptables-nft-restore")):
+        shim(base.machine, name, f'{look}; find /run/vmproxy /tmp -perm /077 -type f >>/run/open; exec {real} "$@"')
+    ran = vmproxy.apply(*QUIET, environ={"VMPROXY_PROXY": "http://me:hunter22@127.0.0.1:8123"})
+    assert ran.code == 0, ran
+    argvs = base.machine.path("/run/argvs").read_bytes()
+    assert b"sshd" in argvs
+    assert b"hunter22" not in argvs
+    opened = base.machine.path("/run/open").read_text().split()
+    assert [path for path in opened if path.startswith("/run/vmproxy/work")] == []
+    base.machine.run("rm /run/argvs /run/open")
 
 
 def test_foreign_rules_keep_their_order(base: Base, vmproxy: Vmproxy) -> None:
