@@ -249,8 +249,8 @@ def daemon_pid(machine: NamespaceVM) -> int:
 
 def daemon_environment(machine: NamespaceVM) -> dict[str, str]:
     """The environment that the running dockerd was started with."""
-    pairs = machine.path(f"/proc/{daemon_pid(machine)}/environ").read_bytes().decode("utf-8", "surrogateescape").split("\0")
-    return dict(pair.split("=", 1) for pair in pairs if pair)
+    text = machine.path(f"/proc/{daemon_pid(machine)}/environ").read_bytes().decode("utf-8", "surrogateescape")
+    return dict(pair.split("=", 1) for pair in text.split("\0") if pair)
 
 
 def shim(machine: NamespaceVM, name: str, script: str) -> str:
