@@ -173,6 +173,28 @@ def test_f62_what_stands_at_the_end_of_forward(docker: Docker, icc: bool, end: s
     docker.machine.docker("network", "rm", "alone")
 
 
+LATE = """
+mkdir -p /usr/local/sbin
+printf '#!/bin/sh\\nsleep 3\\nexec /usr/sbin/dockerd "$@"\\n' >/usr/local/sbin/dockerd
+chmod 755 /usr/local/sbin/dockerd
+"""
+
+
+def test_f62_docker_that_starts_late(docker: Docker) -> None:
+    """dockerd makes its rules seconds after bootlocal.sh has begun: ours come behind them all the same, once each."""
+    docker.configure(before=LATE, bip="172.17.0.1/16")
+    docker.machine.docker("network", "create", "--subnet", "172.31.5.0/24", "own")
+    assert docker.vmproxy.apply("--no-verify").code == 0
+    applied = sorted(ours(dump(docker.machine)))
+    docker.machine.restart_boot()
+    settled(docker.machine)
+    assert sorted(ours(dump(docker.machine))) == applied
+    status = docker.vmproxy.status()
+    assert status.code == 0, status
+    assert docker.from_container("own", "172.31.5.1") == REACHED
+    docker.machine.docker("network", "rm", "own")
+
+
 # The VM's second interface moves into a bridge that is not Docker's; the LAN host stands behind it.
 BR_LAN = """
 ip link add br-lan type bridge
