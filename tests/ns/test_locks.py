@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.ns.endings import Base, refused, unchanged
-from tests.ns.story import Ran, Vmproxy, dump, files, ours, stop, until
+from tests.ns.story import PROFILE, Ran, Vmproxy, daemon_environment, dump, files, ours, shim, stop, until
 from vmproxy import converge
 
 QUIET = ("--no-check", "--no-verify")
@@ -158,6 +158,20 @@ def test_f61_what_a_killed_run_left_is_cleared(base: Base, vmproxy: Vmproxy) -> 
     assert "left by an earlier run, and removed" in ran.err, ran
     assert not [path for path in files(base.machine) if ".vmproxy-" in path]
     assert "work" not in base.machine.run("ls /run/vmproxy").stdout.decode()
+
+
+def test_f60_docker_restarted_between_the_look_and_the_lock(base: Base, vmproxy: Vmproxy) -> None:
+    """Another run takes the profile away and restarts Docker while this one waits for the lock: it looks again, and
+    Docker has its environment in the end."""
+    assert vmproxy.tell(converge.apply, check=False, verify=False).ok
+    base.machine.run(f"rm {PROFILE}")  # the daemon still has its environment: files differ, no restart is due
+    restart = 'env -i PATH="$PATH" setsid /etc/init.d/docker restart </dev/null >/dev/null 2>&1 9>&-; sleep 0.5'
+    once = f"[ -e /run/restarted ] || {{ : >/run/restarted; {restart}; }}"
+    shim(base.machine, "flock", f'{once}; exec /usr/bin/flock "$@"')
+    assert vmproxy.tell(converge.apply, check=False, verify=False).ok
+    base.machine.run("rm /run/restarted")
+    assert daemon_environment(base.machine)["http_proxy"] == "http://10.0.2.2:8123"
+    assert vmproxy.tell(converge.status).ok
 
 
 def test_t14_the_lock_is_not_the_daemons(base: Base, vmproxy: Vmproxy, kind: str) -> None:
