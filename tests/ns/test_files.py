@@ -22,7 +22,7 @@ from tests.ns.story import (
     ours,
     shim,
 )
-from tests.unit.foreign_files import KEPT, REFUSED
+from tests.unit.foreign_files import KEPT, REFUSED, SWALLOWED
 from vmproxy import converge
 from vmproxy.errors import ForeignFile, NotPermitted, Refused
 
@@ -119,6 +119,15 @@ def test_f43_an_open_here_document_is_seen_by_the_dry_run(base: Base, vmproxy: V
     base.write(PROFILE, b"cat >/dev/null <<END\nnever closed\n")
     with unchanged(base.machine):
         refused(vmproxy.apply("--dry-run"), 6, PROFILE)
+
+
+@pytest.mark.parametrize("content", SWALLOWED)
+def test_f43_what_only_the_vms_shell_knows(base: Base, vmproxy: Vmproxy, content: bytes) -> None:
+    """Here-documents that end for some shells and not for the VM's: its own `sh -n` decides, nothing is touched."""
+    base.write(PROFILE, content)
+    with unchanged(base.machine), pytest.raises(ForeignFile, match="would not be read") as caught:
+        vmproxy.tell(converge.apply, check=False, verify=False)
+    assert caught.value.where == PROFILE
 
 
 def test_f44_hand_set_before_our_block_loses(base: Base, vmproxy: Vmproxy) -> None:

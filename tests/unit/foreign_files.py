@@ -45,3 +45,6 @@ REFUSED = {
     "an endless loop": Foreign(content=b"# a\nwhile :; do sleep 1; done\n", line=2),
 }
 """A profile whose end is not reached, or where our lines would have no effect."""
+
+SWALLOWED = [b"cat >/dev/null <<END\nfoo \\\nEND\n", b"cat >/dev/null <<$'END'\nfoo\nEND\n"]
+"""A profile whose tail the VM's own shell (dash) would swallow, and the scan of ours does not say so."""
