@@ -165,7 +165,7 @@ def test_probe_names_the_one_that_answers(capsys: pytest.CaptureFixture[str], mo
     assert "hint: --gateway 192.168.7.1" in err
 
 
-def fake_vms(target: str, _settings: object, *, probe_port: int | None, progress: object) -> Sighting:
+def fake_vms(target: str, _settings: object, *, probe_port: int | None, progress: object, ask: object) -> Sighting:
     """Three VMs: one with a gateway, one that cannot be reached, one whose table does not decide."""
     if target == "away":
         raise Unreachable("no answer", where="192.0.2.9:22")

@@ -53,7 +53,7 @@ def look(run: Run, target: str) -> Sighting:
 
     try:
         sighting = converge.detect_gateway(
-            target, run.settings, probe_port=run.value("probe"), progress=run.output.progress
+            target, run.settings, probe_port=run.value("probe"), progress=run.output.progress, ask=run.ask
         )
     except VmproxyError as error:
         return Sighting(vm=target, error=error)
