@@ -316,6 +316,8 @@ def _file_words(before: File, block: BlockWish | None) -> str:
         return "our block is missing"
     if found.payload != block.payload:
         return "our block differs"
+    if {name: value for name, value in found.record.items() if name != "mode"} != dict(block.record):
+        return "our block records another wish"
     return "our block is not where, or not as safe as, it has to be"
 
 
