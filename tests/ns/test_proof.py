@@ -140,6 +140,15 @@ def test_asked_with_one_tool(vmproxy: Vmproxy, tools: NamespaceVM, proxy: LabPro
     assert legs(vmproxy) == dict.fromkeys(LEGS, False)
 
 
+def test_asked_with_busyboxs_nc(vmproxy: Vmproxy, tools: NamespaceVM, proxy: LabProxy) -> None:
+    """The same with busybox's own nc, as on Tiny Core."""
+    tools.run(HIDE.format(" ".join(TOOLS)))
+    tools.run('ln -s "$(command -v busybox)" /usr/local/sbin/nc')
+    assert legs(vmproxy) == dict.fromkeys(LEGS, True)
+    proxy.mode = "status:407"
+    assert {finding["code"] for finding in vmproxy.json("verify").vm["findings"]} == {"credentials"}
+
+
 def test_asked_with_no_tool(vmproxy: Vmproxy, tools: NamespaceVM) -> None:
     """Without any of them apply refuses, exit 6, and names --no-check; verify says so for each leg."""
     assert vmproxy.tell(converge.remove).ok

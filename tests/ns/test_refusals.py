@@ -361,6 +361,17 @@ def test_f54_something_else_listens(base: Base, vmproxy: Vmproxy, host_proxy: Ho
         refused(vmproxy.apply(), 6, NO_PROXY[mode])
 
 
+def test_f54_hangs_up_and_only_wget_asks(base: Base, vmproxy: Vmproxy, host_proxy: HostProxy) -> None:
+    """wget alone would try one that hangs up twenty times, for minutes: it is stopped, and the no is the same."""
+    host_proxy(base.machine, mode="closes")
+    base.machine.run(HIDE.replace("ip netstat route", "bash nc curl"))
+    try:
+        with unchanged(base.machine):
+            refused(vmproxy.apply(seconds=60), 6, "nothing answers")
+    finally:
+        base.machine.run(SHOW)
+
+
 @pytest.mark.parametrize("mode", ["no-connect", "status:403", "status:502", "status:503", "status:504"])
 def test_f54_a_proxy_by_how_it_fails(base: Base, vmproxy: Vmproxy, host_proxy: HostProxy, mode: str) -> None:
     """A proxy without CONNECT, one that forbids, one that finds no such name: proxies all the same."""

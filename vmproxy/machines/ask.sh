@@ -8,28 +8,29 @@ ask() {
   elif command -v wget >/dev/null 2>&1; then ask_tool=wget
   else echo '@tool none'; return 1; fi
   echo "@tool $ask_tool"
-  if [ "$ask_tool" = wget ]; then
-    # wget writes its own request; its -S header lines are read instead. It cannot do a CONNECT.
-    http_proxy="http://$1:$2/" wget -S -T 5 -O /dev/null http://vmproxy.invalid/ 2>&1 | sed -n 's/^ *\(HTTP\/[0-9.]* .*\)/\1/p;s/.*server returned error: \(HTTP.*\)/\1/p' | dd bs=2048 count=1 2>/dev/null
-    return 0
-  fi
   rm -f "$ask_dir/pipe" "$ask_dir/late"; mkfifo "$ask_dir/pipe" || return 1
   # The writer keeps its end open: a proxy may take a half-closed connection for a lost one.
   case $ask_tool in
     bash) bash -c 'exec 5<>"/dev/tcp/$1/$2" || exit 1; cat "$3" >&5; exec cat <&5' ask "$1" "$2" "$3" > "$ask_dir/pipe" 2>/dev/null < /dev/null 9>&- & ;;
     nc) { cat "$3"; exec sleep 8; } 2>/dev/null 9>&- | nc "$1" "$2" > "$ask_dir/pipe" 2>/dev/null 9>&- & ;;
     curl) { cat "$3"; exec sleep 8; } 2>/dev/null 9>&- | curl -sN -m 8 "telnet://$1:$2" > "$ask_dir/pipe" 2>/dev/null 9>&- & ;;
+    # wget writes its own request, and its -S header lines are read instead; it cannot do a CONNECT. Told to, it tries again and again.
+    wget) http_proxy="http://$1:$2/" wget -S -T 5 -O /dev/null http://vmproxy.invalid/ > "$ask_dir/pipe" 2>&1 < /dev/null 9>&- & ;;
   esac
   ask_pid=$!
   ( sleep 6; : > "$ask_dir/late"; kill "$ask_pid" ) >/dev/null 2>&1 9>&- &
   ask_clock=$!
-  ask_lines=0
-  while [ "$ask_lines" -lt 40 ] && IFS= read -r ask_line; do
-    printf '%s\n' "$ask_line"
-    ask_lines=$((ask_lines + 1))
-    case $ask_line in ''|"$ask_cr") break ;; esac
-  done < "$ask_dir/pipe"
-  printf '%s\n' "$ask_line"
+  case $ask_tool in
+    wget) sed -n 's/^ *\(HTTP\/[0-9.]* .*\)/\1/p;s/.*server returned error: \(HTTP.*\)/\1/p' < "$ask_dir/pipe" | dd bs=2048 count=1 2>/dev/null ;;
+    *)
+      ask_lines=0
+      while [ "$ask_lines" -lt 40 ] && IFS= read -r ask_line; do
+        printf '%s\n' "$ask_line"
+        ask_lines=$((ask_lines + 1))
+        case $ask_line in ''|"$ask_cr") break ;; esac
+      done < "$ask_dir/pipe"
+      printf '%s\n' "$ask_line" ;;
+  esac
   kill "$ask_pid" "$ask_clock" 2>/dev/null
   rm -f "$ask_dir/pipe"
   [ ! -e "$ask_dir/late" ]
