@@ -3,7 +3,6 @@
 # An answer is "proxy", "none", or "WHO sees ADDRESS" from a web server that tells its client's address.
 port=$1
 work=/run/flows
-name=only-the-proxy-knows.test
 rm -rf "$work"
 mkdir -p "$work/www/cgi-bin"
 
