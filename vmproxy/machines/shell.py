@@ -344,6 +344,9 @@ class _Commit:
             outcome = self._hear_out()
             if outcome is not None and outcome.status in _AS_BEFORE:
                 raise
+            if outcome is not None and outcome.status == "incomplete":
+                text = f"interrupted; ROLLBACK INCOMPLETE: {outcome.text}"
+                raise RolledBack(text, hint="vmproxy status", complete=False) from None
             raise LostContact(
                 "interrupted, and the VM does not say that everything was put back", hint="vmproxy status"
             ) from None
