@@ -31,10 +31,14 @@ _LOADER = (
     'while [ ${#s} -lt "$n" ] && p=$(dd bs=$((n - ${#s})) count=1 2>/dev/null; echo x) && p=${p%x} && [ -n "$p" ]; '
     'do s=$s$p; done && [ ${#s} = "$n" ] && eval "$s"'
 )
-_BECOME_ROOT = f'if [ "$(id -u)" = 0 ]; then exec sh -c "$0"; else exec sudo -n env LC_ALL=C {_PATH} sh -c "$0"; fi'
+_BECOME_ROOT = (
+    'if [ "$(id -u)" = 0 ]; then exec sh -c "$1" vmproxy; '
+    f'else exec sudo -n env LC_ALL=C {_PATH} sh -c "$1" vmproxy; fi'
+)
 # `exec env …` and single quotes mean the same to sh, csh and fish, whatever the account's login shell.
-AS_USER = f"exec env LC_ALL=C {_PATH} sh -c {shlex.quote(_LOADER)}"
-AS_ROOT = f"exec env LC_ALL=C {_PATH} sh -c {shlex.quote(_BECOME_ROOT)} {shlex.quote(_LOADER)}"
+# The word vmproxy is what the shells call themselves in their complaints.
+AS_USER = f"exec env LC_ALL=C {_PATH} sh -c {shlex.quote(_LOADER)} vmproxy"
+AS_ROOT = f"exec env LC_ALL=C {_PATH} sh -c {shlex.quote(_BECOME_ROOT)} vmproxy {shlex.quote(_LOADER)}"
 
 LOOK_SECONDS = 30.0
 STEP_SECONDS = 250.0  # the longest step is a second restart: 30 s for the old daemon, 120 s, and 90 s until it answers
