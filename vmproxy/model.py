@@ -368,6 +368,8 @@ class Settings:
     ``given`` names the fields that were said at all, so that a wish recorded in the VM fills in only the others.
     ``host_environment_*`` is the host's own http_proxy, https_proxy, no_proxy: they come after a recorded wish;
     ``host_environment_problem`` is one line where they cannot be read, to be raised only by who needs them.
+    ``names`` are containers and services that others call by name; ``pip_index`` is the URL of a package index;
+    ``tools`` are members of the tools family.
     All ``*_seconds`` are limits; 0 for ``wait_seconds`` means one try.
     """
 
@@ -383,6 +385,9 @@ class Settings:
     gateway: str = ""
     guest: str = ""
     bridges: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    pip_index: str = ""
+    tools: tuple[str, ...] = ()
     restart: Literal["auto", "always", "never"] = "auto"
     verify: bool = True
     check: bool = True

@@ -169,6 +169,21 @@ _ALL: tuple[Option, ...] = (
     Option(name="table", kind="path", metavar="FILE|-", help="Read a recorded routing table instead of asking."),
     Option(name="all", kind="flag", help="Show every default route, the one chosen first."),
     Option(name="probe", help="Ask whether something answers at this port of the gateway.", **_PORT),  # type: ignore[arg-type]
+    # containers and builds
+    Option(
+        name="names",
+        kind="list",
+        metavar="LIST",
+        field="names",
+        help="Containers and services that are reached by name, without the proxy.",
+    ),
+    Option(
+        name="pip-index",
+        kind="text",
+        metavar="URL",
+        field="pip_index",
+        help="A package index for pip: adds its variables, and its host to no_proxy.",
+    ),
     # env
     Option(name="format", kind="choice", choices=("sh", "json", "dotenv"), help="How to write them. [sh]"),
 )

@@ -18,6 +18,8 @@ _DEFAULT_PROXY = "http://127.0.0.1:8123"
     "https-proxy",
     "no-proxy",
     "gateway",
+    "names",
+    "pip-index",
     "format",
     "wait",
     *SSH,
