@@ -52,6 +52,7 @@ ROOM_OF: dict[str, str] = {
     **dict.fromkeys(("routecolumns", "routeparts", "routetext", "routewire"), "routes"),
     **dict.fromkeys(("iptsave", "ruleflow", "dockerrules", "door"), "rules"),
     **dict.fromkeys(("shellscan", "shellharm"), "blocks"),
+    "managed": "plan",
     "noproxy": "proxyenv",
     "values": "model",
 }

@@ -1,0 +1,124 @@
+"""The files of a VM in which we keep a block: what each must become, and why one cannot. PURE."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vmproxy import blocks
+from vmproxy.errors import ForeignFile
+from vmproxy.guests import Guest
+from vmproxy.model import BlockWish, Desired, Facts, File, FileChange, Finding
+
+DRIFT = "E_DRIFT"
+
+
+def changes(facts: Facts, guest: Guest, desired: Desired) -> tuple[tuple[FileChange, ...], list[Finding]]:
+    """Each file that must change, in the order of writing, and each point of drift in words.
+
+    Raises ForeignFile for a file that cannot be replaced or in which a block would not live.
+    """
+    wishes = {block.path: block for block in desired.blocks}
+    made, drift = [], []
+    for path in guest.FILES:
+        before = facts.files.get(path) or File(path=path, kind="absent")
+        block = wishes.get(path)
+        if block is None and not _ours(before):
+            continue
+        _plain(before)
+        after = _with_block(before, block) if block else _without_block(before)
+        if after == before:
+            continue
+        if block is not None:
+            _objections(facts, before, block)
+        drift.append(Finding(subject=f"file {path}", ok=False, code=DRIFT, detail=_file_words(before, block)))
+        made.append(FileChange(before=before, after=after, shell=path in guest.SHELL))
+    return tuple(made), drift
+
+
+def _ours(file: File) -> bool:
+    return file.content is not None and blocks.find(file.content, path=file.path) is not None
+
+
+def _plain(file: File) -> None:
+    """Only a plain file with one name is replaced (RELIABILITY T07, F38)."""
+    kinds = {"link": "a symbolic link", "dir": "a directory", "other": "a device, fifo or socket"}
+    if file.kind in kinds:
+        raise ForeignFile(
+            f"this is {kinds[file.kind]}, not a plain file", where=file.path, hint="move it away and run vmproxy again"
+        )
+    if file.kind == "file" and file.links > 1:
+        raise ForeignFile(
+            "the file has more than one hard link",
+            where=file.path,
+            hint="make it a file of its own and run vmproxy again",
+        )
+    if file.kind == "file" and file.content is None:
+        raise ForeignFile("the file cannot be read", where=file.path)
+
+
+def _objections(facts: Facts, before: File, block: BlockWish) -> None:
+    if before.content is None:
+        return
+    objections = blocks.objections(before.content, where=block.where, names=block.names, path=before.path)
+    if objections:
+        raise objections[0]
+    syntax = facts.syntax.get(before.path)
+    if syntax is not None and not syntax.parses:
+        line = f":{syntax.line}" if syntax.line else ""
+        raise ForeignFile(
+            "the VM's shell cannot parse this file",
+            where=f"{before.path}{line}",
+            hint="repair it and run vmproxy again",
+        )
+    if syntax is not None and not syntax.tail_lives and block.where == "end":
+        raise ForeignFile(
+            "what is appended to this file would not be read (an open here-document?)",
+            where=before.path,
+            hint="close it and run vmproxy again",
+        )
+
+
+def _with_block(before: File, block: BlockWish) -> File:
+    found = blocks.find(before.content, path=before.path) if before.content is not None else None
+    old_mode = found.record.get("mode") if found else None
+    mode = before.mode if before.content is not None else block.mode
+    if isinstance(old_mode, int) and mode == _narrow(old_mode):
+        mode = old_mode
+    extra: dict[str, object] = {}
+    if block.secret and mode != _narrow(mode):
+        extra["mode"] = mode
+        mode = _narrow(mode)
+    content = blocks.put(
+        before.content, block.payload, where=block.where, record={**block.record, **extra}, path=before.path
+    )
+    return replace(before, content=content, mode=mode, kind="file")
+
+
+def _narrow(mode: int) -> int:
+    """Nobody else may read a file with credentials."""
+    return mode & 0o7700
+
+
+def _without_block(before: File) -> File:
+    assert before.content is not None  # noqa: S101 - only asked where our block was found
+    found = blocks.find(before.content, path=before.path)
+    old_mode = found.record.get("mode") if found else None
+    mode = before.mode
+    if isinstance(old_mode, int) and 0 <= old_mode <= 0o7777 and mode == _narrow(old_mode):
+        mode = old_mode
+    return replace(before, content=blocks.take(before.content, path=before.path), mode=mode)
+
+
+def _file_words(before: File, block: BlockWish | None) -> str:
+    if block is None:
+        return "our block is still there"
+    if before.content is None:
+        return "the file is missing"
+    found = blocks.find(before.content, path=before.path)
+    if found is None:
+        return "our block is missing"
+    if found.payload != block.payload:
+        return "our block differs"
+    if {name: value for name, value in found.record.items() if name != "mode"} != dict(block.record):
+        return "our block records another wish"
+    return "our block is not where, or not as safe as, it has to be"
