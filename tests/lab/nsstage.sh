@@ -1,7 +1,8 @@
 #!/bin/sh
 # From a bare set of new namespaces to a VM: run as "sh nsstage.sh STATE TREE GUEST OVERLAY SHELL VARIANT" in new mount,
 # pid, uts, ipc and cgroup namespaces, inside the VM's network namespace, as pid 1. STATE is the VM's directory:
-# disk/ keeps over a reset, root/ is where the RAM root is mounted. Everything mounted here ends with pid 1.
+# disk/ keeps over a reset, root/ is where the RAM root is mounted; TREE may be several directories, the upper ones first,
+# with colons. Everything mounted here ends with pid 1.
 set -e
 state=$1 tree=$2 guest=$3 overlay=$4 shell=$5 variant=$6
 read -r pid _ </proc/self/stat

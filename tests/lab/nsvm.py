@@ -23,7 +23,7 @@ from tests.lab import default_cache
 from tests.lab.hostside import Relay, Surroundings
 from tests.lab.image import build_image
 from tests.lab.leftovers import PREFIX, make_groups, remove_groups, started, sweep
-from tests.lab.tree import LabError, build_tree
+from tests.lab.tree import LabError, build_more, build_tree
 
 HERE = Path(__file__).resolve().parent
 GUEST = HERE / "guest"
@@ -43,7 +43,9 @@ class NamespaceVM:
 
     ``iptables`` is ``nft`` or ``legacy``; ``docker`` is True (dockerd is started at boot), False (sshd only) or
     ``"stub"`` (a sleeping process named dockerd); ``ssh`` is ``openssh`` or ``dropbear``; ``shell`` is what /bin/sh
-    is: dash, bash or busybox. ``overlay`` is a directory laid over the guest's root at every boot.
+    is: dash, bash or busybox. ``overlay`` is a directory laid over the guest's root at every boot. ``release`` is
+    another release of Debian for the VM's programs (a key of ``tree.RELEASES``), ``more`` names packages it has beside
+    the usual ones.
     Raises LabError where something does not come up; needs root.
     """
 
@@ -55,8 +57,11 @@ class NamespaceVM:
         ssh: str = "openssh",
         shell: str = "dash",
         overlay: Path | None = None,
+        release: str = "",
+        more: tuple[str, ...] = (),
         cache: Path | None = None,
     ) -> None:
+        self._release, self._more = release, more
         self._cache = cache or default_cache()
         self._variant, self._docker, self._ssh, self._shell, self._overlay = iptables, docker, ssh, shell, overlay
         self._holder: subprocess.Popen[bytes] | None = None
@@ -80,7 +85,9 @@ class NamespaceVM:
     def start(self) -> None:
         """Build what the cache lacks, switch the VM on, wait for ssh and, unless ``docker`` is False, for Docker."""
         sweep()
-        self._tree = build_tree(self._cache)
+        self._tree = build_tree(self._cache, self._release)
+        below = [build_more(self._cache, self._more, self._release)] if self._more else []
+        self._lower = ":".join(map(str, (self._tree, *below)))
         owner = f"{os.getpid()}-{started(os.getpid())}"
         self.state = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{owner}-"))
         atexit.register(self.close)
@@ -105,7 +112,7 @@ class NamespaceVM:
             "setpriv", "--pdeathsig", "KILL", "sh", "-ec", join, "sh", *map(str, self._groups), "--",
             *self.surroundings.argv(self.surroundings.vm),
             "unshare", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child=KILL",
-            "sh", str(HERE / "nsstage.sh"), str(self.state), str(self._tree), str(guest), str(self._overlay or ""),
+            "sh", str(HERE / "nsstage.sh"), str(self.state), self._lower, str(guest), str(self._overlay or ""),
             self._shell, self._variant,
         ]  # fmt: skip
         with (self.state / "boot.log").open("ab") as log:

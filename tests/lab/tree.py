@@ -6,6 +6,9 @@ and modes are kept). The cache holds::
 
     debs/          downloaded packages, shared by all builds
     tree-KEY/      a staged tree; KEY names the packages with their hashes and this file's own text
+    tree-NAME-KEY/ the same of another release of the distribution, from the same mirror
+    more-NAME-KEY/ packages that lie over a tree where a test asks for them
+    lists-NAME/    what apt knows of another release
     kernel-KEY/    boot/vmlinuz-… and lib/modules/…
 """
 
@@ -35,8 +38,12 @@ PACKAGES = (
 # fmt: on
 """What is asked for; apt adds what these need. kmod and e2fsprogs are for the QEMU VM."""
 
+RELEASES: dict[str, tuple[str, ...]] = {"trixie": ("docker-cli", "docker-buildx", "docker-compose")}
+"""Releases of Debian that a tree can be made of beside this machine's own, and what their docker.io leaves out."""
+
 _DEADLINE_SECONDS = 900
 _OLD_SECONDS = 2 * 86400
+_LISTS_SECONDS = 86400
 _IPTABLES = tuple(f"{family}{tail}" for family in ("iptables", "ip6tables") for tail in ("", "-save", "-restore"))
 
 # SHA-512 crypt of boot2docker's well-known password, "tcuser".
@@ -83,9 +90,20 @@ class LabError(Exception):
 
 
 @functools.cache
-def build_tree(cache: Path) -> Path:
-    """The staged tree for today's package versions; built now where the cache has none. Raises LabError."""
-    return stage(cache, "tree", PACKAGES, finish=_finish)
+def build_tree(cache: Path, release: str = "") -> Path:
+    """The staged tree for today's package versions; built now where the cache has none. Raises LabError.
+
+    ``release`` is a key of :data:`RELEASES`, "" for this machine's own.
+    """
+    if not release:
+        return stage(cache, "tree", PACKAGES, finish=_finish)
+    return stage(cache, f"tree-{release}", (*PACKAGES, *RELEASES[release]), finish=_finish, release=release)
+
+
+@functools.cache
+def build_more(cache: Path, packages: tuple[str, ...], release: str = "") -> Path:
+    """A directory with these packages and all they need, to lie below a tree of the same release. Raises LabError."""
+    return stage(cache, "-".join(["more", *filter(None, [release]), *packages]), packages, release=release)
 
 
 def fetch_kernel(cache: Path) -> Path:
@@ -115,16 +133,18 @@ def stage(
     *,
     wanted: str = "",
     finish: Callable[[Path], None] | None = None,
+    release: str = "",
 ) -> Path:
     """The directory ``kind-KEY`` in the cache with these packages and all they need, unpacked.
 
-    ``wanted`` is a pattern that picks among the packages by file name; ``finish`` is run on the new tree. It is built
-    under a lock, beside its final place, and renamed: two builders at once make one. Raises LabError.
+    ``wanted`` is a pattern that picks among the packages by file name; ``finish`` is run on the new tree; ``release``
+    is another release of the distribution. It is built under a lock, beside its final place, and renamed: two builders
+    at once make one. Raises LabError.
     """
     cache.mkdir(parents=True, exist_ok=True)
     (cache / "debs" / "partial").mkdir(parents=True, exist_ok=True)
     with _locked(cache / "lock"):
-        closure = [line for line in _closure(cache, packages) if re.match(wanted, line.split()[1])]
+        closure = [line for line in _closure(cache, release, packages) if re.match(wanted, line.split()[1])]
         key = hashlib.sha256("\n".join([*sorted(closure), Path(__file__).read_text(encoding="utf-8")]).encode())
         final = cache / f"{kind}-{key.hexdigest()[:16]}"
         if final.is_dir():
@@ -132,7 +152,7 @@ def stage(
             return final
         debs = [cache / "debs" / line.split()[1] for line in closure]
         if not all(deb.is_file() for deb in debs):
-            _apt(cache, "--download-only", "-y", "-qq", "install", *packages)
+            _apt(cache, release, "--download-only", "-y", "-qq", "install", *packages)
         building = Path(tempfile.mkdtemp(prefix=f"{kind}-building-", dir=cache))
         try:
             building.chmod(0o755)
@@ -151,7 +171,8 @@ def stage(
 def _prune(cache: Path, kind: str) -> None:
     """Remove what no build has asked for lately; a younger one may be the root of somebody's VM."""
     for old in cache.glob(f"{kind}-*"):
-        if time.time() - old.stat().st_mtime > _OLD_SECONDS:
+        key = old.name.removeprefix(f"{kind}-")
+        if re.fullmatch("[0-9a-f]{16}|building-.*", key) and time.time() - old.stat().st_mtime > _OLD_SECONDS:
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -163,25 +184,54 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _closure(cache: Path, packages: tuple[str, ...]) -> list[str]:
+def _closure(cache: Path, release: str, packages: tuple[str, ...]) -> list[str]:
     """``'URI' FILE SIZE HASH`` of every package that a machine with nothing installed would need."""
+    words = ("--print-uris", "-y", "-qq", "install", *packages)
+    lists = cache / f"lists-{release}" / "partial"
+    if release and (not lists.is_dir() or time.time() - lists.stat().st_mtime > _LISTS_SECONDS):
+        # apt moves what it got out of there, so this is when it last looked.
+        _update(cache, release)
+        os.utime(lists)
     try:
-        text = _apt(cache, "--print-uris", "-y", "-qq", "install", *packages)
+        text = _apt(cache, release, *words)
     except LabError:
         # A fresh machine or container image has no package lists yet.
-        _command("apt-get", "update", "-qq")
-        text = _apt(cache, "--print-uris", "-y", "-qq", "install", *packages)
+        _update(cache, release)
+        text = _apt(cache, release, *words)
     return [line for line in text.splitlines() if line.startswith("'")]
 
 
-def _apt(cache: Path, *argv: str) -> str:
+def _update(cache: Path, release: str) -> None:
+    """Fetch the package lists: of this machine, or, into the cache, of another release."""
+    if not release:
+        _command("apt-get", "update", "-qq")
+        return
+    sources = cache / f"sources-{release}.list"
+    (cache / f"lists-{release}" / "partial").mkdir(parents=True, exist_ok=True)
+    sources.touch(mode=0o600)
+    sources.write_text(f"deb {_mirror()} {release} main\n", encoding="utf-8")
+    _apt(cache, release, "-qq", "-o", "APT::Update::Error-Mode=any", "update")
+
+
+def _mirror() -> str:
+    """The base address of the distribution's mirror, as this machine's own apt is told to use it."""
+    system = Path("/etc/os-release").read_text(encoding="utf-8")
+    name = re.search(r"^VERSION_CODENAME=\"?([a-z]+)", system, re.MULTILINE)
+    asked = _command("apt-get", "--print-uris", "update")
+    found = name and re.search(rf"^'(\S+?)/dists/{name[1]}/", asked, re.MULTILINE)
+    if not found:
+        raise LabError("the sources of this machine's apt do not name its own release")
+    return found[1]
+
+
+def _apt(cache: Path, release: str, *argv: str) -> str:
     """apt-get with nothing installed, no recommendations, and its archives in the cache."""
     status = cache / "status"
     status.touch()
     # --print-uris leaves out what is downloaded already: so it is asked with an archive directory that stays empty.
     archives = cache / ("debs" if "--download-only" in argv else "none")
     (archives / "partial").mkdir(parents=True, exist_ok=True)
-    options = {
+    options: dict[str, object] = {
         "Dir::State::status": status,
         "Dir::Cache::archives": archives,
         "Dir::Cache::pkgcache": "",
@@ -191,6 +241,14 @@ def _apt(cache: Path, *argv: str) -> str:
         "APT::Sandbox::User": "root",
         "Debug::NoLocking": "1",
     }
+    if release:
+        # The release's own keys are in debian-archive-keyring since 12.11; it is signed with the older ones as well.
+        options |= {
+            "Dir::State::lists": cache / f"lists-{release}",
+            "Dir::Etc::sourcelist": cache / f"sources-{release}.list",
+            "Dir::Etc::sourceparts": "/dev/null",
+            "Acquire::Languages": "none",
+        }
     return _command("apt-get", *(word for name, value in options.items() for word in ("-o", f"{name}={value}")), *argv)
 
 
