@@ -41,6 +41,19 @@ def test_f69_a_closed_pipe_is_exit_141_and_silent() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize("words", [("--help",), ("env", "--proxy", "http://p:1"), ("env", "--json", "--proxy", "http://p:1")])
+def test_f69_a_full_disk_behind_stdout_is_one_line(words: tuple[str, ...]) -> None:
+    """``vmproxy … > FILE`` on a full disk: one error line, exit 2, no report of a bug."""
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vmproxy", *words],
+            cwd=TOP, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("vmproxy: error: the result cannot be written: No space left on device")
+    assert done.stderr.count("\n") == 2
+
+
 def test_f69_every_vm_has_its_turn_though_nobody_reads() -> None:
     """The reader goes away after the first line of several VMs: the stories go on, then it is exit 141 (or theirs)."""
     code = """

@@ -91,6 +91,8 @@ def command(*names: str, examples: Sequence[str] = ()) -> Callable[[Callable[[Ru
             gc.set_threshold(_GARBAGE_OBJECTS)
             gc.enable()
             code = function(run)
+            if run.output.unwritten and not code:
+                raise unwritten(run.output.unwritten)
             ctx.exit(BROKEN_PIPE if run.output.broken and not code else code)
 
         return click.Command(
@@ -103,6 +105,11 @@ def command(*names: str, examples: Sequence[str] = ()) -> Callable[[Callable[[Ru
         )
 
     return decorate
+
+
+def unwritten(why: str) -> UsageError:
+    """The error of a result that could not be written; the work itself was done."""
+    return UsageError(f"the result cannot be written: {why}", where="stdout", hint="make room there")
 
 
 def make_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -135,7 +136,17 @@ def run(argv: list[str]) -> int:
 
         silence(sys.stdout)
         return BROKEN_PIPE
+    except OSError as error:  # of the flush: a full disk behind > FILE
+        return _unwritten(argv, error)
     return code
+
+
+def _unwritten(argv: list[str], error: OSError) -> int:
+    from vmproxy.cli.common import unwritten
+    from vmproxy.cli.output import silence
+
+    silence(sys.stdout)
+    return _fail(argv, unwritten(error.strerror or str(error)))
 
 
 def _invoke(group: click.Group, argv: list[str]) -> int:
@@ -162,6 +173,8 @@ def _invoke(group: click.Group, argv: list[str]) -> int:
     except KeyboardInterrupt:
         return _fail(argv, Interrupted(2))
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            return _unwritten(argv, error)  # --help and --version, which click prints
         from vmproxy.cli.crash import crashed
 
         return _fail(argv, error, report=crashed("", error, ()))

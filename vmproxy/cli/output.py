@@ -65,6 +65,7 @@ class Output:
         self.debug = debug
         self._shown = 0
         self.broken = False
+        self.unwritten = ""
 
     @property
     def quiet(self) -> bool:
@@ -76,13 +77,17 @@ class Output:
         self._write(text, err=err)
 
     def _write(self, text: str, *, err: bool, newline: bool = True) -> None:
-        """Nobody may be reading any more (``| head``): then the rest is not said, and what is under way goes on."""
+        """Nobody may be reading any more (``| head``), or the disk be full: then the rest is not said, and what is
+        under way goes on. ``broken`` and ``unwritten`` remember it for the exit code."""
         stream = sys.stderr if err else sys.stdout
         try:
             click.echo(text, err=err, nl=newline, color=wants_color(self.color, stream))
         except BrokenPipeError:
             silence(stream)
             self.broken = True
+        except OSError as error:
+            silence(stream)
+            self.unwritten = error.strerror or "unknown reason"
 
     def result(self, text: str) -> None:
         """One result for stdout."""
