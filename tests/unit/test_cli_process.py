@@ -228,3 +228,28 @@ except KeyboardInterrupt as error:
     assert out == "True False s3cret\nInterrupted 130\n"
     assert b"s3cret" not in shown
     assert b"stop 2 containers? [y/N] " in shown
+
+
+def test_f28_a_signal_that_lands_in_a_destructor_is_not_lost() -> None:
+    """Python drops what is raised in a destructor: the command ends by its signal all the same, and says no more."""
+    code = """
+import os, signal, sys, time
+from vmproxy.cli import signals
+from vmproxy.errors import Interrupted
+
+class Thing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):  # the handler runs in here
+            pass
+
+try:
+    with signals.as_interruption():
+        Thing()
+        time.sleep(30)
+        print("lost")
+except Interrupted as error:
+    print(error.exit)
+"""
+    done = vmproxy(code=code)
+    assert (done.stdout, done.stderr) == ("143\n", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -18,6 +19,9 @@ def as_interruption() -> Iterator[None]:
 
     Held means forgotten: putting back must not be cut short by an impatient second Ctrl-C, and its own waits are all
     bounded. A signal that was ignored when we started (``nohup``) stays ignored.
+
+    Python runs the handler wherever it happens to be. In a destructor or a weak reference's callback (every import
+    ends in one) it drops what is raised, and tells only ``sys.unraisablehook``: then the signal is sent once more.
     """
     raised = False
 
@@ -27,6 +31,16 @@ def as_interruption() -> Iterator[None]:
             raised = True
             raise Interrupted(number)
 
+    usual_hook = sys.unraisablehook
+
+    def dropped(unraisable: sys.UnraisableHookArgs) -> None:
+        nonlocal raised
+        if not isinstance(unraisable.exc_value, Interrupted):
+            usual_hook(unraisable)
+            return
+        raised = False
+        _once_more(unraisable.exc_value.number)
+
     before = {}
     for name in _NAMES:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
@@ -34,8 +48,20 @@ def as_interruption() -> Iterator[None]:
             continue
         with suppress(ValueError):  # not the main thread: then nobody sends us signals either
             before[number] = signal.signal(number, handle)
+    sys.unraisablehook = dropped
     try:
         yield
     finally:
+        sys.unraisablehook = usual_hook
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def _once_more(number: int) -> None:
+    """Send ourselves a signal in a moment, when the callback that dropped the last one is over."""
+    import _thread
+    import threading
+
+    later = threading.Timer(0.01, _thread.interrupt_main, (number,))
+    later.daemon = True
+    later.start()
