@@ -22,6 +22,9 @@ from tests.ns.story import (
     shim,
     until,
 )
+from vmproxy import converge
+from vmproxy.errors import RolledBack
+from vmproxy.guests import boot2docker
 
 URL = "http://10.0.2.2:8123"
 
@@ -186,3 +189,28 @@ def test_remove_with_containers_is_pending_until_told(vmproxy: Vmproxy) -> None:
     done = vmproxy.remove("--restart", "always")
     assert done.code == 0, done
     assert "http_proxy" not in daemon_environment(machine)
+
+
+def test_several_commands_in_order(vmproxy: Vmproxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest may restart Docker by several commands: each runs behind the one before, with its own words; where one
+    fails the next is not run, and everything is put back."""
+    machine = vmproxy.machine
+    said, fails = machine.path("/run/said"), machine.path("/run/fails")
+    script = machine.path("/run/say")
+    script.write_text('#!/bin/sh\necho "$#" "$@" >>/run/said\n[ "$1" != two ] || ! rm /run/fails 2>/dev/null\n')
+    script.chmod(0o755)
+    say, docker = "/run/say", ("/etc/init.d/docker", "restart")
+    commands = ((say, "one", "a=b"), docker, (say, "two"), (say, "three"))
+    monkeypatch.setattr(boot2docker, "RESTART", commands)
+    assert vmproxy.tell(converge.apply, check=False, verify=False).ok
+    assert said.read_text() == "2 one a=b\n1 two\n1 three\n"
+    assert daemon_environment(machine)["http_proxy"] == URL
+    count, before = starts(machine), held(machine, PROFILE)
+    said.unlink()
+    fails.touch()
+    with pytest.raises(RolledBack) as caught:
+        vmproxy.tell(converge.remove)
+    assert caught.value.exit == 7
+    assert said.read_text() == "2 one a=b\n1 two\n" + "2 one a=b\n1 two\n1 three\n"
+    assert (starts(machine), held(machine, PROFILE)) == (count + 2, before)
+    assert daemon_environment(machine)["http_proxy"] == URL

@@ -49,7 +49,8 @@ class Guest(Protocol):
     """What else has to be looked for."""
     PERSISTENT: str
     """The directory that must outlive a reboot."""
-    RESTART: tuple[str, ...]
+    RESTART: tuple[tuple[str, ...], ...]
+    """Commands in order, of constant words without blanks or quotes; the next is run where the one before succeeded."""
     LOG: str
     DAEMON_CONFIG: str
     """Where dockerd's daemon.json is kept."""

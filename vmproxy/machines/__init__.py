@@ -36,7 +36,8 @@ class Look:
 class Terms:
     """On which terms a plan is carried out. Times are limits in seconds.
 
-    ``restart`` is auto, always or never; ``restart_argv`` constant words of the guest; ``log`` the daemon's log file.
+    ``restart`` is auto, always or never; ``restart_argv`` the guest's commands in order, of constant words
+    without blanks or quotes, each of which must succeed; ``log`` the daemon's log file.
     ``daemon_pid`` is that of the look, 0 for none: where another one runs by now, it is looked again.
     ``check`` is the question asked before the first change, ``proof`` the one asked after the last.
     """
@@ -44,7 +45,7 @@ class Terms:
     look: Look
     lock_timeout_seconds: float = 30.0
     restart: str = "auto"
-    restart_argv: tuple[str, ...] = ()
+    restart_argv: tuple[tuple[str, ...], ...] = ()
     log: str = ""
     daemon_pid: int | None = None
     check: Question | None = None

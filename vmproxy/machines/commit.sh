@@ -182,7 +182,9 @@ begin_restart() {
   rm -f "$work/rc"
   if have setsid; then new=setsid; else new=''; fi
   in_flight=1
-  $new env -i PATH="$PATH" sh -c 'rc=$1; shift; "$@"; echo $? > "$rc"' restart "$work/rc" $restart_argv \
+  # One command a line, of plain words; each runs where the one before succeeded.
+  set -f; IFS=$nl; set -- $restart_argv; unset IFS; set +f
+  $new env -i PATH="$PATH" sh -fc 'f=$1; shift; for line; do $line; rc=$?; [ "$rc" = 0 ] || break; done; echo "$rc" > "$f"' restart "$work/rc" "$@" \
     </dev/null >"$work/restart.log" 2>&1 7<&- 9>&- &
 }
 
@@ -227,7 +229,7 @@ while IFS= read -r line; do
     'xwait '*) xwait=${line#xwait } ;;
     'daemon '*) seen_pid=${line#daemon } ;;
     'restart '*) policy=${line#restart } ;;
-    'argv '*) restart_argv=${line#argv } ;;
+    'argv '*) restart_argv="$restart_argv${line#argv }$nl" ;;
     'log '*) log=${line#log } ;;
     'ask '*) ask_at=${line#ask } ;;
     'prove '*) proof_args=${line#prove } ;;

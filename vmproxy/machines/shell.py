@@ -54,6 +54,7 @@ _NOTES = {
     "without-owner": "the disk does not keep owner and mode of {}; its content is right",
 }
 _PATH_OK = re.compile(r"/[A-Za-z0-9._/+@-]+\Z")
+_WORD_OK = re.compile(r"[A-Za-z0-9._/+@:=-]+\Z")
 
 
 def _text(name: str) -> str:
@@ -168,6 +169,12 @@ def _path(path: str) -> str:
     return path
 
 
+def _word(word: str) -> str:
+    if not _WORD_OK.match(word):
+        raise Refused("a word of the restart has characters that cannot be sent", where=printable(word))
+    return word
+
+
 def _blob(name: str, content: bytes) -> bytes:
     return f"blob {name} {len(content)}\n".encode("ascii") + content + b"\n"
 
@@ -191,9 +198,8 @@ def _plan_lines(plan: Plan, terms: Terms) -> bytes:
         for table in ("filter", "nat"):
             out.append(_blob(f"{table}.do", plan.rules.do.get(table, b"")))
             out.append(_blob(f"{table}.undo", plan.rules.undo.get(table, b"")))
-    out.append(
-        f"restart {terms.restart if plan.restart else 'no'}\nargv {' '.join(terms.restart_argv)}\n".encode("ascii")
-    )
+    out.append(f"restart {terms.restart if plan.restart else 'no'}\n".encode("ascii"))
+    out += [f"argv {' '.join(_word(word) for word in argv)}\n".encode("ascii") for argv in terms.restart_argv]
     if terms.daemon_pid is not None:
         out.append(f"daemon {terms.daemon_pid}\n".encode("ascii"))
     if terms.log:
