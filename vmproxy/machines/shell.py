@@ -1,49 +1,28 @@
-"""Any VM that runs a POSIX sh: two constant scripts over one channel each. Values travel as data on stdin (DESIGN §6).
+"""Any VM that runs a POSIX sh: constant scripts over one channel. Values travel as data on stdin (DESIGN §6).
 
-The exec command is a constant loader: it becomes root where that is asked, reads the length-prefixed script from stdin
-(``dd`` with single reads: never one byte too many), and evals it; what follows on stdin is data.
+A look leaves the loader in the VM where it is, so that the change that follows needs no new channel, session and sudo.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from vmproxy.errors import LostContact, NotPermitted, Refused, RolledBack, VmproxyError
+from vmproxy.errors import LostContact, Refused, RolledBack, VmproxyError
 from vmproxy.machines import Judge, Look, Outcome, Terms, Verdict
-from vmproxy.machines.frames import Frame, Splitter
+from vmproxy.machines.frames import Frame
+from vmproxy.machines.loader import AS_ROOT, AS_USER, LOOK_SECONDS, Loader, Run
 from vmproxy.machines.reading import facts as read_facts
 from vmproxy.model import Facts, File, Finding, Plan, printable
 from vmproxy.proof import Question
 from vmproxy.proof import judge as judge_answer
-from vmproxy.transports import Channel, Connection
+from vmproxy.transports import Connection
 
-_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Piece by piece, each a single read of at most what is missing; the x keeps newlines at a piece's end. With LC_ALL=C
-# ${#s} is a number of bytes.
-_LOADER = (
-    "umask 077; IFS= read -r n && s= && "
-    'while [ ${#s} -lt "$n" ] && p=$(dd bs=$((n - ${#s})) count=1 2>/dev/null; echo x) && p=${p%x} && [ -n "$p" ]; '
-    'do s=$s$p; done && [ ${#s} = "$n" ] && eval "$s"'
-)
-_BECOME_ROOT = (
-    'if [ "$(id -u)" = 0 ]; then exec sh -c "$1" vmproxy; '
-    f'else exec sudo -n env LC_ALL=C {_PATH} sh -c "$1" vmproxy; fi'
-)
-# `exec env …` and single quotes mean the same to sh, csh and fish, whatever the account's login shell.
-# The word vmproxy is what the shells call themselves in their complaints.
-AS_USER = f"exec env LC_ALL=C {_PATH} sh -c {shlex.quote(_LOADER)} vmproxy"
-AS_ROOT = f"exec env LC_ALL=C {_PATH} sh -c {shlex.quote(_BECOME_ROOT)} vmproxy {shlex.quote(_LOADER)}"
-
-LOOK_SECONDS = 30.0
 STEP_SECONDS = 250.0  # the longest step is a second restart: 30 s for the old daemon, 120 s, and 90 s until it answers
-_PATIENCE = 10  # a whole script may take that many times its longest silence: a VM that drips ends too
-OUTPUT_LIMIT_BYTES = 8 << 20
 XTABLES_WAIT_SECONDS = 5
 _FIRST_CHANGE = "stage"
 _AS_BEFORE = frozenset({"undone", "gone", "refused", "busy", "moved"})
@@ -97,30 +76,32 @@ class Shell:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._begun: tuple[Look, _Run] | None = None
+        self._loader: Loader | None = None
+        self._begun: tuple[Look, Run] | None = None
 
     def begin(self, look: Look) -> None:
-        """Start the exec of :meth:`observe`."""
-        if self._begun is not None:
-            self._begun[1].close()
-            self._begun = None
-        run = _Run(self._connection, observe_script(), _look_lines(look), root=look.root)
-        run.end_input()
-        self._begun = (look, run)
+        """Send the script of :meth:`observe`."""
+        if self._begun is not None:  # its answer is still to come, and nobody wants it any more
+            self._let_go()
+        lines = _look_lines(look)
+        self._begun = (look, self._run(observe_script(), lines, root=look.root))
 
     def observe(self, look: Look) -> Facts:
-        """One exec, read-only."""
+        """One script, read-only; the loader is there for the next."""
         if self._begun is None or self._begun[0] != look:
             self.begin(look)
         assert self._begun is not None  # noqa: S101 - just made
         (_look, run), self._begun = self._begun, None
-        with run:
-            return read_facts(run.frames(LOOK_SECONDS))
+        try:
+            return read_facts(run.until_end(LOOK_SECONDS))
+        except BaseException:
+            self._let_go()
+            raise
 
     def prove(self, question: Question) -> tuple[Finding, ...]:
-        """One exec; what it makes it removes."""
+        """One script, the loader's last; what it makes it removes."""
         data = _look_lines(Look()) + _question_lines(question) + b".\n"
-        with _Run(self._connection, prove_script(), data, root=True) as run:
+        with self._last_run(prove_script() + "exit\n", data, root=True) as run:
             legs = _Legs(question)
             for frame in run.frames(STEP_SECONDS):
                 legs.take(frame)
@@ -131,16 +112,16 @@ class Shell:
     def commit(
         self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]
     ) -> Outcome:
-        """One exec: see commit.sh for the steps."""
+        """One script, the loader's last: see commit.sh for the steps."""
         data = _look_lines(terms.look) + _plan_lines(plan, terms)
-        with _Run(self._connection, commit_script(), data, root=True) as run:
+        with self._last_run(commit_script(), data, root=True) as run:
             return _Commit(run, terms, judge=judge, verdict=verdict, step=step).follow()
 
     def reach(self, hosts: tuple[str, ...], port: int) -> tuple[str, ...]:
-        """One exec without root: a TCP connection to each, nothing sent."""
+        """One script without root, the loader's last: a TCP connection to each, nothing sent."""
         lines = [str(ipaddress.ip_address(host)) for host in hosts] + ["."]
         data = f"{port}\n".encode("ascii") + "".join(f"{line}\n" for line in lines).encode("ascii")
-        with _Run(self._connection, _text("reach.sh"), data, root=False) as run:
+        with self._last_run(_text("reach.sh"), data, root=False) as run:
             run.end_input()
             heard = {frame.rest for frame in run.frames(LOOK_SECONDS) if frame.kind == "reached"}
         return tuple(host for host in hosts if host in heard)
@@ -148,6 +129,26 @@ class Shell:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def _run(self, script: str, data: bytes, *, root: bool) -> Run:
+        """Send a script to the loader that is there, or to a new one where that has other rights."""
+        if self._loader is not None and self._loader.root != root:
+            self._let_go()
+        if self._loader is None:
+            self._loader = Loader(self._connection, root=root)
+        return Run(self._loader, script, data)
+
+    def _last_run(self, script: str, data: bytes, *, root: bool) -> Run:
+        """The same for a script after which the loader is gone; its channel is closed with the run."""
+        run = self._run(script, data, root=root)
+        self._loader = None
+        return run
+
+    def _let_go(self) -> None:
+        """Give up the loader, whatever it is doing."""
+        loader, self._loader, self._begun = self._loader, None, None
+        if loader is not None:
+            loader.channel.close()
 
 
 # ---- what is sent ---------------------------------------------------------------------------------------------------
@@ -228,75 +229,6 @@ def _file_lines(number: int, before: File, after: File, *, shell: bool) -> bytes
 # ---- what comes back ------------------------------------------------------------------------------------------------
 
 
-class _Run:
-    """One script on one channel: the loader's input, then frames until the stream ends."""
-
-    def __init__(self, connection: Connection, script: str, data: bytes, *, root: bool) -> None:
-        nonce = os.urandom(16).hex()
-        self._splitter = Splitter(nonce, eager=frozenset({"asked", "ready", "step", "result"}))
-        self._root = root
-        self.begun = False
-        self._channel: Channel = connection.start(AS_ROOT if root else AS_USER)
-        body = script.encode("utf-8")
-        self._unsent: LostContact | None = None
-        try:
-            self.send(f"{len(body)}\n".encode("ascii") + body + f"{nonce}\n".encode("ascii") + data)
-        except LostContact as lost:  # the command ended before it had read all: what it said is the better reason
-            self._unsent = lost
-
-    def __enter__(self) -> _Run:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._channel.close()
-
-    def send(self, data: bytes) -> None:
-        self._channel.send(data, timeout_seconds=LOOK_SECONDS)
-
-    def end_input(self) -> None:
-        self._channel.end_input()
-
-    def frames(self, silence_seconds: float) -> Iterator[Frame]:
-        """Frames as they come. ``silence_seconds`` bounds the wait for the next byte; the whole stream is bounded
-        too, in bytes and in time."""
-        taken = 0
-        deadline = time.monotonic() + _PATIENCE * silence_seconds
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise LostContact(f"the VM is not done after {_PATIENCE * silence_seconds:g} s")
-            piece = self._channel.receive(timeout_seconds=min(silence_seconds, left))
-            if not piece:
-                break
-            taken += len(piece)
-            if taken > OUTPUT_LIMIT_BYTES:
-                raise LostContact(f"the VM says more than {OUTPUT_LIMIT_BYTES} bytes; nothing more is read")
-            for frame in self._splitter.feed(piece):
-                self.begun = True
-                yield frame
-        for frame in self._splitter.finish():
-            self.begun = True
-            yield frame
-        if not self.begun:
-            self._explain()
-
-    def _explain(self) -> None:
-        """Nothing of the script was heard: sudo said no, or there is no usable shell."""
-        status = self._channel.wait(timeout_seconds=10)
-        said = printable((self._channel.stderr or self._splitter.noise).strip(), limit=120)
-        if self._root and "sudo" in said:
-            raise NotPermitted(
-                f"root is needed and sudo -n does not give it: {said or f'status {status}'}",
-                hint="allow sudo without password for this user in the VM's sudoers (NOPASSWD), or log in as root",
-            )
-        if self._unsent is not None:
-            raise self._unsent
-        raise LostContact(f"the VM's shell does not answer: {said or f'status {status}'}; nothing was changed")
-
-
 class _Legs:
     """Collects the answers of a proof, leg by leg."""
 
@@ -333,7 +265,7 @@ class _Legs:
 class _Commit:
     """Follows commit.sh from frame to frame, and speaks where it waits: after ``asked`` and after ``ready``."""
 
-    def __init__(self, run: _Run, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]) -> None:
+    def __init__(self, run: Run, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]) -> None:
         self._run, self._terms, self._judge, self._verdict, self._step = run, terms, judge, verdict, step
         self._changing = False
         self._told = False
