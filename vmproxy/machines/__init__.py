@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import field
 from typing import Any, Protocol, cast
 
 from vmproxy.errors import UsageError
+from vmproxy.machines.frames import Frame
 from vmproxy.model import Facts, Finding, Plan
 from vmproxy.proof import Question
 from vmproxy.values import dataclass
@@ -73,6 +74,22 @@ Judge = Callable[[Finding], bool]
 Verdict = Callable[["Outcome"], bool]
 
 
+class Conversation(Protocol):
+    """A script that runs in the VM: a context manager whose end closes its channel."""
+
+    def __enter__(self) -> Conversation:
+        """Itself."""
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+
+    def frames(self, silence_seconds: float) -> Iterator[Frame]:
+        """What it says, until it ends. Raises LostContact, NotPermitted."""
+
+    def end_input(self) -> None:
+        """Nothing more comes: a script that waits for us gives up."""
+
+
 class Machine(Protocol):
     """One VM that can be looked at, changed, and asked."""
 
@@ -95,6 +112,10 @@ class Machine(Protocol):
 
     def reach(self, hosts: tuple[str, ...], port: int) -> tuple[str, ...]:
         """Those of ``hosts`` that take a TCP connection at ``port``; uses no root. Raises LostContact."""
+
+    def converse(self, script: str, data: bytes) -> Conversation:
+        """Run one of the constant scripts of this directory as root and listen to it; ``data`` is its stdin. The
+        caller closes what comes back. Raises LostContact, NotPermitted, Refused."""
 
     def close(self) -> None:
         """Let go of the VM; safe to call twice."""

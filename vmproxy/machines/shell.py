@@ -126,6 +126,10 @@ class Shell:
             heard = {frame.rest for frame in run.frames(LOOK_SECONDS) if frame.kind == "reached"}
         return tuple(host for host in hosts if host in heard)
 
+    def converse(self, script: str, data: bytes) -> Run:
+        """One script as root, the loader's last. Its input stays open until the caller ends or closes it."""
+        return self._last_run(_text(script), data, root=True)
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()

@@ -17,7 +17,7 @@ from json import loads
 
 from vmproxy import hostproc
 from vmproxy.errors import Refused
-from vmproxy.machines import Judge, Look, Outcome, Terms, Verdict
+from vmproxy.machines import Conversation, Judge, Look, Outcome, Terms, Verdict
 from vmproxy.machines.reading import FILE_LIMIT_BYTES, os_release
 from vmproxy.model import Address, Facts, File, FileChange, Finding, Plan, Syntax, printable
 from vmproxy.proof import Question
@@ -88,6 +88,10 @@ class Tree:
     def reach(self, hosts: tuple[str, ...], port: int) -> tuple[str, ...]:
         """Files reach nothing."""
         return ()
+
+    def converse(self, script: str, data: bytes) -> Conversation:
+        """Files run nothing."""
+        raise Refused("a directory of files runs nothing", where=self._root, hint="name a VM that runs with --vm")
 
     def close(self) -> None:
         """Nothing is held open."""
