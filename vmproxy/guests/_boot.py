@@ -1,0 +1,99 @@
+"""The shell text that makes a door's rules when a VM boots, for every guest. PURE.
+
+Literal rules of the last apply, set beside Docker's start, and again at every run without doubling. What is right
+already is left alone: a restart of Docker closes the door for no moment.
+"""
+
+from __future__ import annotations
+
+from vmproxy.guests import ADDRESS_AT_BOOT
+from vmproxy.model import Door
+
+_PROGRAMS = {
+    "nft": ("iptables-nft", "iptables-nft-restore"),
+    "legacy": ("iptables-legacy", "iptables-legacy-restore"),
+    "default": ("iptables", "iptables-restore"),
+}
+_DOCKER_WAIT_SECONDS = 300
+
+
+def beside(door: Door, variant: str) -> bytes:
+    """For a script that something waits for: the rules in a subshell in the background, told to /var/log."""
+    lines = [
+        "# Runs beside the rest of this file, which need not wait for Docker.",
+        "(",
+        # Also where the file is run by sh -e.
+        "set +e; exec </dev/null >>/var/log/vmproxy.log 2>&1",
+        *_lines(door, variant),
+        ") &",
+    ]
+    return _text(lines)
+
+
+def alone(door: Door, variant: str) -> bytes:
+    """For a script of its own whose output somebody keeps (a unit, a job): it ends when the rules are there."""
+    return _text(_lines(door, variant))
+
+
+def _text(lines: list[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode("utf-8")
+
+
+def _lines(door: Door, variant: str) -> list[str]:
+    from vmproxy.rules import boot_text, jumps
+
+    tool, restore = _PROGRAMS[variant]
+    own = f"{restore} -w 5 --noflush <<'VMPROXY-END'"
+    if door.bridge_address == ADDRESS_AT_BOOT:  # the here-document is sed's: a shell gives it to the command it follows
+        own = f"sed \"s/{ADDRESS_AT_BOOT}/$vmproxy_address/\" <<'VMPROXY-END' | {restore} -w 5 --noflush"
+    lines = [
+        'echo "vmproxy: $(date)"',
+        "vmproxy_n=0",
+        f"until {tool} -w 5 -t nat -S DOCKER >/dev/null 2>&1; do",
+        f'  [ "$vmproxy_n" -ge {_DOCKER_WAIT_SECONDS} ] && echo "vmproxy: Docker has made no rules yet" && break',
+        "  vmproxy_n=$((vmproxy_n + 1)); sleep 1",
+        "done",
+    ]
+    if door.bridge_address == ADDRESS_AT_BOOT:
+        lines += ['vmproxy_address=$(ip -4 -o addr show docker0 | awk \'{ sub("/.*", "", $4); print $4; exit }\')']
+    for text in boot_text(door).values():
+        lines += [own, *text.decode("ascii").splitlines(), "VMPROXY-END"]
+    lines += [
+        "# Once, whatever there was; in FORWARD behind Docker's rules, before the first that stops everything.",
+        "vmproxy_jump() { # table chain words",
+        "  vmproxy_table=$1 vmproxy_chain=$2; shift 2",
+        f'  while {tool} -w 5 -t "$vmproxy_table" -D "$vmproxy_chain" "$@" 2>/dev/null; do :; done',
+        "  vmproxy_end=''",
+        '  [ "$vmproxy_chain" != FORWARD ] ||',
+        f"    vmproxy_end=$({tool} -w 5 -S FORWARD | grep '^-A' | grep -nE '^-A FORWARD -j (DROP|REJECT)' | head -n 1)",
+        f'  if [ -n "$vmproxy_end" ]; then {tool} -w 5 -I FORWARD "${{vmproxy_end%%:*}}" "$@"',
+        f'  else {tool} -w 5 -t "$vmproxy_table" -A "$vmproxy_chain" "$@"; fi',
+        "}",
+    ]
+    made = jumps(door)
+    for table, chain in dict.fromkeys((table, chain) for table, chain, _words in made):
+        here = [words for one, name, words in made if (one, name) == (table, chain)]
+        # The number says that nothing stale leads into our chains; -C (iptables 1.4.11) that each of ours is there.
+        right = [f"[ \"$({tool} -w 5 -t {table} -S {chain} | grep -c -e '-j VMPROXY-')\" = {len(here)} ]"]
+        right += [f"{tool} -w 5 -t {table} -C {chain} {' '.join(words)} 2>/dev/null" for words in here]
+        if chain == "FORWARD":
+            right.append(_last(tool))
+        lines += [f"if ! {{ {' && '.join(right)}; }}; then"]
+        lines += [f"  vmproxy_jump {table} {chain} {' '.join(words)}" for words in here]
+        lines += ["fi"]
+    lines += [
+        'echo "vmproxy: rules are in place"',
+        "# Docker answers when it has written all its rules, some of them behind ours: then once more behind them.",
+        f'while [ "$vmproxy_n" -lt {_DOCKER_WAIT_SECONDS} ] && ! docker version >/dev/null 2>&1; do',
+        "  vmproxy_n=$((vmproxy_n + 1)); sleep 1",
+        "done",
+    ]
+    for table, chain, words in made:
+        if chain == "FORWARD":
+            lines.append(f"{_last(tool)} || vmproxy_jump {table} {chain} {' '.join(words)}")
+    return lines
+
+
+def _last(tool: str) -> str:
+    """Whether our jump ends FORWARD: then it stands behind all that Docker has written."""
+    return f"{tool} -w 5 -S FORWARD | tail -n 1 | grep -q -e '-j VMPROXY-FORWARD$'"
