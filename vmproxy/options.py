@@ -185,7 +185,15 @@ _ALL: tuple[Option, ...] = (
         help="A package index for pip: adds its variables, and its host to no_proxy.",
     ),
     # env
-    Option(name="format", kind="choice", choices=("sh", "json", "dotenv"), help="How to write them. [sh]"),
+    Option(
+        name="format",
+        kind="choice",
+        choices=(
+            *("sh", "fish", "powershell", "dotenv", "json", "docker-run", "docker-build", "compose", "dockerfile"),
+            "systemd",
+        ),
+        help="How to write them. [sh]",
+    ),
 )
 
 #: Every option by its long name.

@@ -18,11 +18,14 @@ from vmproxy.noproxy import bypasses
 from vmproxy.noproxy import merge as merge_no_proxy
 
 __all__ = (
+    "FAMILY",
     "NAMES",
+    "beside",
     "bypasses",
     "conflicts",
     "from_environ",
     "full_url",
+    "holds_credentials",
     "is_loopback",
     "merge_no_proxy",
     "parse_proxy",
@@ -34,6 +37,9 @@ __all__ = (
 
 NAMES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy")
 """The variables that vmproxy writes, in the order it writes them."""
+
+FAMILY = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+"""Every variable there is about proxies, in lower case; each has its twin in upper case."""
 
 _FAMILIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")
 _PORTS = {"http": 80, "https": 443}
@@ -132,6 +138,33 @@ def from_environ(
     if entries:
         found["no_proxy"] = ",".join(entries)
     return _both_cases(found)
+
+
+def beside(own: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
+    """What of ``ours`` to set beside a container's ``own`` variables, so that its own win; to be laid over ``own``.
+
+    Where it has one case of a pair, the other case gets its own value too (an empty one as well: that switches the
+    proxy off); where it has both, neither is given. Both cases are there in the union afterwards, and doing it again
+    adds nothing.
+    """
+    given: dict[str, str] = {}
+    for name, value in ours.items():
+        if name not in own:
+            other = name.upper() if name.islower() else name.lower()
+            given[name] = own[other] if name.lower() in FAMILY and other in own else value
+    for name in own:
+        other = name.upper() if name.islower() else name.lower()
+        if name.lower() in FAMILY and name in (name.lower(), name.upper()) and other not in own:
+            given[other] = own[name]
+    return given
+
+
+def holds_credentials(value: str) -> bool:
+    """Whether a variable's value may hold a user name or a password: there is an ``@`` in it.
+
+    An ``@`` in a path counts too, because in a malformed URL nobody can tell where the password ends.
+    """
+    return "@" in value
 
 
 def conflicts(environ: Mapping[str, str]) -> tuple[Finding, ...]:

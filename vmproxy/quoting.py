@@ -11,21 +11,25 @@ from vmproxy.errors import UsageError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 _EXPORT = re.compile(r"export ([A-Za-z_][A-Za-z0-9_]*)='((?:[^']|'\\'')*)'", re.ASCII)
-_PLAIN_VALUE = re.compile(r"[^\s\"'`$#\\]*")
+_POWERSHELL_QUOTE = re.compile("['\u2018\u2019\u201a\u201b]")
+_YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
 
-ENV_FILE_LINE_BYTES = 60_000
-"""Docker reads env files with a scanner that gives up at 64 KiB a line."""
+LINE_BYTES = 60_000
+"""Docker reads env files and Dockerfiles with a scanner that gives up at 64 KiB a line."""
 
 
 def value_text(value: str, *, what: str = "the value") -> str:
     """``value`` itself if it is one line of text that every format here can carry.
 
     Refused with UsageError, without showing it (it may hold a password): NUL, CR, LF and every other control
-    character, Unicode line separators, lone surrogates.
+    character, Unicode line separators, lone surrogates, code points that are no characters (U+FDD0, U+FFFE…: systemd
+    and fish take them for garbage).
     """
     for char in value:
-        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
-            name = {"\0": "NUL", "\r": "CR", "\n": "a line break"}.get(char, f"U+{ord(char):04X}")
+        code = ord(char)
+        no_character = 0xFDD0 <= code <= 0xFDEF or code & 0xFFFE == 0xFFFE
+        if no_character or unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
+            name = {"\0": "NUL", "\r": "CR", "\n": "a line break"}.get(char, f"U+{code:04X}")
             raise UsageError(f"{what} contains a control character ({name})", hint="remove it")
     return value
 
@@ -78,21 +82,71 @@ def json(value: str) -> str:
 
 
 def dotenv(name: str, value: str) -> str:
-    """``NAME=value``, one line of an env file.
+    """``NAME=value``, one line of a file for ``docker run --env-file``.
 
-    ``docker run --env-file`` takes everything after ``=`` as it stands; Compose reads the same file with quotes,
-    ``$`` and comments. A value on which the two would differ is refused (UsageError), as is one beyond
-    :data:`ENV_FILE_LINE_BYTES`.
+    Docker takes everything after the first ``=`` as it stands: blanks, quotes, ``$`` and ``#`` too; nothing is trimmed
+    and nothing quoted (docker/cli, the reader of env files). Raises UsageError for control characters and for a line
+    beyond :data:`LINE_BYTES`.
     """
     line = f"{variable_name(name)}={value_text(value, what=f'the value of {name}')}"
-    if not _PLAIN_VALUE.fullmatch(value):
-        raise UsageError(
-            f"the value of {name} cannot stand in an env file: readers differ on spaces, quotes, $, # and \\",
-            hint="percent-encode it, or use --format sh or json",
-        )
-    if len(line.encode()) > ENV_FILE_LINE_BYTES:
-        raise UsageError(f"the value of {name} is too long for an env file", hint="use --format sh or json")
+    return _short(line, name, "an env file")
+
+
+def _short(line: str, name: str, place: str) -> str:
+    if len(line.encode()) > LINE_BYTES:
+        raise UsageError(f"the value of {name} is too long for {place}", hint="use --format sh or json")
     return line
+
+
+def fish(value: str) -> str:
+    """``value`` as one single-quoted word of fish, where a backslash escapes itself and the quote."""
+    return "'" + value_text(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def powershell(value: str) -> str:
+    """``value`` as a verbatim string of PowerShell: nothing is special but the quote, which is doubled.
+
+    The curly quotes U+2018 to U+201B are single quotes, too (PowerShell's language specification, 2.3.5.2).
+    """
+    return "'" + _POWERSHELL_QUOTE.sub(r"\g<0>\g<0>", value_text(value)) + "'"
+
+
+def yaml(value: str) -> str:
+    """``value`` as a double-quoted scalar in ASCII, for YAML 1.1 and 1.2.
+
+    Characters beyond the BMP are one escape, ``\\U0001F433``, where JSON has two that YAML would not put together.
+    """
+    out = []
+    for char in value_text(value):
+        code = ord(char)
+        if char in '"\\':
+            out.append(f"\\{char}")
+        elif code < 127:
+            out.append(char)
+        else:
+            out.append(f"\\u{code:04X}" if code < 0x10000 else f"\\U{code:08X}")
+    return '"' + "".join(out) + '"'
+
+
+def yaml_key(name: str) -> str:
+    """A variable's name as a key: quoted only where YAML 1.1 would take it for a truth value or null."""
+    return f'"{name}"' if variable_name(name).lower() in _YAML_WORDS else name
+
+
+def compose(value: str) -> str:
+    """``value`` with every ``$`` doubled, so that Compose puts nothing in its place. Not yet quoted for YAML."""
+    return value_text(value).replace("$", "$$")
+
+
+def dockerfile(name: str, value: str) -> str:
+    """``NAME='value'`` for ``ARG``.
+
+    Between single quotes nothing is special, whatever the file's escape character is; a single quote itself stands
+    between double ones (the Dockerfile reference, ``escape`` and "Environment replacement"). Raises UsageError for
+    control characters and for a line beyond :data:`LINE_BYTES`.
+    """
+    text = value_text(value, what=f"the value of {name}").replace("'", "'\"'\"'")
+    return _short(f"{variable_name(name)}='{text}'", name, "a Dockerfile")
 
 
 def systemd(name: str, value: str) -> str:

@@ -66,4 +66,4 @@ def test_an_unknown_format_is_a_usage_error() -> None:
     """The formats there are get named."""
     with pytest.raises(UsageError) as caught:
         containers.render({}, "yaml")
-    assert caught.value.hint == "one of: sh, json, dotenv"
+    assert caught.value.hint == f"one of: {', '.join(containers.FORMATS)}"

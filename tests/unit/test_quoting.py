@@ -40,9 +40,18 @@ NASTY = (
     "ünïcödé ÁÀ \u2603 \U0001f433",
     "x" * 10_000,
 )
-PRINTABLE = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp"))
+PRINTABLE = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")).filter(
+    lambda char: not (0xFDD0 <= ord(char) <= 0xFDEF or ord(char) & 0xFFFE == 0xFFFE)
+)
 VALUES = st.lists(st.sampled_from(["'", "\\", "$", "`", '"', "#", " ", "=", "%"]) | PRINTABLE).map("".join)
-CONTROLS = [chr(code) for code in (*range(32), *range(0x7F, 0xA0))] + ["\u2028", "\u2029", "\ud800"]
+CONTROLS = [chr(code) for code in (*range(32), *range(0x7F, 0xA0))] + [
+    "\u2028",
+    "\u2029",
+    "\ud800",
+    "\ufdd0",
+    "\uffff",
+    "\U0001fffe",
+]
 
 
 def evaluated(shell: tuple[str, ...], script: bytes, cwd: Path) -> dict[str, str]:
@@ -165,14 +174,9 @@ def docker_env_file(text: str) -> dict[str, str]:
 
 
 @given(VALUES)
-def test_p4_env_file_gives_the_value_back_or_refuses_it(value: str) -> None:
-    """Docker's env-file grammar reads exactly the value; Compose's, which knows quotes and $, has nothing to act on."""
-    try:
-        line = quoting.dotenv("http_proxy", value)
-    except UsageError:
-        assert re.search(r"[\s\"'`$#\\]", value)
-        return
-    assert docker_env_file(line + "\n") == {"http_proxy": value}
+def test_p4_env_file_gives_the_value_back(value: str) -> None:
+    """Docker's env-file grammar reads exactly the value, blanks, quotes, $ and # as they stand."""
+    assert docker_env_file(quoting.dotenv("http_proxy", value) + "\n") == {"http_proxy": value}
 
 
 def test_a_value_too_long_for_dockers_reader_is_refused() -> None:
