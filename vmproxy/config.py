@@ -134,6 +134,19 @@ def _no_proxy(option: Option, value: object) -> tuple[str, ...]:
     return merge_no_proxy(",".join(_pieces(option, value)))
 
 
+def _names(option: Option, value: object) -> tuple[str, ...]:
+    from vmproxy.direct import container_name
+
+    return tuple(container_name(item) for item in _list(option, value))
+
+
+def _index(option: Option, value: object) -> str:
+    from vmproxy.pip import parse_index
+
+    text = _text(option, value)
+    return parse_index(text) if text else ""
+
+
 _CONVERT: dict[str, Callable[[Option, object], Any]] = {
     "flag": _flag,
     "count": _count,
@@ -148,6 +161,8 @@ _CONVERT: dict[str, Callable[[Option, object], Any]] = {
     "fingerprint": _fingerprint,
     "proxy": _proxy,
     "no-proxy": _no_proxy,
+    "names": _names,
+    "index": _index,
 }
 
 

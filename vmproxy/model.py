@@ -386,7 +386,7 @@ class Settings:
     guest: str = ""
     bridges: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
-    pip_index: str = ""
+    pip_index: str = field(default="", repr=False)
     tools: tuple[str, ...] = ()
     restart: Literal["auto", "always", "never"] = "auto"
     verify: bool = True

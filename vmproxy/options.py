@@ -172,14 +172,14 @@ _ALL: tuple[Option, ...] = (
     # containers and builds
     Option(
         name="names",
-        kind="list",
+        kind="names",
         metavar="LIST",
         field="names",
         help="Containers and services that are reached by name, without the proxy.",
     ),
     Option(
         name="pip-index",
-        kind="text",
+        kind="index",
         metavar="URL",
         field="pip_index",
         help="A package index for pip: adds its variables, and its host to no_proxy.",

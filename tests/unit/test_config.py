@@ -16,7 +16,7 @@ from vmproxy.options import CHANGE, OPTIONS, SSH, WISH
 from vmproxy.wish import choose
 
 FIELDS = [option for option in OPTIONS.values() if option.field]
-EVERY = (*WISH, *CHANGE, *SSH, "vm")
+EVERY = (*WISH, *CHANGE, *SSH, "vm", "names", "pip-index")
 
 
 def resolved(
@@ -71,6 +71,8 @@ def test_every_field_is_reached_from_all_three_sources(option: config.Option) ->
         "fingerprint": ("SHA256:" + "a" * 43, "SHA256:" + "a" * 43),
         "proxy": ("http://p:1", ProxyURL(scheme="http", host="p", port=1)),
         "no-proxy": ("a.b,.c", ("a.b", ".c")),
+        "names": ("db,my_cache", ("db", "my_cache")),
+        "index": ("http://localhost:3141/root/pypi/+simple/", "http://localhost:3141/root/pypi/+simple/"),
     }
     text, wanted = samples[option.kind]
     raw: object = True if option.kind == "flag" else text

@@ -53,7 +53,7 @@ ROOM_OF: dict[str, str] = {
     **dict.fromkeys(("iptsave", "ruleflow", "dockerrules", "door"), "rules"),
     **dict.fromkeys(("shellscan", "shellharm"), "blocks"),
     "managed": "plan",
-    "noproxy": "proxyenv",
+    **dict.fromkeys(("noproxy", "direct", "dialects", "pip"), "proxyenv"),
     "values": "model",
 }
 

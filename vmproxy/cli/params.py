@@ -20,7 +20,7 @@ def click_option(option: Option) -> click.Option:
         return click.Option(names, is_flag=True, default=None, help=text)
     if option.kind == "count":
         return click.Option(names, count=True, default=0, help=text)
-    multiple = option.kind in ("list", "paths", "no-proxy")
+    multiple = option.kind in ("list", "paths", "no-proxy", "names")
     kind: click.ParamType[Any] = click.STRING
     if option.kind == "choice":
         kind = click.Choice(option.choices)
