@@ -1,4 +1,4 @@
-"""The marked block that we own inside somebody else's shell file: put it in, find it, take it out. PURE.
+"""The marked block that we own inside somebody else's file: put it in, find it, take it out. PURE.
 
 ::
 
@@ -7,7 +7,7 @@
     # <<< vmproxy
 
 The first line carries a record: what the caller wants to remember, and under ``undo`` what exact undo needs. Our lines
-end in LF always; every byte outside of the block stays as it is. Whether a block can live in a file is
+end in LF always; every byte outside of the block stays as it is. Whether a block can live in a shell's file is
 :func:`objections` here and, with a real shell, :func:`tail_probe` and ``sh -n`` in the VM.
 """
 
@@ -22,7 +22,7 @@ from vmproxy import shellharm, shellscan
 from vmproxy.errors import ForeignFile, UsageError
 from vmproxy.values import dataclass
 
-Where = Literal["end", "after-shebang"]
+Where = Literal["end", "after-shebang", "last", "section"]
 
 VERSION = 1
 SHEBANG = b"#!/bin/sh\n"
@@ -32,6 +32,7 @@ _BEGIN = re.compile(rb"# >>> vmproxy ([0-9]{1,9})(?: (\{[ -~]*\})| .*)?", re.DOT
 _END = b"# <<< vmproxy"
 _EXPORTED = re.compile(rb"^[ \t]*export ([A-Za-z_][A-Za-z0-9_]*)=", re.MULTILINE)
 _COMMENTS = re.compile(rb"(?:[ \t]*(?:#[^\n]*)?\n)*")
+_HEADER = re.compile(rb"^\[([^\]\n]+)\]", re.MULTILINE)
 _CONTINUED = re.compile(rb"(?<!\\)(?:\\\\)*\\\n?\Z")
 _UNDO = frozenset({"absent", "empty", "no-newline", "shebang"})
 _KEPT = frozenset({"absent", "empty", "shebang"})
@@ -92,7 +93,16 @@ def find(content: bytes, *, path: str = "") -> Found | None:
     )
 
 
-def put(content: bytes | None, payload: bytes, *, where: Where, record: Mapping[str, Any], path: str = "") -> bytes:
+def put(
+    content: bytes | None,
+    payload: bytes,
+    *,
+    where: Where,
+    record: Mapping[str, Any],
+    path: str = "",
+    names: Collection[str] = (),
+    section: str = "",
+) -> bytes:
     """``content`` with our block in it; None is an absent file.
 
     ``end`` puts it behind everything; ``after-shebang`` behind the first line where that is a shebang, else on top,
@@ -100,12 +110,17 @@ def put(content: bytes | None, payload: bytes, *, where: Where, record: Mapping[
     what it knew for undo: for ``end`` that is while nothing behind it touches its variables, for ``after-shebang``
     while only comments stand before it. Otherwise it is moved.
 
+    In files that no shell reads: ``last`` puts it behind everything, and there it stays while no line behind it has the
+    form ``NAME =`` of one of ``names``; ``section`` puts it behind the first line ``[section]`` of an ini file, and it
+    stays anywhere in that section.
+
     ``record`` is JSON data without the key ``undo``. Raises ForeignFile as :func:`find`, UsageError for a payload
     or a record that cannot stand in a block (CR, NUL, markers, no final newline: mistakes of the caller).
     """
     _check_payload(payload)
     found = None if content is None else find(content, path=path)
-    if content is not None and found and _stays(content, found, where, _names(payload) | _names(found.payload)):
+    ours = frozenset(names) if where == "last" else _names(payload) | (_names(found.payload) if found else frozenset())
+    if content is not None and found and _stays(content, found, where, ours, section):
         return content[: found.start] + _block(payload, record, found.undo) + content[found.end :]
     undo = {"absent"} if content is None else set() if content else {"empty"}
     base = content or b""
@@ -118,6 +133,8 @@ def put(content: bytes | None, payload: bytes, *, where: Where, record: Mapping[
         if not base:
             undo.add("shebang")
             head = SHEBANG
+    if where == "section":
+        head, tail = _split_section(base, section, path)
     if head and not head.endswith(b"\n"):
         undo.add("no-newline")
         head += b"\n"
@@ -282,10 +299,23 @@ def _split_shebang(base: bytes) -> tuple[bytes, bytes]:
     return (base[:end], base[end:]) if end else (base, b"")
 
 
-def _stays(content: bytes, found: Found, where: Where, names: frozenset[str]) -> bool:
+def _split_section(base: bytes, section: str, path: str) -> tuple[bytes, bytes]:
+    for header in _HEADER.finditer(base):
+        if header[1] == section.encode():
+            end = base.find(b"\n", header.end()) + 1
+            return (base[:end], base[end:]) if end else (base, b"")
+    raise ForeignFile(f"the file has no section [{section}]", where=path)
+
+
+def _stays(content: bytes, found: Found, where: Where, names: frozenset[str], section: str = "") -> bool:
     if where == "after-shebang":
         return _COMMENTS.fullmatch(content[: found.start]) is not None
     tail = content[found.end :]
+    if where == "section":
+        return [header[1] for header in _HEADER.finditer(content[: found.start])][-1:] == [section.encode()]
+    if where == "last":
+        said = {line.partition(b"=")[0].strip().lower() for line in tail.split(b"\n") if b"=" in line}
+        return not said & {name.lower().encode() for name in names}
     if _COMMENTS.fullmatch(tail):
         return True
     try:

@@ -57,7 +57,8 @@ class ProxyURL:
 class Target:
     """Where a VM is and how to get in. Made by a provider; ``name`` is what the user said.
 
-    ``transport`` is a name of the transports family (``ssh``) or "" where only files are reached (``directory``).
+    ``transport`` is a name of the transports family (``ssh``) or "" where only files are reached (``directory``);
+    ``machine`` one of the machines family, for what is done over a transport.
     ``identities`` are private key files in the order to try; ``only_identities`` keeps the agent and default keys out.
     ``passwords`` are well-known defaults of that VM kind (boot2docker's), tried last. For the ``ssh`` provider
     ``host`` may
@@ -68,6 +69,7 @@ class Target:
     name: str
     provider: str
     transport: str = "ssh"
+    machine: str = "shell"
     host: str = ""
     port: int = 22
     user: str = ""
@@ -248,6 +250,7 @@ class Wish:
     """What an ``apply`` wants of a VM, free of credentials when written down (see ``wish.py``).
 
     ``proxy`` and ``https_proxy`` are as the user said them (a loopback host still means "my host").
+    ``tools`` are members of the tools family, sorted.
     ``hidden_credentials`` says that the record knows of credentials which this look could not read.
     """
 
@@ -258,23 +261,27 @@ class Wish:
     forward: bool = False
     gateway: str = ""
     bridges: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
     hidden_credentials: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockWish:
-    """Our block in one file. ``where`` is ``end`` or ``after-shebang``; ``mode`` is for a file that is new.
+    """Our block in one file. ``where`` is a place that :func:`vmproxy.blocks.put` knows; ``mode`` is for a file that is
+    new, ``section`` the ini section of the place of that name.
 
-    ``secret`` says that the payload holds credentials, so that the file must not be readable by others.
+    ``names`` are what the payload sets: variables, or an ini file's names. ``secret`` says that it holds credentials, so
+    that the file must not be readable by others.
     """
 
     path: str
     payload: bytes = field(repr=False)
-    where: Literal["end", "after-shebang"]
+    where: Literal["end", "after-shebang", "last", "section"]
     record: Mapping[str, object]
     names: tuple[str, ...] = ()
     mode: int = 0o644
     secret: bool = False
+    section: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,13 +289,14 @@ class Desired:
     """All that vmproxy wants in one VM. The zero value means "gone": undo is the same pipeline with ``Desired()``.
 
     ``environment`` are the daemon's variables; None leaves open what the running daemon has. ``bridges_named``: the
-    user said which bridges the door covers, so that others are left out on purpose.
+    user said which bridges the door covers, so that others are left out on purpose. ``warnings`` are lines for the user.
     """
 
     blocks: tuple[BlockWish, ...] = ()
     door: Door | None = None
     bridges_named: bool = False
     environment: Mapping[str, str] | None = field(default=None, repr=False)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
