@@ -217,6 +217,7 @@ class Facts:
     it failed.
     ``listeners`` are (address, port) pairs of listening TCP sockets. ``paths`` are those asked for that exist.
     ``real`` says where a directory of these is when symbolic links are followed.
+    ``texts`` are bytes of files that are only read.
     ``resolved`` are IPv4 addresses of the name asked for. ``route_save`` are ``ip route save`` bytes, empty where
     not asked.
     ``live`` is False where only files are reached: then there are no rules, no daemon and nobody to ask.
@@ -238,6 +239,7 @@ class Facts:
     mounts: tuple[Mount, ...] = ()
     files: Mapping[str, File] = field(default_factory=dict)
     syntax: Mapping[str, Syntax] = field(default_factory=dict)
+    texts: Mapping[str, bytes] = field(default_factory=dict)
     dumps: Mapping[str, bytes] = field(default_factory=dict)
     dump_errors: Mapping[str, str] = field(default_factory=dict)
     daemon: Daemon | None = None
@@ -301,11 +303,15 @@ class Desired:
 
 @dataclass(frozen=True, kw_only=True)
 class FileChange:
-    """One file replaced whole (``after.content`` None: deleted), only while it still equals ``before``."""
+    """One file replaced whole (``after.content`` None: deleted), only while it still equals ``before``.
+
+    ``directory``: the file's directory is made where it is missing, and removed where it ends up empty.
+    """
 
     before: File
     after: File
     shell: bool = True
+    directory: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
