@@ -272,8 +272,8 @@ class BlockWish:
     """Our block in one file. ``where`` is a place that :func:`vmproxy.blocks.put` knows; ``mode`` is for a file that is
     new, ``section`` the ini section of the place of that name.
 
-    ``names`` are what the payload sets: variables, or an ini file's names. ``secret`` says that it holds credentials, so
-    that the file must not be readable by others.
+    ``names`` are what the payload sets: variables, or an ini file's names. ``secret`` says that it holds credentials,
+    so that the file must not be readable by others.
     """
 
     path: str
@@ -291,7 +291,8 @@ class Desired:
     """All that vmproxy wants in one VM. The zero value means "gone": undo is the same pipeline with ``Desired()``.
 
     ``environment`` are the daemon's variables; None leaves open what the running daemon has. ``bridges_named``: the
-    user said which bridges the door covers, so that others are left out on purpose. ``warnings`` are lines for the user.
+    user said which bridges the door covers, so that others are left out on purpose. ``warnings`` are lines for the
+    user.
     """
 
     blocks: tuple[BlockWish, ...] = ()
