@@ -112,11 +112,7 @@ _TEXTS = {
 
 def _kind(text: str, others: set[str]) -> str:
     """The key of :data:`_TEXTS` for one entry in lower case, "" where tools agree well enough."""
-    for holds, kind in _KINDS:
-        if holds(text):
-            break
-    else:
-        return "nothing"
+    kind = next((kind for holds, kind in _KINDS if holds(text)), "nothing")
     if kind == "star" and others == {"*"}:
         return "star-alone"
     if kind == "dot" and text.rstrip(".")[1:] in others:
@@ -189,5 +185,5 @@ def _is_wide(text: str) -> bool:
 
 
 def _some(entries: list[str]) -> str:
-    shown = ", ".join(printable(entry, limit=40) for entry in entries[:_SHOWN])
+    shown = ", ".join(printable(entry, limit=30) for entry in entries[:_SHOWN])
     return shown if len(entries) <= _SHOWN else f"{shown} and {len(entries) - _SHOWN} more"

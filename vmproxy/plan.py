@@ -130,47 +130,6 @@ def bridge_address(facts: Facts, wish: Wish, variant: str) -> str:
     return ""
 
 
-def container_variables(seen: View, wish: Wish) -> dict[str, str]:
-    """The proxy variables for containers: the bridge's address where there is a door, else the proxy's own."""
-    proxy, https = seen.proxy, seen.https_proxy
-    if seen.door is not None:
-        door = seen.door
-        proxy = with_host(proxy, door.bridge_address, door.listen_port)
-        if https is not None and https.host == door.gateway and https.port == door.port:
-            https = with_host(https, door.bridge_address, door.listen_port)
-    return variables(proxy, https, merge_no_proxy(",".join(wish.no_proxy), _LOCAL_NAMES))
-
-
-def container_view(facts: Facts, wish: Wish) -> dict[str, str]:
-    """The same, from a look without root, which sees no rules: only the address matters. Raises NoGateway, Refused."""
-    here = is_loopback(wish.proxy.host) or wish.forward or wish.proxy.host == wish.gateway
-    gateway = wish.gateway or (choose_gateway(facts.routes).gateway if is_loopback(wish.proxy.host) else "")
-    if not here:
-        try:
-            here = choose_gateway(facts.routes).gateway == wish.proxy.host
-        except NoGateway:
-            here = False
-    proxy, https = wish.proxy, wish.https_proxy
-    door = None
-    address = bridge_address(facts, wish, "")
-    if here:
-        if not address:
-            raise Refused(
-                "Docker has no bridge with an IPv4 address in the VM", hint="start Docker in the VM, or --bridge NAME"
-            )
-        port = wish.proxy.port
-        door = Door(
-            gateway=gateway, port=port, listen_port=wish.listen_port or port, bridge_address=address, bridges=()
-        )
-        if is_loopback(proxy.host):
-            proxy = with_host(proxy, gateway)
-        if https is not None and is_loopback(https.host):
-            https = with_host(https, gateway)
-    return container_variables(
-        View(proxy=proxy, https_proxy=https, door=door, gateway=gateway, bridge_address=address), wish
-    )
-
-
 def daemon_variables(seen: View, wish: Wish) -> dict[str, str]:
     """The proxy variables for the VM's daemon."""
     return variables(seen.proxy, seen.https_proxy, merge_no_proxy(",".join(wish.no_proxy), _LOCAL_NAMES))
@@ -349,8 +308,7 @@ def disk(facts: Facts, guest: Guest) -> tuple[str, bool]:
 __all__ = [
     "DRIFT",
     "View",
-    "container_variables",
-    "container_view",
+    "bridge_address",
     "daemon_variables",
     "desire",
     "diff",

@@ -259,6 +259,8 @@ class Story:
 
     def env(self) -> Report:
         """See :func:`vmproxy.converge.env`."""
+        from vmproxy import containerview
+
         look = Look(root=False, files=guests.files(), paths=guests.paths())
         facts = self._session.observe(look)
         guest, _reason = guests.detect(facts, self._settings.guest)
@@ -269,7 +271,9 @@ class Story:
                 where=guest.WISH_FILE,
                 hint="say them again in VMPROXY_PROXY",
             )
-        return Report(target=self._name, variables=planning.container_view(facts, wish))
+        names = self._settings.names
+        told = containerview.container_view(facts, wish, names=names, pip_index=self._settings.pip_index)
+        return Report(target=self._name, variables=told, warnings=containerview.notes(wish, names=names))
 
     def detect_gateway(self, probe_port: int | None) -> Sighting:
         """See :func:`vmproxy.converge.detect_gateway`."""

@@ -52,9 +52,10 @@ ROOM_OF: dict[str, str] = {
     **dict.fromkeys(("routecolumns", "routeparts", "routetext", "routewire"), "routes"),
     **dict.fromkeys(("iptsave", "ruleflow", "dockerrules", "door"), "rules"),
     **dict.fromkeys(("shellscan", "shellharm"), "blocks"),
-    "managed": "plan",
+    **dict.fromkeys(("managed", "containerview"), "plan"),
     **dict.fromkeys(("noproxy", "direct", "dialects", "pip"), "proxyenv"),
     "values": "model",
+    "jsontext": "jsonedit",
 }
 
 # What touches the outside world, and the rooms that may.

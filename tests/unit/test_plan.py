@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -353,27 +352,6 @@ def test_forward_resolves_in_the_vm() -> None:
     door = plan.desire(facts, GUEST, by_address, "nft").door
     assert door is not None
     assert door.gateway == "10.9.9.9"
-
-
-ENDS: dict[str, tuple[Callable[[Wish], Wish], str]] = {
-    "default": (lambda wish: wish, "http://172.17.0.1:8123"),
-    "listen port": (lambda wish: replace(wish, listen_port=9000), "http://172.17.0.1:9000"),
-    "elsewhere": (lambda wish: replace(wish, proxy=parse_proxy("http://p.test:1")), "http://p.test:1"),
-    "the gateway itself": (lambda wish: replace(wish, proxy=parse_proxy("http://10.0.2.2:1")), "http://172.17.0.1:1"),
-}
-
-
-@pytest.mark.parametrize("what", ENDS)
-def test_what_containers_are_told(what: str) -> None:
-    """Containers ask the bridge's address where there is a door, else the proxy itself; env says the same without
-    root, and never proxies what is local."""
-    change, wanted = ENDS[what]
-    wish, facts = change(Wish(proxy=DEFAULT)), fresh("fresh-nft")
-    told = plan.container_view(facts, wish)
-    assert told["http_proxy"] == told["HTTPS_PROXY"] == wanted
-    assert {"localhost", "127.0.0.1", "::1"} <= set(told["no_proxy"].split(","))
-    if what != "the gateway itself":
-        assert plan.container_variables(plan.view(facts, wish, "nft"), wish) == told
 
 
 # ---- the disk -------------------------------------------------------------------------------------------------------

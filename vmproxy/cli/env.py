@@ -50,8 +50,11 @@ def variables(run: Run) -> Mapping[str, str]:
     if run.targets:
         from vmproxy import converge
 
-        return converge.env(run.targets[0], settings, progress=run.output.progress, ask=run.ask).variables
-    from vmproxy import proxyenv
+        report = converge.env(run.targets[0], settings, progress=run.output.progress, ask=run.ask)
+        for warning in report.warnings:
+            run.output.warn(warning)
+        return report.variables
+    from vmproxy import dialects, direct, pip, proxyenv
 
     first = settings.proxy
     https = settings.https_proxy
@@ -63,9 +66,15 @@ def variables(run: Run) -> Mapping[str, str]:
         first = first or proxyenv.parse_proxy(_DEFAULT_PROXY)
         https = https or settings.host_environment_https_proxy
         no_proxy = no_proxy if "no_proxy" in settings.given else settings.host_environment_no_proxy
-    host = settings.gateway or "host.docker.internal"
+    host = settings.gateway or direct.HOST
 
     def from_container(proxy: ProxyURL) -> ProxyURL:
         return proxyenv.with_host(proxy, host) if proxyenv.is_loopback(proxy.host) else proxy
 
-    return proxyenv.variables(from_container(first), from_container(https) if https else None, no_proxy)
+    index = settings.pip_index
+    hosts = (pip.direct_host(index, host=host),) if index else ()
+    entries = direct.entries(no_proxy, names=settings.names, hosts=hosts)
+    for warning in dialects.warnings(no_proxy, settings.names):
+        run.output.warn(warning)
+    found = proxyenv.variables(from_container(first), from_container(https) if https else None, entries)
+    return {**found, **(pip.variables(index, host=host) if index else {})}

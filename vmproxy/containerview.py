@@ -1,0 +1,69 @@
+"""How the containers of one VM reach the proxy, and what they reach without it. PURE: a look without root is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vmproxy import dialects, direct, pip
+from vmproxy.errors import Refused
+from vmproxy.model import Door, Facts, Wish
+from vmproxy.plan import View, bridge_address
+from vmproxy.proxyenv import is_loopback, variables, with_host
+from vmproxy.routes import choose_gateway
+
+
+def container_variables(
+    seen: View, wish: Wish, facts: Facts, *, names: Sequence[str] = (), pip_index: str = ""
+) -> dict[str, str]:
+    """The variables for containers: the bridge's address where there is a door, else the proxy's own.
+
+    no_proxy has the user's list, then what is local, the VM's addresses and Docker networks, ``names`` of containers,
+    and the host of ``pip_index``. An index on the host's loopback is asked at the host's address as the VM sees it:
+    the way there is Docker's own, not the door. Raises NoGateway where that is not known.
+    """
+    proxy, https = seen.proxy, seen.https_proxy
+    if seen.door is not None:
+        door = seen.door
+        proxy = with_host(proxy, door.bridge_address, door.listen_port)
+        if https is not None and https.host == door.gateway and https.port == door.port:
+            https = with_host(https, door.bridge_address, door.listen_port)
+    hosts: tuple[str, ...] = ()
+    more: dict[str, str] = {}
+    if pip_index:
+        host = ""
+        if pip.loopback_host(pip_index):
+            host = seen.gateway or choose_gateway(facts.routes).gateway
+        more = pip.variables(pip_index, host=host)
+        hosts = (pip.direct_host(pip_index, host=host),)
+    vm = direct.of_vm(facts.addresses, wish.bridges)
+    return {**variables(proxy, https, direct.entries(wish.no_proxy, vm=vm, names=names, hosts=hosts)), **more}
+
+
+def container_view(facts: Facts, wish: Wish, *, names: Sequence[str] = (), pip_index: str = "") -> dict[str, str]:
+    """The same, from a look without root, which sees no rules: only the address matters. Raises NoGateway, Refused."""
+    loopback = is_loopback(wish.proxy.host) or (wish.https_proxy is not None and is_loopback(wish.https_proxy.host))
+    here = is_loopback(wish.proxy.host) or wish.forward or wish.proxy.host == wish.gateway
+    gateway = wish.gateway or (choose_gateway(facts.routes).gateway if loopback else "")
+    proxy, https = wish.proxy, wish.https_proxy
+    door = None
+    address = bridge_address(facts, wish, "")
+    if is_loopback(proxy.host):
+        proxy = with_host(proxy, gateway)
+    if https is not None and is_loopback(https.host):
+        https = with_host(https, gateway)
+    if here:
+        if not address:
+            raise Refused(
+                "Docker has no bridge with an IPv4 address in the VM", hint="start Docker in the VM, or --bridge NAME"
+            )
+        port = wish.proxy.port
+        door = Door(
+            gateway=gateway, port=port, listen_port=wish.listen_port or port, bridge_address=address, bridges=()
+        )
+    seen = View(proxy=proxy, https_proxy=https, door=door, gateway=gateway, bridge_address=address)
+    return container_variables(seen, wish, facts, names=names, pip_index=pip_index)
+
+
+def notes(wish: Wish, *, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """What to warn of: entries of the user's no_proxy, and names, that tools read differently."""
+    return dialects.warnings(wish.no_proxy, names)
