@@ -239,7 +239,7 @@ class Facts:
     mounts: tuple[Mount, ...] = ()
     files: Mapping[str, File] = field(default_factory=dict)
     syntax: Mapping[str, Syntax] = field(default_factory=dict)
-    texts: Mapping[str, bytes] = field(default_factory=dict)
+    texts: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     dumps: Mapping[str, bytes] = field(default_factory=dict)
     dump_errors: Mapping[str, str] = field(default_factory=dict)
     daemon: Daemon | None = None

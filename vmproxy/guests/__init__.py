@@ -12,10 +12,10 @@ from dataclasses import field
 from typing import Any, Protocol, cast
 
 from vmproxy.errors import Refused, UsageError
-from vmproxy.model import BlockWish, Door, Facts, printable
+from vmproxy.model import BlockWish, Door, Facts, Finding, printable
 from vmproxy.values import dataclass
 
-NAMES = ("boot2docker",)
+NAMES = ("boot2docker", "systemd", "openrc", "sysv", "upstart", "moby")
 
 ADDRESS_AT_BOOT = "192.0.2.1"
 """Stands for docker0's address where it is not known before the VM boots (files only): an address of RFC 5737 that no
@@ -43,12 +43,18 @@ class Guest(Protocol):
     NAME: str
     FILES: tuple[str, ...]
     """Every file that may carry a block of ours, in the order of writing."""
+    DIRECTORIES: tuple[str, ...]
+    """Those of their directories that are made where they are missing; ``PATHS`` has them too."""
     SHELL: tuple[str, ...]
     """Those of them that a shell reads."""
     PATHS: tuple[str, ...]
-    """What else has to be looked for."""
+    """What else has to be looked for; ``*`` stands for any part of one name."""
+    TEXTS: tuple[str, ...]
+    """Files of others that are only read, ``*`` as above: for what wins over ours, and what Docker is."""
     PERSISTENT: str
     """The directory that must outlive a reboot."""
+    RELOAD: tuple[str, ...]
+    """The command that makes the init see changed files, empty where it needs none."""
     RESTART: tuple[tuple[str, ...], ...]
     """Commands in order, of constant words without blanks or quotes; the next is run where the one before succeeded."""
     LOG: str
@@ -61,7 +67,13 @@ class Guest(Protocol):
         """One line of why this VM is of this kind, "" where it is not."""
 
     def render(self, order: Order, facts: Facts) -> tuple[BlockWish, ...]:
-        """The blocks to write, in the order of writing."""
+        """The blocks to write, in the order of writing. Raises Refused where one would not do its work."""
+
+    def overrides(self, facts: Facts, wanted: Mapping[str, str]) -> tuple[Finding, ...]:
+        """What in the VM wins over the ``wanted`` variables of the daemon, each with the file that says so."""
+
+    def refuses(self, facts: Facts) -> str:
+        """The file that gives Docker another firewall than iptables, "" where none does."""
 
 
 def load(name: str) -> Guest:
@@ -81,6 +93,18 @@ def paths() -> tuple[str, ...]:
     return tuple(dict.fromkeys(path for name in NAMES for path in load(name).PATHS))
 
 
+def texts() -> tuple[str, ...]:
+    """The files that every guest wants read."""
+    return tuple(dict.fromkeys(path for name in NAMES for path in load(name).TEXTS))
+
+
+def must_run(facts: Facts, path: str) -> None:
+    """Raises Refused where a script is there that the VM's init would not run for want of its x."""
+    file = facts.files.get(path)
+    if file is not None and file.content is not None and not file.mode & 0o100:
+        raise Refused("the file is not executable, so nothing runs it at boot", where=path, hint=f"chmod +x {path}")
+
+
 def daemon_configs() -> tuple[str, ...]:
     """The places of daemon.json of every guest."""
     return tuple(dict.fromkeys(load(name).DAEMON_CONFIG for name in NAMES))
@@ -88,13 +112,28 @@ def daemon_configs() -> tuple[str, ...]:
 
 def detect(facts: Facts, wanted: str = "") -> tuple[Guest, str]:
     """The guest of a VM and one line of why. ``wanted`` is the user's word. Raises Refused, UsageError."""
+    from vmproxy.guests._init import refusal
+
+    if problem := refusal(facts):
+        raise problem
     if wanted:
-        return load(wanted), "as --guest says"
+        return _served(load(wanted), facts), "as --guest says"
     found = [(guest, reason) for guest in map(load, NAMES) if (reason := guest.matches(facts))]
     if len(found) == 1:
-        return found[0]
+        return _served(found[0][0], facts), found[0][1]
     if found:
         names = ", ".join(guest.NAME for guest, _ in found)
         raise Refused(f"the VM looks like more than one kind: {names}", hint="--guest KIND")
     system = facts.os_release.get("PRETTY_NAME") or facts.os_release.get("ID") or "no /etc/os-release"
     raise Refused(f"this kind of VM is not known ({system})", where=f"known: {', '.join(NAMES)}", hint="--guest KIND")
+
+
+def _served(guest: Guest, facts: Facts) -> Guest:
+    """The guest itself. Raises Refused where Docker makes no iptables rules for ours to stand beside."""
+    if path := guest.refuses(facts):
+        raise Refused(
+            "Docker uses its firewall backend nftables, and vmproxy's rules are iptables'",
+            where=path,
+            hint="take firewall-backend out and restart Docker",
+        )
+    return guest

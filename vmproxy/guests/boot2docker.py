@@ -9,31 +9,33 @@ bootlocal.sh is run as ``sh bootlocal.sh &`` beside the daemon's start, at each 
 
 from __future__ import annotations
 
-from vmproxy.guests import Order
-from vmproxy.model import BlockWish, Facts
+from collections.abc import Mapping
+
+from vmproxy.guests import Order, _init
+from vmproxy.model import BlockWish, Facts, Finding
 
 # Its constants say what the first look is about; what its functions need is imported while the VM answers that.
 NAME = "boot2docker"
-PERSISTENT = "/var/lib/boot2docker"
+PERSISTENT = _init.BOOT2DOCKER
 PROFILE = f"{PERSISTENT}/profile"
 BOOTLOCAL = f"{PERSISTENT}/bootlocal.sh"
 USERDATA = f"{PERSISTENT}/userdata.tar"
 FILES = (BOOTLOCAL, PROFILE)
 SHELL = FILES
-PATHS = (USERDATA, PERSISTENT, "/etc/init.d/docker")
+DIRECTORIES = ()
+PATHS = (USERDATA, *_init.PATHS)
+RELOAD = ()
 RESTART = (("/etc/init.d/docker", "restart"),)
 LOG = f"{PERSISTENT}/log/docker.log"
 WISH_FILE = PROFILE
 DAEMON_CONFIG = f"{PERSISTENT}/etc/docker/daemon.json"  # /etc/docker is a link to its directory
+TEXTS = ()
 
 
 def matches(facts: Facts) -> str:
     """By os-release's ID, as docker-machine's provisioner decides; by the directory where the root is only files."""
-    if facts.os_release.get("ID") == NAME:
-        return f"ID={NAME} in /etc/os-release"
-    if "ID" not in facts.os_release and PERSISTENT in facts.paths:
-        return f"{PERSISTENT} is there"
-    return ""
+    kind, reason = _init.init(facts)
+    return reason if kind == NAME else ""
 
 
 def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
@@ -63,6 +65,16 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
         mode=0o755,
     )
     return (script, profile)
+
+
+def overrides(facts: Facts, wanted: Mapping[str, str]) -> tuple[Finding, ...]:
+    """Nothing: the last Docker of boot2docker is 19.03, whose daemon.json has no proxies."""
+    return ()
+
+
+def refuses(facts: Facts) -> str:
+    """It knows only iptables."""
+    return ""
 
 
 def _remote_by_default(facts: Facts) -> bool:

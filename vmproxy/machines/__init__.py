@@ -20,6 +20,7 @@ NAMES = ("shell", "tree", "native")
 class Look:
     """What to look at. ``files`` are read whole and checked by the VM's own shell, ``paths`` only for being there.
 
+    ``texts`` are only read. In both a ``*`` stands for any part of one name.
     ``root`` asks for root (firewall rules, the daemon's environment); without it nothing that needs root is looked at.
     ``configs`` are places of daemon.json, read only where there is no live bridge to look at. ``save`` adds ``ip
     route save`` bytes; ``resolve`` is a name whose IPv4 addresses the VM shall look up.
@@ -28,6 +29,7 @@ class Look:
     root: bool = True
     files: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
     configs: tuple[str, ...] = ()
     save: bool = False
     resolve: str = ""
@@ -39,7 +41,9 @@ class Terms:
 
     ``restart`` is auto, always or never; ``restart_argv`` the guest's commands in order, of constant words
     without blanks or quotes, each of which must succeed; ``log`` the daemon's log file.
-    ``daemon_pid`` is that of the look, 0 for none: where another one runs by now, it is looked again.
+    ``legacy_writer`` is a Python in the VM and the directory of this package there: they write legacy rules instead of
+    iptables-legacy-restore. ``daemon_pid`` is that of the look, 0 for none: where another one runs by now, it is looked
+    again.
     ``check`` is the question asked before the first change, ``proof`` the one asked after the last.
     """
 
@@ -48,6 +52,7 @@ class Terms:
     restart: str = "auto"
     restart_argv: tuple[tuple[str, ...], ...] = ()
     log: str = ""
+    legacy_writer: tuple[str, str] | None = None
     daemon_pid: int | None = None
     check: Question | None = None
     proof: Question | None = None

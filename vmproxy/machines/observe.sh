@@ -1,17 +1,18 @@
 # The look: read-only, POSIX sh, framed by a nonce that nothing in the VM can know beforehand.
-# Reads from stdin: the nonce, then "flag WORD", "file PATH", "path PATH", "resolve NAME" lines up to ".".
+# Reads from stdin: the nonce, then "flag WORD", "file PATH", "path PATH", "text PATH", "resolve NAME" lines up to ".".
 # Values arrive as data by `read` and are only ever used inside double quotes.
 
 IFS= read -r nonce
 nl='
 '
-want_root='' want_rules='' want_save='' want_files='' want_paths='' want_name=''
+want_root='' want_rules='' want_save='' want_files='' want_paths='' want_texts='' want_name=''
 while IFS= read -r line && [ "$line" != . ]; do
   case $line in
     'flag rules') want_rules=1 ;;
     'flag save') want_save=1 ;;
     'file '*) want_files="$want_files${line#file }$nl" ;;
     'path '*) want_paths="$want_paths${line#path }$nl" ;;
+    'text '*) want_texts="$want_texts${line#text }$nl" ;;
     'resolve '*) want_name=${line#resolve } ;;
   esac
 done
@@ -55,7 +56,7 @@ look_system() {
     have "$cmd" && found="$found $cmd"
   done
   frame "have$found"
-  for p in $want_paths; do # paths of ours, without blanks or patterns (shell.py refuses others)
+  for p in $want_paths; do # paths of ours without blanks (shell.py refuses others); * is replaced by what there is
     # Where a directory really is: boot2docker's own is a link to the disk's.
     if [ -e "$p" ]; then frame "path $p"; if [ -d "$p" ]; then (cd -P "$p" && pwd -P) 2>/dev/null; fi; fi
   done
@@ -105,6 +106,9 @@ look_rules() {
 }
 
 look_files() {
+  for p in $want_texts; do
+    if [ -f "$p" ] && [ -r "$p" ]; then frame "text $p"; dd if="$p" bs=65536 count=17 2>/dev/null; fi
+  done
   for p in $want_files; do
     frame "stat $p"; ls -ldin -- "$p" 2>/dev/null
     for t in "${p%/*}"/.vmproxy-*; do [ -e "$t" ] && frame "leftover $t"; done

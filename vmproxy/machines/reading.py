@@ -52,6 +52,7 @@ class _Reader:
         self._contents: dict[str, bytes] = {}
         self._syntax: dict[str, Syntax] = {}
         self._complaints: dict[str, bytes] = {}
+        self._texts: dict[str, bytes] = {}
         self._dumps: dict[str, bytes] = {}
         self._dump_errors: dict[str, str] = {}
         self._daemon: Daemon | None = None
@@ -91,6 +92,7 @@ class _Reader:
             mounts=self._mounts,
             files=files,
             syntax=self._syntax,
+            texts=self._texts,
             dumps=self._dumps,
             dump_errors=self._dump_errors,
             daemon=self._daemon,
@@ -167,6 +169,10 @@ class _Reader:
         if len(frame.body) > FILE_LIMIT_BYTES:
             raise Refused(f"the file is larger than {FILE_LIMIT_BYTES} bytes", where=printable(frame.rest))
         self._contents[frame.rest] = frame.body
+
+    def _take_text(self, frame: Frame) -> None:
+        if len(frame.body) <= FILE_LIMIT_BYTES:
+            self._texts[frame.rest] = frame.body
 
     def _take_parse(self, frame: Frame) -> None:
         self._complaints[frame.rest] = frame.body

@@ -162,7 +162,8 @@ def _look_lines(look: Look) -> bytes:
     lines = ["flag rules"] if look.root else []
     if look.save:
         lines.append("flag save")
-    lines += [f"file {_path(path)}" for path in look.files] + [f"path {_path(path)}" for path in look.paths]
+    lines += [f"file {_path(path)}" for path in look.files]
+    lines += [f"path {_pattern(path)}" for path in look.paths] + [f"text {_pattern(path)}" for path in look.texts]
     if look.resolve:
         lines.append(f"resolve {look.resolve}")
     return "".join(f"{line}\n" for line in [*lines, "."]).encode("ascii")
@@ -171,6 +172,12 @@ def _look_lines(look: Look) -> bytes:
 def _path(path: str) -> str:
     if not _PATH_OK.match(path):
         raise Refused("a path has characters that cannot be sent", where=printable(path))
+    return path
+
+
+def _pattern(path: str) -> str:
+    """A path in which ``*`` may stand for any part of one name: the VM's shell puts in what there is."""
+    _path(path.replace("*", "x"))
     return path
 
 
@@ -207,6 +214,9 @@ def _plan_lines(plan: Plan, terms: Terms) -> bytes:
     out += [f"argv {' '.join(_word(word) for word in argv)}\n".encode("ascii") for argv in terms.restart_argv]
     if terms.daemon_pid is not None:
         out.append(f"daemon {terms.daemon_pid}\n".encode("ascii"))
+    if terms.legacy_writer is not None:
+        python, package = terms.legacy_writer
+        out.append(f"python {_path(python)}\npackage {_path(package)}\n".encode("ascii"))
     if terms.log:
         out.append(f"log {_path(terms.log)}\n".encode("ascii"))
     if terms.check is not None:

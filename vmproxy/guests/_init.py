@@ -1,0 +1,89 @@
+"""Which init a VM has, and what of Docker: one answer, so that exactly one guest matches. PURE.
+
+Every rule names the file that decides; a live VM and a directory of files are told apart only where they must be.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from vmproxy.errors import Refused
+from vmproxy.model import Facts
+
+BOOT2DOCKER = "/var/lib/boot2docker"
+MOBYCONFIG = "/usr/bin/mobyconfig"
+SD_BOOTED = "/run/systemd/system"
+OPENRC_BOOTED = "/run/openrc"
+INITTAB = "/etc/inittab"
+INIT_SCRIPT = "/etc/init.d/docker"
+LINUXKIT = "/bin/rc.init"
+_SYSTEMD = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd")
+_OPENRC = ("/sbin/openrc-run", "/usr/sbin/openrc-run", "/sbin/openrc")
+_UPSTART = ("/etc/init/rc-sysinit.conf",)
+_DOCKER = tuple(
+    f"{place}/{name}" for name in ("dockerd", "docker") for place in ("/usr/bin", "/usr/sbin", "/usr/local/bin")
+)
+_OTHERS = tuple(f"{place}/{name}" for name in ("containerd", "podman") for place in ("/usr/bin", "/usr/local/bin"))
+_ROOTLESS = "/run/user/*/docker.sock"
+
+PATHS = (
+    BOOT2DOCKER, MOBYCONFIG, SD_BOOTED, OPENRC_BOOTED, INITTAB, INIT_SCRIPT, LINUXKIT, *_SYSTEMD, *_OPENRC, *_UPSTART,
+    *_DOCKER, *_OTHERS, _ROOTLESS,
+)  # fmt: skip
+
+
+def init(facts: Facts) -> tuple[str, str]:
+    """(guest's name, one line of why); two empty strings where nothing is known."""
+    there = facts.paths
+    if facts.os_release.get("ID") == "boot2docker":
+        return "boot2docker", "ID=boot2docker in /etc/os-release"
+    if "ID" not in facts.os_release and BOOT2DOCKER in there:
+        return "boot2docker", f"{BOOT2DOCKER} is there"
+    if MOBYCONFIG in there:
+        return "moby", f"{MOBYCONFIG} is there, as in Docker for Mac of 2016"
+    if SD_BOOTED in there:
+        return "systemd", f"{SD_BOOTED} is there: systemd runs"
+    if OPENRC_BOOTED in there:
+        return "openrc", f"{OPENRC_BOOTED} is there: OpenRC runs"
+    systemd = _first(facts, _SYSTEMD)
+    # Debian's other inits need an inittab, and leave systemd's programs where they are.
+    if systemd and INITTAB not in there and not facts.live:
+        return "systemd", f"{systemd} is there, and no {INITTAB}"
+    for name, places in (("upstart", _UPSTART), ("openrc", _OPENRC)):
+        if found := _first(facts, places):
+            return name, f"{found} is there"
+    if INITTAB in there and INIT_SCRIPT in there:
+        return "sysv", f"{INIT_SCRIPT} and {INITTAB} are there, and no other init"
+    return "", ""
+
+
+def refusal(facts: Facts) -> Refused | None:
+    """Why vmproxy cannot serve this VM whole, and what to do instead; None where nothing speaks against it."""
+    there, running = facts.paths, facts.daemon is not None
+    name = facts.os_release.get("PRETTY_NAME", "")
+    if LINUXKIT in there or name.startswith("Docker Desktop"):
+        return Refused(
+            "this VM is made anew at each start, by LinuxKit",
+            where=LINUXKIT if LINUXKIT in there else name,
+            hint="set the proxy where the VM is made: Docker Desktop's Settings > Resources > Proxies",
+        )
+    sockets = sorted(path for path in there if fnmatchcase(path, _ROOTLESS))
+    # Who is not root cannot see whether another dockerd runs: then its socket tells.
+    if sockets and not running and (facts.uid == 0 or "/var/run/docker.sock" not in there):
+        return Refused(
+            "Docker runs rootless, with its bridges in a network namespace of its own",
+            where=sockets[0],
+            hint="set HTTP_PROXY in ~/.config/systemd/user/docker.service.d/, or run Docker as root",
+        )
+    others = _first(facts, _OTHERS)
+    if others and not running and not _first(facts, _DOCKER) and not facts.commands & {"docker", "dockerd"}:
+        return Refused(
+            "there is no Docker here, only another container engine",
+            where=others,
+            hint="vmproxy serves Docker; for containerd set HTTP_PROXY in its service, or install Docker",
+        )
+    return None
+
+
+def _first(facts: Facts, places: tuple[str, ...]) -> str:
+    return next((path for path in places if path in facts.paths), "")

@@ -1,0 +1,173 @@
+"""systemd: a drop-in of docker.service with the environment, and a unit that makes the rules. PURE.
+
+The drop-in wants the unit, so that nothing has to be enabled: whenever docker.service is started or restarted, at boot
+too, systemd starts the unit with it, and after it is ready (``Wants=``, ``After=``: systemd.unit(5)). The unit is done
+when its script is, and leaves nothing behind that is active. The drop-in's name sorts behind docker-machine's
+``10-machine.conf``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vmproxy.guests import Order, _init
+from vmproxy.model import BlockWish, Facts, Finding
+
+NAME = "systemd"
+PERSISTENT = "/etc/systemd/system"
+DIRECTORY = f"{PERSISTENT}/docker.service.d"
+DROP_IN = f"{DIRECTORY}/10-vmproxy.conf"
+UNIT_NAME = "vmproxy-rules.service"
+UNIT = f"{PERSISTENT}/{UNIT_NAME}"
+SCRIPT = "/etc/vmproxy-rules.sh"
+FILES = (SCRIPT, UNIT, DROP_IN)
+SHELL = (SCRIPT,)
+DIRECTORIES = (DIRECTORY,)
+DAEMON_CONFIG = "/etc/docker/daemon.json"
+PATHS = (DIRECTORY, *_init.PATHS)
+RELOAD = ("systemctl", "daemon-reload")
+RESTART = (("systemctl", "restart", "docker.service"),)
+LOG = ""
+WISH_FILE = DROP_IN
+
+_UNIT_PLACES = (PERSISTENT, "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+_ENVIRONMENT_FILES = ("/etc/default/docker", "/etc/sysconfig/docker", "/etc/environment")
+TEXTS = (
+    DAEMON_CONFIG,
+    *_ENVIRONMENT_FILES,
+    *(f"{place}/docker.service" for place in _UNIT_PLACES),
+    *(f"{place}/{name}.d/*.conf" for place in _UNIT_PLACES for name in ("docker.service", "service")),
+)
+
+
+def matches(facts: Facts) -> str:
+    """See :func:`vmproxy.guests._init.init`."""
+    kind, reason = _init.init(facts)
+    return reason if kind == NAME else ""
+
+
+def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
+    """Script and unit before the drop-in that wants them."""
+    from vmproxy.guests import _boot
+    from vmproxy.quoting import systemd
+
+    lines = ["[Unit]", f"Wants={UNIT_NAME}"] if order.door is not None else []
+    lines += ["[Service]", *(systemd(name, value) for name, value in order.environment.items())]
+    drop_in = BlockWish(
+        path=DROP_IN,
+        payload=_text(lines),
+        where="end",
+        record=order.record,
+        names=tuple(order.environment),
+        secret=order.secret,
+    )
+    if order.door is None:
+        return (drop_in,)
+    unit = [
+        "[Unit]",
+        "Description=vmproxy: rules that open the host's proxy to containers",
+        "After=docker.service",
+        "[Service]",
+        "Type=oneshot",
+        f"ExecStart=/bin/sh {SCRIPT}",
+    ]
+    return (
+        BlockWish(
+            path=SCRIPT,
+            payload=_boot.alone(order.door, order.variant),
+            where="after-shebang",
+            record=order.record,
+            mode=0o755,
+        ),
+        BlockWish(path=UNIT, payload=_text(unit), where="end", record=order.record),
+        drop_in,
+    )
+
+
+def overrides(facts: Facts, wanted: Mapping[str, str]) -> tuple[Finding, ...]:
+    """daemon.json, drop-ins behind ours, and environment files (systemd.exec(5) says what wins)."""
+    from vmproxy.guests import _wins
+
+    found = list(_wins.daemon_json(facts.texts, DAEMON_CONFIG, wanted))
+    units = _in_order(facts)
+    late = False
+    for path, content in units:
+        late = late or path.rpartition("/")[2] > DROP_IN.rpartition("/")[2]
+        names = _differing(content, wanted, late=late, own=path == DROP_IN)
+        if names:
+            found.append(_wins.finding(path, names, "sets or unsets"))
+    for path in _ENVIRONMENT_FILES:
+        if any(_reads(content, path) for _, content in units):
+            names = tuple(
+                name for name, value in _file_pairs(facts.texts.get(path)) if wanted.get(name, value) != value
+            )
+            if names:
+                found.append(_wins.finding(path, names, "is read by docker.service and sets"))
+    return tuple(found)
+
+
+def refuses(facts: Facts) -> str:
+    """Docker's firewall backend nftables, in one line; "" where it has iptables."""
+    from vmproxy.guests import _wins
+
+    if _wins.nftables(facts.texts, DAEMON_CONFIG):
+        return DAEMON_CONFIG
+    for path, content in _in_order(facts):
+        if b"--firewall-backend=nftables" in content or b"--firewall-backend nftables" in content:
+            return path
+    return ""
+
+
+def _text(lines: list[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode("utf-8")
+
+
+def _in_order(facts: Facts) -> list[tuple[str, bytes]]:
+    """docker.service and its drop-ins as systemd reads them: by name, one of each, /etc before /run before /usr."""
+    unit = next(
+        ((path, facts.texts[path]) for place in _UNIT_PLACES if (path := f"{place}/docker.service") in facts.texts),
+        None,
+    )
+    chosen: dict[str, tuple[str, bytes]] = {}
+    for kind in ("docker.service.d", "service.d"):
+        for place in _UNIT_PLACES:
+            for path, content in facts.texts.items():
+                directory, _, name = path.rpartition("/")
+                if directory == f"{place}/{kind}" and name.endswith(".conf"):
+                    chosen.setdefault(name, (path, content))
+    return ([unit] if unit else []) + [chosen[name] for name in sorted(chosen)]
+
+
+def _differing(content: bytes, wanted: Mapping[str, str], *, late: bool, own: bool) -> tuple[str, ...]:
+    """Those of our names that a unit file gives another value, behind ours, or takes away."""
+    from vmproxy import blocks
+    from vmproxy.guests import _units
+
+    if own:  # what stands in our file behind our block
+        found = blocks.find(content, path=DROP_IN)
+        content, late = b"[Service]\n" + (content[found.end :] if found else b""), True
+    names: list[str] = []
+    for key, value in _units.settings(content, "Service"):
+        if key == "Environment" and late:
+            pairs = _units.assigned(value)
+            names += [name for name, text in pairs if wanted.get(name, text) != text]
+            names += wanted if not value else ()
+        elif key == "UnsetEnvironment":
+            names += [word for word in (_units.words(value) or ()) if word.partition("=")[0] in wanted]
+    return tuple(dict.fromkeys(names))
+
+
+def _reads(content: bytes, path: str) -> bool:
+    from vmproxy.guests import _units
+
+    return any(k == "EnvironmentFile" and v.lstrip("-") == path for k, v in _units.settings(content, "Service"))
+
+
+def _file_pairs(content: bytes | None) -> tuple[tuple[str, str], ...]:
+    """``NAME=value`` lines of an environment file, quotes taken off; ``export`` is no part of that format."""
+    pairs = []
+    for line in (content or b"").decode("utf-8", "replace").splitlines():
+        name, equals, value = line.strip().partition("=")
+        if equals and not name.startswith(("#", ";")):
+            pairs.append((name, value.strip("\"'")))
+    return tuple(pairs)
