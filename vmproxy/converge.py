@@ -53,7 +53,10 @@ def remove(
     dry_run: bool = False,
 ) -> Report:
     """Take everything of ours out of one VM, byte for byte. Raises VmproxyError."""
-    with _open(target, settings, progress, ask) as session:
+    from vmproxy import tools
+
+    # All of them: a record that another program took away tells of none.
+    with _open(target, settings, progress, ask, look_at_tools=tools.NAMES) as session:
         from vmproxy.story import Story
 
         return Story(session).remove(confirm, dry_run=dry_run)
@@ -98,7 +101,15 @@ def detect_gateway(
         return Story(session).detect_gateway(probe_port)
 
 
-def _open(target: str, settings: Settings, progress: Progress, ask: Ask | None, *, root: bool = True) -> Session:
+def _open(
+    target: str,
+    settings: Settings,
+    progress: Progress,
+    ask: Ask | None,
+    *,
+    root: bool = True,
+    look_at_tools: tuple[str, ...] = (),
+) -> Session:
     """The VM, with the first look on its way where that needs root: what tells the story is imported meanwhile."""
     session = Session(
         target,
@@ -107,6 +118,7 @@ def _open(target: str, settings: Settings, progress: Progress, ask: Ask | None, 
         news=lambda text: progress(Event(target=target, text=text, news=True)),
         ask=ask,
         root=root,
+        look_at_tools=look_at_tools,
     )
     try:
         if root:

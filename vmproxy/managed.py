@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from vmproxy import blocks
+from vmproxy import blocks, tools
 from vmproxy.errors import ForeignFile
 from vmproxy.guests import Guest
-from vmproxy.model import BlockWish, Desired, Facts, File, FileChange, Finding
+from vmproxy.model import BlockWish, Desired, Facts, File, FileChange, Finding, Mount, printable
+from vmproxy.tools import Tool
 
 DRIFT = "E_DRIFT"
+IN_RAM = frozenset({"tmpfs", "ramfs", "rootfs", "overlay", "squashfs"})
+_SHOWN = 3
 
 
 def changes(facts: Facts, guest: Guest, desired: Desired) -> tuple[tuple[FileChange, ...], list[Finding]]:
@@ -18,8 +22,14 @@ def changes(facts: Facts, guest: Guest, desired: Desired) -> tuple[tuple[FileCha
     Raises ForeignFile for a file that cannot be replaced or in which a block would not live.
     """
     wishes = {block.path: block for block in desired.blocks}
+    # What a tool has goes before the record that tells of it, and comes after: a run cut short leaves none untold.
+    others = [path for path in facts.files if path not in guest.FILES and tools.owner(path)]
     made, drift = [], []
-    for path in guest.FILES:
+    for path in (
+        *(path for path in others if path not in wishes),
+        *guest.FILES,
+        *(path for path in others if path in wishes),
+    ):
         before = facts.files.get(path) or File(path=path, kind="absent")
         block = wishes.get(path)
         if block is None and not _ours(before):
@@ -28,11 +38,50 @@ def changes(facts: Facts, guest: Guest, desired: Desired) -> tuple[tuple[FileCha
         after = _with_block(before, block) if block else _without_block(before)
         if after == before:
             continue
-        if block is not None:
+        tool = None if path in guest.FILES else tools.owner(path)
+        shell = path in (tool.SHELL if tool else guest.SHELL)
+        if tool and not shell:
+            _tool_objection(tool, before, after, leaving=block is None)
+        elif block is not None:
             _objections(facts, before, block)
         drift.append(Finding(subject=f"file {path}", ok=False, code=DRIFT, detail=_file_words(before, block)))
-        made.append(FileChange(before=before, after=after, shell=path in guest.SHELL))
+        made.append(FileChange(before=before, after=after, shell=shell))
     return tuple(made), drift
+
+
+def for_tools(
+    facts: Facts, names: Iterable[str], variables: Mapping[str, str], *, secret: bool
+) -> tuple[tuple[BlockWish, ...], tuple[str, ...]]:
+    """The blocks of these tools, and what the user has to know of them. Raises Refused."""
+    made: list[BlockWish] = []
+    warnings = []
+    order = tools.Order(variables=variables, secret=secret)
+    for name in names:
+        tool = tools.load(name)
+        made += tool.render(order, facts)
+        unsaid = tool.unsaid(order)
+        if unsaid:
+            some = ", ".join(printable(text, limit=60) for text in unsaid[:_SHOWN])
+            more = f" and {len(unsaid) - _SHOWN} more" if len(unsaid) > _SHOWN else ""
+            warnings.append(f"{name} has no words for {some}{more} of no_proxy: it asks the proxy for these as well")
+    lost = forgotten(facts, [block.path for block in made])
+    return tuple(made), (*warnings, *lost)
+
+
+def forgotten(facts: Facts, paths: Iterable[str]) -> tuple[str, ...]:
+    """One line for files that do not outlive a reboot, because the VM keeps them in its memory."""
+    lost = [path for path in paths if (mount := mount_of(facts, path)) is not None and mount.fstype in IN_RAM]
+    return (f"not on a lasting disk: a reboot forgets {', '.join(lost)}",) if lost else ()
+
+
+def mount_of(facts: Facts, path: str) -> Mount | None:
+    """The mount that holds a path."""
+    best = None
+    for mount in facts.mounts:
+        inside = mount.point == path or path.startswith(mount.point.rstrip("/") + "/")
+        if inside and (best is None or len(mount.point) >= len(best.point)):
+            best = mount
+    return best
 
 
 def _ours(file: File) -> bool:
@@ -78,6 +127,12 @@ def _objections(facts: Facts, before: File, block: BlockWish) -> None:
         )
 
 
+def _tool_objection(tool: Tool, before: File, after: File, *, leaving: bool) -> None:
+    text = tool.objection((before if leaving else after).content or b"", leaving=leaving)
+    if text:
+        raise ForeignFile(text, where=before.path, hint="repair it and run vmproxy again")
+
+
 def _with_block(before: File, block: BlockWish) -> File:
     found = blocks.find(before.content, path=before.path) if before.content is not None else None
     old_mode = found.record.get("mode") if found else None
@@ -89,7 +144,13 @@ def _with_block(before: File, block: BlockWish) -> File:
         extra["mode"] = mode
         mode = _narrow(mode)
     content = blocks.put(
-        before.content, block.payload, where=block.where, record={**block.record, **extra}, path=before.path
+        before.content,
+        block.payload,
+        where=block.where,
+        record={**block.record, **extra},
+        path=before.path,
+        names=block.names,
+        section=block.section,
     )
     return replace(before, content=content, mode=mode, kind="file")
 

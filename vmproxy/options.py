@@ -134,6 +134,13 @@ _ALL: tuple[Option, ...] = (
         field="bridges",
         help="Only this Docker bridge in the VM; repeat it for more.",
     ),
+    Option(
+        name="tools",
+        kind="list",
+        metavar="LIST",
+        field="tools",
+        help="Programs in the VM to tell of the proxy, each in its own file, or none (apt, git, npm…).",
+    ),
     # how to change
     Option(name="dry-run", kind="flag", help="Show what would change, as a diff; write nothing."),
     Option(name="exit-code", kind="flag", help="With --dry-run: exit 3 if there is something to do."),
@@ -201,7 +208,7 @@ OPTIONS: dict[str, Option] = {option.name: option for option in _ALL}
 
 GLOBAL = ("json", "verbose", "quiet", "color", "config", "debug")
 SSH = ("identity", "ssh-config", "known-hosts", "host-key", "connect-timeout")
-WISH = ("proxy", "https-proxy", "no-proxy", "listen-port", "forward", "gateway", "guest", "bridge")
+WISH = ("proxy", "https-proxy", "no-proxy", "listen-port", "forward", "gateway", "guest", "bridge", "tools")
 CHANGE = (
     *("dry-run", "exit-code", "yes", "restart", "verify", "check", "keep", "force"),
     *("wait", "lock-timeout", "require-persistent"),

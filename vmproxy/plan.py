@@ -142,9 +142,16 @@ def desire(facts: Facts, guest: Guest, wish: Wish, variant: str) -> Desired:
     secret = seen.proxy.has_credentials or (seen.https_proxy is not None and seen.https_proxy.has_credentials)
     order = Order(environment=environment, door=seen.door, variant=variant, record=record(wish), secret=secret)
     made = guest.render(order, facts)
+    given, warnings = managed.for_tools(facts, wish.tools, environment, secret=secret)
     names = {name for block in made for name in block.names}
     exported = {k: v for block in made for k, v in read_sh_exports(block.payload).items() if k in names}
-    return Desired(blocks=made, door=seen.door, bridges_named=bool(wish.bridges), environment=exported or environment)
+    return Desired(
+        blocks=(*made, *given),
+        door=seen.door,
+        bridges_named=bool(wish.bridges),
+        environment=exported or environment,
+        warnings=warnings,
+    )
 
 
 def diff(
@@ -154,6 +161,7 @@ def diff(
     work."""
     files, drift = managed.changes(facts, guest, desired)
     change, more, warnings = _rules(facts, desired, variant, force=force)
+    warnings = (*desired.warnings, *warnings)
     drift += more
     restart, stale = _restart(facts, guest, desired, files, restart_always=restart_always)
     drift += stale
@@ -285,24 +293,17 @@ def _stale(
 
 # ---- what the VM's disk says ----------------------------------------------------------------------------------------
 
-_IN_RAM = frozenset({"tmpfs", "ramfs", "rootfs", "overlay", "squashfs"})
-
 
 def disk(facts: Facts, guest: Guest) -> tuple[str, bool]:
     """The mount that holds the guest's lasting files: a warning where it does not outlive a reboot, and whether it
     is read-only."""
-    best = None
-    home = facts.real.get(guest.PERSISTENT, guest.PERSISTENT)
-    for mount in facts.mounts:
-        inside = mount.point == home or home.startswith(mount.point.rstrip("/") + "/")
-        if inside and (best is None or len(mount.point) >= len(best.point)):
-            best = mount
+    best = managed.mount_of(facts, facts.real.get(guest.PERSISTENT, guest.PERSISTENT))
     if best is None:
         return "", False
     lost = (
         f"{guest.PERSISTENT} is not on a lasting disk ({printable(best.fstype, limit=20)}): a reboot forgets the change"
     )
-    return (lost if best.fstype in _IN_RAM else ""), "ro" in best.options
+    return (lost if best.fstype in managed.IN_RAM else ""), "ro" in best.options
 
 
 __all__ = [

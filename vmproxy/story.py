@@ -245,7 +245,7 @@ class Story:
 
     def verify(self) -> Report:
         """See :func:`vmproxy.converge.verify`."""
-        scene = self._session.scene(wait_for_docker=False)
+        scene = self._session.scene(wait_for_docker=False, with_tools=False)
         put = question(scene)
         self._tell("asking the proxy from each vantage point")
         findings = tuple(replace(f, ok=judged(f, scene)) for f in self._session.machine.prove(put))

@@ -7,6 +7,7 @@ hook with an empty environment need no options. It comes from the VM and is pars
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -35,6 +36,8 @@ def record(wish: Wish) -> dict[str, Any]:
         out["gateway"] = wish.gateway
     if wish.bridges:
         out["bridges"] = list(wish.bridges)
+    if wish.tools:
+        out["tools"] = list(wish.tools)
     return out
 
 
@@ -67,6 +70,7 @@ def recorded(data: Mapping[str, Any], variables: Mapping[str, str]) -> Wish | No
             forward=data.get("forward") is True,
             gateway=gateway,
             bridges=_texts(data.get("bridges", [])),
+            tools=_words(data.get("tools", [])),
         )
     except (VmproxyError, ValueError, TypeError):
         raise Refused("the wish recorded in the VM is damaged", hint="say it again with --proxy URL") from None
@@ -84,10 +88,12 @@ def choose(settings: Settings, seen: Wish | None) -> Wish:
         fields["hidden_credentials"] = False
     if settings.https_proxy is not None:
         fields["https_proxy"] = settings.https_proxy
-    for name in ("no_proxy", "listen_port", "forward", "gateway", "bridges"):
+    for name in ("no_proxy", "listen_port", "forward", "gateway", "bridges", "tools"):
         # A library's caller says it by the value alone; only the default value needs the name in ``given``.
         if name in given or getattr(settings, name) != getattr(Settings, name):
             fields[name] = getattr(settings, name)
+    if "tools" in fields:
+        fields["tools"] = tuple(sorted(set(fields["tools"]) - {"none"}))
     return replace(base, **fields)
 
 
@@ -128,6 +134,13 @@ def _whole(text: str, value: str) -> ProxyURL:
     except VmproxyError:
         return proxy
     return replace(proxy, username=held.username, password=held.password)
+
+
+def _words(items: object) -> tuple[str, ...]:
+    words = _texts(items)
+    if not all(re.fullmatch(r"[a-z][a-z0-9-]{0,31}", word, re.ASCII) for word in words):
+        raise ValueError
+    return tuple(sorted(set(words)))
 
 
 def _texts(items: object) -> tuple[str, ...]:

@@ -1,0 +1,38 @@
+"""/etc/environment: the variables that PAM gives to every session of the VM. PURE.
+
+pam_env(8) reads it for log-ins, ``su``, cron, and on Debian and Ubuntu for ``sudo``: one ``NAME=value`` a line. A quote
+at the value's beginning or end is taken off, ``#`` ends the line in some versions and a backslash joins two lines.
+"""
+
+from __future__ import annotations
+
+from vmproxy.model import BlockWish, Facts
+from vmproxy.tools import Order, no_secrets, plain
+
+NAME = "environment"
+FILE = "/etc/environment"
+FILES = (FILE,)
+SHELL = ()
+PATHS = ()
+
+
+def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
+    """The variables in both cases."""
+    no_secrets(order, NAME)
+    lines = [f"{name}={plain(value, name=NAME, barred=_BARRED)}\n" for name, value in order.variables.items()]
+    return (
+        BlockWish(path=FILE, payload="".join(lines).encode(), where="last", record={}, names=tuple(order.variables)),
+    )
+
+
+_BARRED = "#\\\"'$"
+
+
+def unsaid(order: Order) -> tuple[str, ...]:
+    """None: what reads the variables decides."""
+    return ()
+
+
+def objection(content: bytes, *, leaving: bool) -> str:
+    """None: each line stands for itself."""
+    return ""

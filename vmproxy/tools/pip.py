@@ -1,0 +1,87 @@
+"""pip: its file for the whole machine, /etc/pip.conf. PURE.
+
+pip reads it with Python's own RawConfigParser: ``proxy`` belongs to the section ``[global]``, of which there must be
+one only, and in it one ``proxy``; an indented line goes on with the one above it. So the same parser says here whether
+the file can take our lines. One proxy serves http and https, and there are no words for what goes without (pip's
+configuration, "proxy").
+"""
+
+from __future__ import annotations
+
+import configparser
+import re
+
+from vmproxy import blocks
+from vmproxy.errors import ForeignFile
+from vmproxy.model import BlockWish, Facts
+from vmproxy.tools import Order, missing, no_secrets
+
+NAME = "pip"
+FILE = "/etc/pip.conf"
+_PROGRAMS = ("/usr/bin/pip3", "/usr/bin/pip", "/usr/local/bin/pip3", "/usr/local/bin/pip")
+FILES = (FILE,)
+SHELL = ()
+PATHS = _PROGRAMS
+_SECTION = re.compile(rb"\[(?P<name>.+)\]")  # configparser's own
+
+
+def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
+    """The proxy, with its section where the file has none."""
+    if not any(path in facts.paths for path in _PROGRAMS):
+        raise missing(NAME, _PROGRAMS[0])
+    no_secrets(order, NAME)
+    file = facts.files.get(FILE)
+    rest = (blocks.take(file.content, path=FILE) if file and file.content else None) or b""
+    own = _has_global(rest)
+    if own and _read(rest).has_option("global", "proxy"):
+        raise ForeignFile("this file names a proxy of its own", where=FILE, hint="remove its line proxy = …")
+    line = f"proxy = {order.https}\n".encode()
+    return (
+        BlockWish(
+            path=FILE,
+            payload=line if own else b"[global]\n" + line,
+            where="section" if own else "last",
+            section="global" if own else "",
+            record={},
+        ),
+    )
+
+
+def unsaid(order: Order) -> tuple[str, ...]:
+    """Everything but this machine's own names, which no index has."""
+    local = ("localhost", "127.0.0.1", "::1")
+    return tuple(entry.text for entry in order.no_proxy if entry.text not in local)
+
+
+def objection(content: bytes, *, leaving: bool) -> str:
+    """What pip's own parser says of the file, with our block and without: nothing else may mean something else."""
+    found = blocks.find(content)
+    if found is None:
+        return ""
+    whole = _meaning(content)
+    rest = _meaning(content[: found.start] + content[found.end :])
+    if whole is None:
+        return "" if leaving else "pip could not read it"
+    ours = whole.pop(("global", "proxy"), "")
+    return "" if whole == rest and "\n" not in ours else "our line and one beside it depend on each other"
+
+
+def _meaning(content: bytes) -> dict[tuple[str, str], str] | None:
+    try:
+        parser = _read(content)
+    except (configparser.Error, UnicodeDecodeError):
+        return None
+    return {(section, name): value for section in parser.sections() for name, value in parser.items(section)}
+
+
+def _read(content: bytes) -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser()
+    parser.read_string(content.decode("utf-8"))
+    return parser
+
+
+def _has_global(content: bytes) -> bool:
+    try:
+        return _read(content).has_section("global")
+    except (configparser.Error, UnicodeDecodeError):
+        raise ForeignFile("pip cannot read this file", where=FILE, hint="repair it and run vmproxy again") from None
