@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vmproxy import guests, machines, targets, transports
-from vmproxy.errors import LostContact, Unreachable, Untrusted
+from vmproxy import guests, machines, targets, tools, transports
+from vmproxy.errors import LostContact, Refused, Unreachable, Untrusted, UsageError
 from vmproxy.machines import Look, Machine
 from vmproxy.model import Facts, Settings, Target
 
@@ -23,7 +23,8 @@ _PAUSE_SECONDS = 1.0
 class Session:
     """An open machine. ``tell`` hears each step, ``news`` what must not be missed; ``ask`` puts a question to the
     person at the terminal, if any.
-    ``root`` says whether the first look will need it.
+    ``root`` says whether the first look will need it; ``look_at_tools`` are tools whose files it reads, besides those
+    that the user named.
 
     Raises what the transport raises; while ``wait_seconds`` last, an unreachable VM is tried again.
     """
@@ -37,9 +38,11 @@ class Session:
         news: Callable[[str], None],
         ask: Callable[[str], str | None] | None,
         root: bool = True,
+        look_at_tools: tuple[str, ...] = (),
     ) -> None:
         self.name, self.settings, self.tell = name, settings, tell
         self._news, self._ask, self._root = news, ask, root
+        self._tools = tools.chosen({*tools.chosen(settings.tools), *look_at_tools})
         self._deadline = time.monotonic() + settings.wait_seconds
         self._target = targets.resolve(name, environ=os.environ)
         self.machine: Machine = self._connect(self._target)
@@ -58,15 +61,23 @@ class Session:
         """The look that every decision is made from."""
         settings = self.settings
         name = settings.proxy.host if settings.proxy is not None and settings.forward else ""
-        return Look(files=guests.files(), paths=guests.paths(), configs=guests.daemon_configs(), resolve=name)
+        return Look(
+            files=(*guests.files(), *tools.files(self._tools)),
+            paths=(*guests.paths(), *tools.paths(self._tools)),
+            configs=guests.daemon_configs(),
+            resolve=name,
+        )
 
     def begin(self) -> None:
         """Send the first look on its way; :meth:`scene` waits for what it says, or tries again."""
         with contextlib.suppress(LostContact):
             self.machine.begin(self.look_for_all())
 
-    def scene(self, *, wait_for_docker: bool = True) -> Scene:
-        """One look, or as many as ``--wait`` allows until Docker has made its bridge and rules."""
+    def scene(self, *, wait_for_docker: bool = True, with_tools: bool = True) -> Scene:
+        """One look, or as many as ``--wait`` allows until Docker has made its bridge and rules.
+
+        ``with_tools``: where only the record in the VM names tools, one more look reads their files, too.
+        """
         look = self.look_for_all()
         facts = self.observe(look)
         from vmproxy.proxyenv import is_loopback
@@ -76,9 +87,24 @@ class Session:
             facts = self.observe(look)
         scene = read(facts, self.settings)
         wish = scene.wish
-        if wish.forward and not look.resolve and not is_loopback(wish.proxy.host) and not wish.gateway:
-            scene = read(self.observe(replace(look, resolve=wish.proxy.host)), self.settings)
+        resolve = look.resolve
+        if wish.forward and not resolve and not is_loopback(wish.proxy.host) and not wish.gateway:
+            resolve = wish.proxy.host
+        if with_tools:
+            self._know({*wish.tools, *(scene.seen.tools if scene.seen else ())})
+        again = replace(self.look_for_all(), resolve=resolve)
+        if again != look:
+            scene = read(self.observe(again), self.settings)
         return scene
+
+    def _know(self, names: set[str]) -> None:
+        """From now on the files of these tools are looked at as well. Raises Refused."""
+        if names <= set(self._tools):
+            return
+        try:
+            self._tools = tools.chosen({*self._tools, *names})
+        except UsageError as error:
+            raise Refused(f"{error.what}, and the VM's record has it", hint="upgrade vmproxy") from None
 
     def observe(self, look: Look) -> Facts:
         """One look. A VM that is just starting may drop us: then again, over a new connection, while time is left."""
