@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "vmproxy"
 
 PURE = {
     "errors", "model", "quoting", "proxyenv", "routes", "rules", "blocks", "initrd", "guests", "providers", "plan",
-    "containers", "config", "wish", "proof", "preview", "scene",
+    "containers", "config", "wish", "proof", "preview", "scene", "tools",
 }  # fmt: skip
 
 # DESIGN section 3. A helper file of a room (routetext of routes) is listed in ROOM_OF and shares the room's row.
@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "proof": {"model", "errors"},
     "wish": {"model", "errors", "quoting", "proxyenv"},
     "guests": {"model", "errors", "quoting", "proxyenv", "routes", "rules", "blocks", "initrd", "wish"},
+    "tools": {"model", "errors", "quoting", "blocks"},
     "providers": {"model", "errors"},
     "hostproc": {"errors"},
     "transports": {"model", "errors", "quoting", "hostproc"},
@@ -44,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scene": PURE - {"config", "providers", "containers"},
     "session": {*PURE, "transports", "machines", "targets"},
     "targets": {"model", "errors", "providers", "hostproc"},
-    "converge": {"model", "errors", "routes", "session", "story"},
+    "converge": {"model", "errors", "routes", "session", "story", "tools"},
     "story": {*PURE, "machines", "session"},
 }
 
