@@ -13,7 +13,7 @@ entry          read by                     as
 ``a.b:80``     Go                          that port only; Python where the URL states the port
 ``10.0.0.0/8`` Go, pip, curl from 7.86     not wget, apt, Python's urllib
 ``fd00::/8``   Go                          not curl 7.88, wget, apt, Python
-``fd00::1``    all but Python's urllib     urllib wants ``[fd00::1]``
+``fd00::1``    all but Python's urllib     urllib wants ``[fd00::1]``, which pip, curl, wget and Go do not know
 ============== =========================== =====================================================================
 """
 
@@ -40,11 +40,17 @@ _TOP = (
 )
 
 
+def plain(entry: str) -> str:
+    """``*.a.b`` as ``.a.b``, which means the same to Go and is understood by all; all else as it is."""
+    return entry[1:] if entry.startswith("*.") and _is_name(entry[2:].lower().removesuffix(".")) else entry
+
+
 def spellings(entry: str) -> tuple[str, ...]:
     """Other ways to write ``entry`` that mean the same and that more tools understand; none for most entries.
 
-    ``*.a.b`` is ``.a.b`` too; ``a.b.`` is ``a.b``; a name that is not ASCII its IDNA form; a network of at most
-    :data:`FEW_ADDRESSES` addresses each of them; an IPv6 address stands with and without brackets.
+    ``a.b.`` is ``a.b`` too; a name that is not ASCII its IDNA form; a network of at most :data:`FEW_ADDRESSES`
+    addresses each of them; an IPv6 address in brackets the same without. (Never one with brackets: those do not
+    survive an unquoted ``$(…)``, as arguments of ``docker run`` have to.)
     """
     text = entry.strip().lower()
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
@@ -55,14 +61,12 @@ def spellings(entry: str) -> tuple[str, ...]:
     except ValueError:
         pass
     else:
-        return (f"[{ip}]" if bare == text else str(ip),) if ip.version == 6 else ()
+        return (str(ip),) if bare != text else ()
     network = _network(text)
     if network is not None:
         if network.num_addresses > FEW_ADDRESSES:
             return ()
-        return tuple(word for ip in network for word in (str(ip), *spellings(str(ip))))
-    if text.startswith("*.") and _is_name(text[2:]):
-        return (text[1:],)
+        return tuple(map(str, network))
     if text.endswith(".") and _is_name(text[:-1].removeprefix(".")):
         return (text[:-1],)
     if not text.isascii():
@@ -103,6 +107,7 @@ _TEXTS = {
     "or names",
     "network6": "of IPv6 networks only Go programs (Docker) know; curl, wget, apt and pip go to the proxy; add "
     "addresses or names",
+    "address6": "Python's urllib knows IPv6 addresses only in brackets; pip, curl, wget and Go programs only without",
     "dot": "Go programs (Docker), wget and apt go to the proxy for the domain itself, curl and pip do not; add it "
     "without the dot",
     "wide": "this is the end of many public names, which then go without the proxy too (in pip, apt and apk even "
@@ -115,6 +120,8 @@ def _kind(text: str, others: set[str]) -> str:
     kind = next((kind for holds, kind in _KINDS if holds(text)), "nothing")
     if kind == "star" and others == {"*"}:
         return "star-alone"
+    if kind == "address6" and {text.strip("[]"), f"[{text.strip('[]')}]"} <= others:
+        return ""
     if kind == "dot" and text.rstrip(".")[1:] in others:
         return ""
     return kind
@@ -122,6 +129,11 @@ def _kind(text: str, others: set[str]) -> str:
 
 def _is_address(text: str) -> bool:
     return _network(text) is not None and "/" not in text
+
+
+def _is_address6(text: str) -> bool:
+    network = _network(text)
+    return _is_address(text) and network is not None and network.version == 6 and not network.is_loopback
 
 
 def _is_large(version: int) -> Callable[[str], bool]:
@@ -147,6 +159,7 @@ def _has_port(text: str) -> bool:
 
 _KINDS: Sequence[tuple[Callable[[str], bool], str]] = (
     (lambda text: text == "*", "star"),
+    (_is_address6, "address6"),
     (_is_address, ""),
     (_is_large(4), "network"),
     (_is_large(6), "network6"),

@@ -10,7 +10,7 @@ import ipaddress
 import re
 from collections.abc import Collection, Iterable
 
-from vmproxy.dialects import spellings
+from vmproxy.dialects import plain, spellings
 from vmproxy.errors import UsageError
 from vmproxy.model import Address, printable
 from vmproxy.noproxy import merge
@@ -33,18 +33,16 @@ def entries(
 ) -> tuple[str, ...]:
     """The whole list: ``said``, other spellings of it, local names, the VM's, container ``names``, other ``hosts``.
 
-    ``vm`` are entries of :func:`of_vm`. A list that is only ``*`` stays so: it means everything, and for curl and
-    Python only while it stands alone. Raises UsageError for a control character.
+    What was said keeps its order and its words, but for ``*.a.b``, which becomes ``.a.b``. ``vm`` are entries of
+    :func:`of_vm`. A list that is only ``*`` stays so: it means everything, and for curl and Python only while it
+    stands alone. Raises UsageError for a control character.
     """
-    first = merge(said)
+    first = merge(map(plain, merge(said)))
     if first == ("*",):
         return first
-    added = (*LOCAL, HOST, *vm, *names, *hosts)
-    return merge(first, [word for entry in (*first, *added) for word in _each(entry, itself=entry not in first)])
-
-
-def _each(entry: str, *, itself: bool) -> tuple[str, ...]:
-    return (entry, *spellings(entry)) if itself else spellings(entry)
+    again = [word for entry in first for word in spellings(entry)]
+    added = [word for entry in (*LOCAL, HOST, *vm, *names, *hosts) for word in (entry, *spellings(entry))]
+    return merge(first, (*again, *added))
 
 
 def of_vm(addresses: Iterable[Address], docker: Collection[str] = ()) -> tuple[str, ...]:

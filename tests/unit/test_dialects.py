@@ -6,17 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmproxy.dialects import spellings, warnings
+from vmproxy.dialects import plain, spellings, warnings
 from vmproxy.model import printable
 from vmproxy.noproxy import bypasses
 
 QUIET = [
     *("localhost", "127.0.0.1", "::1", "[::1]", "10.1.2.3", "a.test", "my_db", "*.a.test", "a.test.", "bücher.test"),
-    *("db", "10.1.2.3/32", "10.1.2.0/28", "fd00::/124", "fd00::1"),
+    *("db", "10.1.2.3/32", "10.1.2.0/28", "fd00::/124"),
 ]
 TOLD = {
     "10.0.0.0/8": ("wget", "apt", "urllib", "curl before 7.86"),
     "fd00::/8": ("Go programs", "curl", "wget", "apt", "pip"),
+    "fd00::1": ("urllib", "brackets"),
+    "[fd00::1]": ("urllib", "brackets", "pip", "curl", "wget", "Go programs"),
     ".a.test": ("Go programs", "wget", "apt", "curl", "pip", "without the dot"),
     "a.test:80": ("Go programs", "curl", "wget", "apt", "apk", "pip"),
     "[fd00::1]:80": ("Go programs",),
@@ -58,7 +60,7 @@ def test_one_line_for_a_kind_of_trouble() -> None:
 
 def test_a_warning_can_be_done_away_with() -> None:
     """The domain beside its dotted form says all; a star beside others is another trouble than a star alone."""
-    assert warnings((".a.test", "a.test")) == ()
+    assert warnings((".a.test", "a.test")) == warnings(("fd00::1", "[FD00::1]")) == ()
     assert "among other entries" in warnings(("*", "b.test"))[0]
 
 
@@ -85,7 +87,10 @@ def test_any_text_has_spellings_that_are_entries(text: str) -> None:
 
 def test_a_spelling_goes_where_the_entry_goes() -> None:
     """``*.a.b`` and ``.a.b`` are the same to the Docker daemon, as are a network and its addresses."""
-    assert spellings("*.a.test") == (".a.test",)
+    assert plain("*.a.test") == ".a.test"
+    assert [plain(entry) for entry in ("*", "*a.test", "*.", "*.*", "a.test", "*.10")] == [
+        *("*", "*a.test", "*.", "*.*", "a.test", "*.10")
+    ]
     assert spellings("10.1.2.2/31") == ("10.1.2.2", "10.1.2.3")
     assert all(bypasses("10.1.2.0/28", f"{ip}:80") for ip in spellings("10.1.2.0/28"))
     assert spellings("bücher.test") == ("xn--bcher-kva.test",)

@@ -17,8 +17,8 @@ BASE = direct.entries(())
 
 
 def test_what_is_always_there() -> None:
-    """Local names, the loopback in the spellings that tools need, and the name of the machine around."""
-    assert BASE == ("localhost", "127.0.0.1", "::1", "[::1]", "127.0.0.0/8", "host.docker.internal")
+    """Local names, the loopback, and the name of the machine around."""
+    assert BASE == ("localhost", "127.0.0.1", "::1", "127.0.0.0/8", "host.docker.internal")
 
 
 def test_a_star_alone_stays_alone() -> None:
@@ -29,9 +29,15 @@ def test_a_star_alone_stays_alone() -> None:
 
 def test_other_spellings_stand_behind_what_was_said() -> None:
     """The user's own entries first, then the same in spellings that more tools know."""
-    found = direct.entries(("*.corp.test", "10.1.2.0/30", "fd00::1"))
-    assert found[:3] == ("*.corp.test", "10.1.2.0/30", "fd00::1")
-    assert found[3:9] == (".corp.test", "10.1.2.0", "10.1.2.1", "10.1.2.2", "10.1.2.3", "[fd00::1]")
+    found = direct.entries(("a.test", "10.1.2.0/30", "[fd00::1]"))
+    assert found[:3] == ("a.test", "10.1.2.0/30", "[fd00::1]")
+    assert found[3:8] == ("10.1.2.0", "10.1.2.1", "10.1.2.2", "10.1.2.3", "fd00::1")
+
+
+def test_a_star_before_a_domain_is_a_dot() -> None:
+    """``*.a.b`` is understood by Go alone and cannot be an argument of docker run; ``.a.b`` means the same to Go."""
+    assert direct.entries(("x.test", "*.corp.test", "y.test", ".corp.test"))[:3] == ("x.test", ".corp.test", "y.test")
+    assert not {"*", "["} & set("".join(direct.entries(("*.Corp.test", "fd00::1", "10.0.0.0/30"), names=("db",))))
 
 
 ENTRIES = st.one_of(
@@ -53,7 +59,8 @@ HOSTS = ["a.test:80", "x.a.test:443", "10.1.2.3:80", "[fd00::1]:80", "10.1.2.9:8
 def test_p8_the_users_list_is_kept_and_never_reaches_less(said: list[str], host: str, names: list[str]) -> None:
     """Order kept, once each, again is the same, and what went direct still does (the Docker daemon's rule)."""
     found = direct.entries(said, names=names)
-    assert found[: len(merge(said))] == merge(said)
+    kept = merge(["." + entry[2:] if entry == "*.a.test" else entry for entry in merge(said)])
+    assert found[: len(kept)] == kept
     assert len({entry.lower() for entry in found}) == len(found) and "" not in found
     if bypasses(",".join(merge(said)), host):
         assert bypasses(found, host)

@@ -38,7 +38,13 @@ def main(run: Run) -> int:
     form = "json" if run.output.json else run.value("format", "sh")
     if run.output.json and run.value("format", "json") != "json":
         raise UsageError("--json and another --format exclude each other")
-    run.output.result(render(variables(run), form).rstrip("\n"))
+    found = render(variables(run), form)
+    if form == "docker-build" and run.settings.pip_index:
+        from vmproxy import pip
+
+        if text := pip.history_warning(run.settings.pip_index):
+            run.output.warn(text)
+    run.output.result(found.rstrip("\n"))
     return 0
 
 
