@@ -135,11 +135,11 @@ class Session:
         )
         self.tell(f"connecting to {target.name}")
         transport = transports.load(target.transport)
-        shell = machines.load("shell")
+        machine = machines.load(target.machine)
         while True:
             try:
-                first = shell.first_command(root=self._root)
-                opened: Machine = shell.open(transport.connect(target, options=options, first=first))
+                first = machine.first_command(root=self._root)
+                opened: Machine = machine.open(transport.connect(target, options=options, first=first))
                 return opened
             except Untrusted:
                 raise

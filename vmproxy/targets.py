@@ -9,12 +9,15 @@ from vmproxy.errors import UsageError, VmproxyError
 from vmproxy.model import Target, printable
 from vmproxy.providers import Answers, Queries
 
-_LATER = ("local", "console", "docker", "initrd")
+_LATER = ("console", "docker", "initrd")
+_WORDS = frozenset({"local"})
+"""Texts that are a kind and a name in one."""
 _ROUNDS = 4
 
 
 def resolve(text: str, *, environ: Mapping[str, str]) -> Target:
-    """The target of one ``--vm`` value: ``PROVIDER:NAME``, ``ssh://…``, ``ssh:ALIAS``, ``rootfs:DIR`` or a bare name.
+    """The target of one ``--vm`` value: ``PROVIDER:NAME``, ``ssh://…``, ``ssh:ALIAS``, ``rootfs:DIR``,
+    ``local`` or a bare name.
 
     A bare name asks every provider; two answers are an error, except for the classic VM's name: the
     first answer counts there (DESIGN section 2). Raises UsageError, Unreachable.
@@ -24,7 +27,8 @@ def resolve(text: str, *, environ: Mapping[str, str]) -> Target:
             f"{printable(text) or 'an empty text'} is no VM name", hint="--vm PROVIDER:NAME, or a bare NAME"
         )
     kind, colon, name = text.partition(":")
-    if kind in _LATER and (colon or kind == "local"):
+    colon = colon or (":" if kind in _WORDS else "")
+    if kind in _LATER and colon:
         raise UsageError(f"VMs of the kind {kind} are not supported yet", where=text)
     if colon:
         target = ask(kind, name, environ=environ)

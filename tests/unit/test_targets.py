@@ -78,7 +78,7 @@ def test_unknown_name_lists_the_known_ones(environ: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-x", "a\x1bb", "nosuch:x", "local", "console:/dev/ttyS0", "docker:", "initrd:/x"]
+    "text", ["", "-x", "a\x1bb", "nosuch:x", "local:x", "console:/dev/ttyS0", "docker:", "initrd:/x"]
 )
 def test_texts_that_name_no_vm(environ: dict[str, str], text: str) -> None:
     """Options, controls, unknown providers and kinds that do not exist yet are exit 2."""
@@ -88,10 +88,12 @@ def test_texts_that_name_no_vm(environ: dict[str, str], text: str) -> None:
 
 
 def test_other_kinds(environ: dict[str, str]) -> None:
-    """ssh:// and rootfs: need nothing of the host."""
+    """ssh://, rootfs: and local need nothing of the host."""
     assert targets.resolve("ssh://docker@vm:2022", environ={}).port == 2022
     assert targets.resolve("ssh:dev", environ={}).host == "dev"
     assert targets.resolve("rootfs:/x", environ={}).directory == "/x"
+    local = targets.resolve("local", environ={})
+    assert (local.transport, local.machine, local.name) == ("local", "native", "local")
 
 
 def test_t12_home_missing(environ: dict[str, str]) -> None:

@@ -30,6 +30,7 @@ TARGET names a VM:
   NAME, PROVIDER:NAME      a VM that a provider on this host knows
   ssh://[user@]host[:port], ssh:ALIAS
   rootfs:DIR               its files only
+  local                    the VM that vmproxy itself runs in
 
 \b
 Exit codes: 0 done or already so; 1 drift or a failed leg; 2 usage; 3 a decision is needed;

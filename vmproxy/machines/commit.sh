@@ -74,7 +74,11 @@ restore() { # file of iptables-restore text
     legacy) tool=iptables-legacy-restore ;;
     *) tool=iptables-restore ;;
   esac
-  limit $((xwait + 20)) "$tool" -w "$xwait" --noflush ${2:+"$2"} < "$1" 2>"$work/err" 9>&-
+  # In the VM itself vmproxy's own Python may do it (machines/legacytables.py): same words, same exit codes.
+  if [ -n "$python" ]; then set -- "$1" "${2:-}" env PYTHONPATH="$package" "$python" -B -m vmproxy.cli.legacytables
+  else set -- "$1" "${2:-}" "$tool"; fi
+  text=$1 test=$2; shift 2
+  limit $((xwait + 20)) "$@" -w "$xwait" --noflush ${test:+"$test"} < "$text" 2>"$work/err" 9>&-
 }
 
 undo_singly() { # table: where another tool has taken some of it away already (F22), each line by itself, and then a look
@@ -205,7 +209,7 @@ restarted() {
 
 # ---- the story -----------------------------------------------------------------------------------------------------
 
-boot='' files=0 variant='' xwait=5 lock_timeout=0 restart_argv='' policy=never seen_pid='' ask_at='' locked='' watcher='' did_restart='' in_flight='' old_pid='' log='' did_nat='' did_filter='' proof_args=''
+boot='' files=0 variant='' xwait=5 lock_timeout=0 restart_argv='' policy=never python='' package='' seen_pid='' ask_at='' locked='' watcher='' did_restart='' in_flight='' old_pid='' log='' did_nat='' did_filter='' proof_args=''
 REPLY=''; first_line /proc/sys/kernel/random/boot_id; boot=$REPLY
 open_area || { frame "result refused 6 $area is not ours"; exit 0; }
 
@@ -230,6 +234,8 @@ while IFS= read -r line; do
     'daemon '*) seen_pid=${line#daemon } ;;
     'restart '*) policy=${line#restart } ;;
     'argv '*) restart_argv="$restart_argv${line#argv }$nl" ;;
+    'python '*) python=${line#python } ;;
+    'package '*) package=${line#package } ;;
     'log '*) log=${line#log } ;;
     'ask '*) ask_at=${line#ask } ;;
     'prove '*) proof_args=${line#prove } ;;

@@ -1,20 +1,85 @@
-"""This machine itself (Linux): its route table by pyroute2, and what answers from here."""
+"""This machine itself (Linux): its routes by pyroute2, its legacy rules by python-iptables, what answers from here.
+
+As a VM (``--vm local``) it is looked at and changed by the same constant scripts as every other; only the kernel is
+asked directly where there is a library for it.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
+import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from vmproxy.errors import Refused, UsageError
-from vmproxy.model import Route
+from vmproxy.machines import Conversation, Judge, Look, Machine, Outcome, Terms, Verdict, shell
+from vmproxy.model import Facts, Finding, Plan, Route
+from vmproxy.proof import Question
+from vmproxy.transports import Connection
 
 PROBE_SECONDS = 3.0
 PROBE_LIMIT = 16  # gateways
 _AF_INET, _AF_INET6 = 2, 10  # Linux's numbers
 _HINT = "say whose with --vm TARGET, or hand in a table with --table FILE"
+
+
+first_command = shell.first_command
+
+
+def open(connection: Connection) -> Native:
+    """A machine over a connection to this machine itself; it is closed with it."""
+    return Native(shell.open(connection))
+
+
+class Native:
+    """See :class:`vmproxy.machines.Machine`."""
+
+    def __init__(self, scripts: Machine) -> None:
+        self._scripts = scripts
+
+    def begin(self, look: Look) -> None:
+        """As of any VM."""
+        self._scripts.begin(look)
+
+    def observe(self, look: Look) -> Facts:
+        """As of any VM, with the routes from the kernel itself: all tables, every hop, no text between."""
+        return replace(self._scripts.observe(look), routes=routes(), route_save=b"")
+
+    def commit(
+        self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]
+    ) -> Outcome:
+        """As of any VM; legacy rules are written by python-iptables where it is installed (``legacytables.py``).
+
+        nft rules never are: the library would write them to the legacy tables (LIBRARIES section 2).
+        """
+        if plan.rules is not None and plan.rules.variant == "legacy" and importlib.util.find_spec("iptc"):
+            terms = replace(terms, legacy_writer=(sys.executable, _package_root()))
+        return self._scripts.commit(plan, terms, judge=judge, verdict=verdict, step=step)
+
+    def prove(self, question: Question) -> tuple[Finding, ...]:
+        """As of any VM."""
+        return self._scripts.prove(question)
+
+    def reach(self, hosts: tuple[str, ...], port: int) -> tuple[str, ...]:
+        """As of any VM."""
+        return self._scripts.reach(hosts, port)
+
+    def converse(self, script: str, data: bytes) -> Conversation:
+        """As of any VM."""
+        return self._scripts.converse(script, data)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._scripts.close()
+
+
+def _package_root() -> str:
+    """The directory from which ``vmproxy`` is imported here."""
+    return os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def routes() -> tuple[Route, ...]:
