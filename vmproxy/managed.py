@@ -14,6 +14,8 @@ from vmproxy.tools import Tool
 DRIFT = "E_DRIFT"
 IN_RAM = frozenset({"tmpfs", "ramfs", "rootfs", "overlay", "squashfs"})
 _SHOWN = 3
+_UNDO = frozenset({"mode", "directory"})
+"""What undo needs to know beside the wish."""
 
 
 def changes(facts: Facts, guest: Guest, desired: Desired) -> tuple[tuple[FileChange, ...], list[Finding]]:
@@ -35,17 +37,18 @@ def changes(facts: Facts, guest: Guest, desired: Desired) -> tuple[tuple[FileCha
         if block is None and not _ours(before):
             continue
         _plain(before)
-        after = _with_block(before, block) if block else _without_block(before)
+        directory = _directory(facts, guest, before)
+        after = _with_block(before, block, directory=directory) if block else _without_block(before)
         if after == before:
             continue
         tool = None if path in guest.FILES else tools.owner(path)
         shell = path in (tool.SHELL if tool else guest.SHELL)
         if tool and not shell:
             _tool_objection(tool, before, after, leaving=block is None)
-        elif block is not None:
+        elif block is not None and shell:
             _objections(facts, before, block)
         drift.append(Finding(subject=f"file {path}", ok=False, code=DRIFT, detail=_file_words(before, block)))
-        made.append(FileChange(before=before, after=after, shell=shell))
+        made.append(FileChange(before=before, after=after, shell=shell, directory=directory))
     return tuple(made), drift
 
 
@@ -82,6 +85,15 @@ def mount_of(facts: Facts, path: str) -> Mount | None:
         if inside and (best is None or len(mount.point) >= len(best.point)):
             best = mount
     return best
+
+
+def _directory(facts: Facts, guest: Guest, before: File) -> bool:
+    """Whether the file's directory is one that we make, or have made: undo takes it away where it is empty."""
+    found = blocks.find(before.content, path=before.path) if before.content is not None else None
+    if found is not None:
+        return found.record.get("directory") is True
+    place = before.path.rpartition("/")[0]
+    return place in guest.DIRECTORIES and place not in facts.paths
 
 
 def _ours(file: File) -> bool:
@@ -133,13 +145,13 @@ def _tool_objection(tool: Tool, before: File, after: File, *, leaving: bool) -> 
         raise ForeignFile(text, where=before.path, hint="repair it and run vmproxy again")
 
 
-def _with_block(before: File, block: BlockWish) -> File:
+def _with_block(before: File, block: BlockWish, *, directory: bool) -> File:
     found = blocks.find(before.content, path=before.path) if before.content is not None else None
     old_mode = found.record.get("mode") if found else None
     mode = before.mode if before.content is not None else block.mode
     if isinstance(old_mode, int) and mode == _narrow(old_mode):
         mode = old_mode
-    extra: dict[str, object] = {}
+    extra: dict[str, object] = {"directory": True} if directory else {}
     if block.secret and mode != _narrow(mode):
         extra["mode"] = mode
         mode = _narrow(mode)
@@ -180,6 +192,6 @@ def _file_words(before: File, block: BlockWish | None) -> str:
         return "our block is missing"
     if found.payload != block.payload:
         return "our block differs"
-    if {name: value for name, value in found.record.items() if name != "mode"} != dict(block.record):
+    if {name: value for name, value in found.record.items() if name not in _UNDO} != dict(block.record):
         return "our block records another wish"
     return "our block is not where, or not as safe as, it has to be"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from vmproxy import blocks, managed, rules
 from vmproxy.errors import NoGateway, Refused
-from vmproxy.guests import ADDRESS_AT_BOOT, Guest, Order
+from vmproxy.guests import ADDRESS_AT_BOOT, Guest, Order, read_payload
 from vmproxy.managed import DRIFT
 from vmproxy.model import (
     Desired,
@@ -27,7 +27,6 @@ from vmproxy.model import (
     printable,
 )
 from vmproxy.proxyenv import is_loopback, merge_no_proxy, variables, with_host
-from vmproxy.quoting import read_sh_exports
 from vmproxy.routes import choose_gateway
 from vmproxy.values import dataclass
 from vmproxy.wish import record, recorded
@@ -62,7 +61,7 @@ def seen_wish(facts: Facts, guest: Guest) -> Wish | None:
         found = blocks.find(file.content, path=path) if file and file.content else None
         if found and found.record not in records:
             records.append(found.record)
-            held = held or read_sh_exports(found.payload)
+            held = held or read_payload(found.payload)
     wishes = [wish for data in records if (wish := recorded(data, held))]
     return wishes[0] if wishes else None
 
@@ -144,7 +143,7 @@ def desire(facts: Facts, guest: Guest, wish: Wish, variant: str) -> Desired:
     made = guest.render(order, facts)
     given, warnings = managed.for_tools(facts, wish.tools, environment, secret=secret)
     names = {name for block in made for name in block.names}
-    exported = {k: v for block in made for k, v in read_sh_exports(block.payload).items() if k in names}
+    exported = {k: v for block in made for k, v in read_payload(block.payload).items() if k in names}
     return Desired(
         blocks=(*made, *given),
         door=seen.door,
@@ -281,7 +280,7 @@ def _stale(
     for change in files:
         if change.before.path == guest.WISH_FILE and change.before.content is not None:
             found = blocks.find(change.before.content, path=change.before.path)
-            ours = read_sh_exports(found.payload) if found else {}
+            ours = read_payload(found.payload) if found else {}
             return any(running.get(name) == value for name, value in ours.items())
     if not restart_always:
         return False

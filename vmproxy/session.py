@@ -64,6 +64,7 @@ class Session:
         return Look(
             files=(*guests.files(), *tools.files(self._tools)),
             paths=(*guests.paths(), *tools.paths(self._tools)),
+            texts=guests.texts(),
             configs=guests.daemon_configs(),
             resolve=name,
         )

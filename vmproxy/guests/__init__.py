@@ -98,6 +98,13 @@ def texts() -> tuple[str, ...]:
     return tuple(dict.fromkeys(path for name in NAMES for path in load(name).TEXTS))
 
 
+def read_payload(payload: bytes) -> dict[str, str]:
+    """The variables in a block of any guest's; lines that are not ours are passed over."""
+    from vmproxy.guests._payload import variables
+
+    return variables(payload)
+
+
 def must_run(facts: Facts, path: str) -> None:
     """Raises Refused where a script is there that the VM's init would not run for want of its x."""
     file = facts.files.get(path)

@@ -56,7 +56,7 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
     drop_in = BlockWish(
         path=DROP_IN,
         payload=_text(lines),
-        where="end",
+        where="last",
         record=order.record,
         names=tuple(order.environment),
         secret=order.secret,
@@ -79,7 +79,7 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
             record=order.record,
             mode=0o755,
         ),
-        BlockWish(path=UNIT, payload=_text(unit), where="end", record=order.record),
+        BlockWish(path=UNIT, payload=_text(unit), where="last", record=order.record),
         drop_in,
     )
 

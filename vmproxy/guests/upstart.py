@@ -41,7 +41,7 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
         return (sysv.defaults(order),)
     head = b"start on started docker\ntask\nscript\nset +e\n"  # Upstart runs it with sh -e
     payload = head + _boot.alone(order.door, order.variant) + b"end script\n"
-    return (BlockWish(path=JOB, payload=payload, where="end", record=order.record), sysv.defaults(order))
+    return (BlockWish(path=JOB, payload=payload, where="last", record=order.record), sysv.defaults(order))
 
 
 def overrides(facts: Facts, wanted: Mapping[str, str]) -> tuple[Finding, ...]:
