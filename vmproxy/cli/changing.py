@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+from collections.abc import Callable
 from typing import Literal
 
 from vmproxy.cli.common import Run, each_vm
@@ -10,16 +12,14 @@ from vmproxy.errors import DecisionNeeded, UsageError
 from vmproxy.model import Report
 
 
-def change(run: Run, which: Literal["apply", "remove"]) -> int:
-    """Tell the story for each VM; with ``--dry-run`` nothing is written and the diff is the result."""
+def change(run: Run, which: Literal["apply", "remove"], *, room: str = "converge") -> int:
+    """Tell the story of that room for each VM; with ``--dry-run`` nothing is written and the diff is the result."""
     dry_run = bool(run.value("dry-run"))
     if run.value("exit-code") and not dry_run:
         raise UsageError("--exit-code is for --dry-run")
     run.need_targets()
     settings = run.settings
-    from vmproxy import converge
-
-    story = converge.apply if which == "apply" else converge.remove
+    story: Callable[..., Report] = getattr(importlib.import_module(f"vmproxy.{room}"), which)
 
     def one(target: str) -> Report:
         report = story(

@@ -31,7 +31,7 @@ from vmproxy.errors import Interrupted, RolledBack, UsageError, VmproxyError
 from vmproxy.model import ProxyURL, Report, Settings
 from vmproxy.options import CHANGE, GLOBAL, OPTIONS, SSH, WISH
 
-__all__ = ["CHANGE", "SSH", "WISH", "Run", "command", "each_vm", "failed", "said"]
+__all__ = ["CHANGE", "SSH", "WISH", "Run", "command", "each_vm", "failed", "group", "said"]
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as for other programs
 _FILE_LIMIT_BYTES = 1 << 20
@@ -110,6 +110,31 @@ def command(*names: str, examples: Sequence[str] = ()) -> Callable[[Callable[[Ru
 def unwritten(why: str) -> UsageError:
     """The error of a result that could not be written; the work itself was done."""
     return UsageError(f"the result cannot be written: {why}", where="stdout", hint="make room there")
+
+
+def group(text: str, commands: Mapping[str, click.Command]) -> click.Group:
+    """A command of commands, for ``main`` of a command's file: each of ``commands`` is what :func:`command` makes.
+
+    The global options are accepted before the inner command's name, too.
+    """
+
+    def callback(**_params: object) -> None:
+        ctx = click.get_current_context()
+        before, after = ctx.obj or {}, said(ctx)
+        both = {**before, **after}
+        if "verbose" in before and "verbose" in after:
+            both["verbose"] = before["verbose"] + after["verbose"]
+        ctx.obj = both
+
+    for name, inner in commands.items():
+        inner.name = name
+    return click.Group(
+        commands=dict(commands),
+        callback=callback,
+        params=[click_option(OPTIONS[name]) for name in GLOBAL],
+        help=text,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
 
 
 def make_run(
