@@ -159,12 +159,14 @@ def beside(own: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
     return given
 
 
-def holds_credentials(value: str) -> bool:
-    """Whether a variable's value may hold a user name or a password: there is an ``@`` in it.
+def holds_credentials(name: str, value: str) -> bool:
+    """Whether a variable's value may hold a user name or a password: an ``@`` in a URL.
 
-    An ``@`` in a path counts too, because in a malformed URL nobody can tell where the password ends.
+    Anywhere behind ``://``, because in a malformed URL nobody can tell where the password ends; and anywhere in a proxy
+    variable, which may lack the scheme.
     """
-    return "@" in value
+    url_part = value if name.lower() in _FAMILIES else value.partition("://")[2]
+    return "@" in url_part
 
 
 def conflicts(environ: Mapping[str, str]) -> tuple[Finding, ...]:

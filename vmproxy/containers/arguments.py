@@ -20,7 +20,7 @@ def by_name(variables: Mapping[str, str]) -> tuple[str, ...]:
     An argument can be seen by every user of the machine. Docker takes the value from its own environment, and leaves
     the variable out where that has none.
     """
-    return tuple(name for name, value in variables.items() if holds_credentials(value))
+    return tuple(name for name, value in variables.items() if holds_credentials(name, value))
 
 
 def run_arguments(variables: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ _DOCKERFILE = """\
 # Below FROM, for the build alone. Not ENV: that stays in the image, so that every container made of it, wherever it
 # runs, looks for this proxy, and everybody who has the image can read it.
 # The proxy variables are predefined: passed by --build-arg they need no line here, and docker history does not show
-# them, as it does with one. PIP_... are not: they need their ARG.
+# them, as it does with one. PIP_... and, to Docker 20.10, ALL_PROXY are not: they need their ARG.
 """
 
 
@@ -33,7 +33,7 @@ def compose(variables: Mapping[str, str]) -> str:
 def dockerfile(variables: Mapping[str, str]) -> str:
     """``ARG`` lines, and why not ``ENV``. A value with credentials is refused: docker history would show it."""
     for name, value in variables.items():
-        if holds_credentials(value):
+        if holds_credentials(name, value):
             raise UsageError(
                 f"{name} holds credentials, and an ARG line would leave them in the image's history",
                 hint="docker build $(vmproxy env --format docker-build), without ARG lines for the proxy",
