@@ -1,0 +1,309 @@
+"""One file of the user's on this host, replaced whole or not at all.
+
+As the docker client replaces its config.json (docker/cli: cli/config/configfile/file.go, Save): missing directories
+are made 0700, a new file is 0600, symbolic links are followed (one that leads nowhere yet, too), owner and mode are
+kept, and the new bytes come by rename. Beyond that they are on the disk before the rename, and the file is looked at
+once more right before it: where another program wrote it meanwhile, its bytes stay and the edit is made anew on them.
+
+Two runs of vmproxy take turns: they lock the directory, so that no lock file is left. Windows and some network file
+systems have no such lock; then only the second look guards.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+from vmproxy.errors import Busy, ForeignFile, NotPermitted, Refused, RolledBack, VmproxyError
+from vmproxy.values import dataclass
+
+_NEW_FILE = 0o600
+_NEW_DIRECTORY = 0o700
+_LIMIT_BYTES = 16 << 20
+_TRIES = 20
+_PAUSE_SECONDS = 0.05
+_MARK = ".vmproxy-"
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """One file as it is: ``real`` is where symbolic links lead, ``content`` None where there is none.
+
+    ``missing`` are directories on the way that are not there, the outermost first. ``identity`` changes with every
+    write.
+    """
+
+    path: str
+    real: str
+    content: bytes | None = None
+    mode: int = _NEW_FILE
+    owner: tuple[int, int] | None = None
+    identity: tuple[int, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """What a file should hold: ``content`` None for no file; then ``directories`` above it are removed too, if empty.
+
+    ``private``: nobody but the owner may read it from now on.
+    """
+
+    content: bytes | None
+    directories: int = 0
+    private: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """How it ended. ``narrowed`` says that others could read the file before and cannot now."""
+
+    changed: bool
+    narrowed: bool = False
+
+
+def look(path: str) -> Look:
+    """The file at ``path``.
+
+    Raises ForeignFile for what is no regular file or too long, NotPermitted, and Refused where it cannot be reached.
+    """
+    with _named(path):
+        real = os.path.realpath(path)
+        try:
+            before = os.stat(real)
+        except FileNotFoundError:
+            return Look(path=path, real=real, missing=_missing(path, real))
+        if not stat.S_ISREG(before.st_mode):
+            raise ForeignFile("this is no regular file", where=path)
+        handle = os.open(real, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(handle, "rb") as stream:
+            seen = os.fstat(stream.fileno())
+            content = stream.read(_LIMIT_BYTES + 1)
+    if not stat.S_ISREG(seen.st_mode) or len(content) > _LIMIT_BYTES:
+        raise ForeignFile(f"this is no file of less than {_LIMIT_BYTES >> 20} MiB", where=path)
+    return Look(
+        path=path,
+        real=real,
+        content=content,
+        mode=stat.S_IMODE(seen.st_mode),
+        owner=(seen.st_uid, seen.st_gid),
+        identity=(seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns),
+    )
+
+
+def change(path: str, edit: Callable[[Look], Edit], *, lock_timeout_seconds: float = 30.0) -> Done:
+    """Replace the file by what ``edit`` makes of it; a file that is right already is not written.
+
+    ``edit`` is pure and may be asked more than once. What it raises goes through with the file's name. Raises Busy
+    where another run holds the lock for that long, or other programs write the file all the time; RolledBack where it
+    cannot be written (the file is as it was); else what :func:`look` raises.
+    """
+    made: tuple[str, ...] = ()
+    with _locked(path, lock_timeout_seconds):
+        try:
+            for _ in range(_TRIES):
+                seen = look(path)
+                wanted = _edited(edit, replace(seen, missing=made + seen.missing))
+                mode = seen.mode & ~0o077 if wanted.private else seen.mode
+                if wanted.content == seen.content and (mode == seen.mode or seen.content is None):
+                    return Done(changed=False)
+                with _named(path):
+                    for directory in seen.missing:
+                        with suppress(FileExistsError):  # somebody else was quicker: then it is not ours
+                            os.mkdir(directory, _NEW_DIRECTORY)
+                            made = (*made, directory)
+                    if _replaced(seen, wanted, mode):
+                        made = ()
+                        return Done(changed=True, narrowed=seen.content is not None and mode != seen.mode)
+                time.sleep(_PAUSE_SECONDS)
+            raise Busy("another program writes it all the time; nothing was changed", where=path)
+        finally:
+            _remove_empty(made[::-1])
+
+
+def _edited(edit: Callable[[Look], Edit], seen: Look) -> Edit:
+    try:
+        return edit(seen)
+    except ForeignFile as error:
+        where = seen.path + (f":{error.where}" if error.where else "")
+        raise ForeignFile(error.what, where=where, hint=error.hint) from None
+
+
+def _replaced(seen: Look, wanted: Edit, mode: int) -> bool:
+    """Put the new bytes in place of those seen; False where others are there now."""
+    directory = os.path.dirname(seen.real)
+    if wanted.content is None:
+        if not _same(seen):
+            return False
+        os.unlink(seen.real)
+        _sync(directory)
+        above = [directory]
+        while len(above) < wanted.directories:
+            above.append(os.path.dirname(above[-1]))
+        _remove_empty(above[: wanted.directories])
+        return True
+    temporary = _written(directory, seen, wanted.content, mode)
+    try:
+        if not _same(seen):
+            return False
+        if seen.content is None:
+            return _put_new(temporary, seen.real)
+        os.replace(temporary, seen.real)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        _sync(directory)
+    return True
+
+
+def _put_new(temporary: str, real: str) -> bool:
+    """Give a file its name where nobody else has taken that meanwhile."""
+    try:
+        os.link(temporary, real)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        os.replace(temporary, real)
+    return True
+
+
+def _written(directory: str, seen: Look, content: bytes, mode: int) -> str:
+    """A new file beside the old one, on the disk, with its owner and mode."""
+    handle, name = tempfile.mkstemp(prefix=_prefix(seen.real), dir=directory)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            if os.name == "posix":
+                own = os.fstat(stream.fileno())
+                if seen.owner and seen.owner != (own.st_uid, own.st_gid):
+                    os.fchown(stream.fileno(), *seen.owner)
+                os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+    return name
+
+
+def _same(seen: Look) -> bool:
+    """Whether the file is still the one that was seen."""
+    now = look(seen.path)
+    return (now.real, now.identity, now.content) == (seen.real, seen.identity, seen.content)
+
+
+def _missing(path: str, real: str) -> tuple[str, ...]:
+    """Directories that are not there. Only the file's own are made, not those that a symbolic link leads to."""
+    found: list[str] = []
+    directory = os.path.dirname(real)
+    while not os.path.lexists(directory):
+        found.insert(0, directory)
+        directory = os.path.dirname(directory)
+    if found and os.path.islink(path):
+        raise Refused("it is a symbolic link into a directory that is not there", where=path, hint=f"make {found[-1]}")
+    return tuple(found)
+
+
+def _remove_empty(directories: list[str] | tuple[str, ...]) -> None:
+    """Remove directories, the innermost first, as far as they are empty."""
+    for directory in directories:
+        try:
+            os.rmdir(directory)
+        except OSError:
+            return
+
+
+def _sync(directory: str) -> None:
+    """The directory's own entry on the disk; where that cannot be, the rename counts all the same."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _locked(path: str, seconds: float) -> Iterator[None]:
+    """Hold the lock of the directory (of the first one above it that is there); clear what a run cut short left."""
+    with _named(path):
+        real = os.path.realpath(path)
+        directory = os.path.dirname(real)
+        while not os.path.isdir(directory) and os.path.dirname(directory) != directory:
+            directory = os.path.dirname(directory)
+        handle = _lock(directory, path, seconds)
+    try:
+        if handle is not None and directory == os.path.dirname(real):
+            _clear(directory, _prefix(real))
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(directory: str, path: str, seconds: float) -> int | None:
+    """The open directory, locked; None where there is no such lock."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    limit = time.monotonic() + seconds
+    handle = os.open(directory, os.O_RDONLY)
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= limit:
+                os.close(handle)
+                raise Busy("another run of vmproxy holds it", where=path) from None
+            time.sleep(_PAUSE_SECONDS)
+        except OSError:  # NFS locks no directory
+            os.close(handle)
+            return None
+        except BaseException:
+            os.close(handle)
+            raise
+        else:
+            return handle
+
+
+def _clear(directory: str, prefix: str) -> None:
+    """Remove new files that never got their name: nobody else makes them while we hold the lock."""
+    with suppress(OSError):
+        for name in os.listdir(directory):
+            if name.startswith(prefix):
+                with suppress(OSError):
+                    os.unlink(os.path.join(directory, name))
+
+
+def _prefix(real: str) -> str:
+    return f".{os.path.basename(real)}{_MARK}"
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """An error of the system as one of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise _meant(error, path) from None
+
+
+def _meant(error: OSError, path: str) -> VmproxyError:
+    reason = error.strerror or type(error).__name__
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return NotPermitted(f"not permitted: {reason}", where=path)
+    if error.errno in _FULL:
+        return RolledBack(f"it cannot be written: {reason}; it is as it was", where=path, hint="make room")
+    return Refused(f"it cannot be read or written: {reason}", where=path, hint="nothing was changed")
