@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from vmproxy import guests, preview
+from vmproxy import guests, managed, preview
 from vmproxy import plan as planning
 from vmproxy.errors import Busy, LostContact, NoGateway, NoProxy, Refused, RolledBack, VmproxyError
 from vmproxy.machines import Look, Outcome, Terms
@@ -107,8 +107,17 @@ class Story:
             if self._settings.require_persistent:
                 raise Refused(lost, hint="without --require-persistent it is done all the same")
             scene.warnings.append(lost)
+        if self._settings.require_persistent:
+            written = (change.after for change in made.files if change.after.content is not None)
+            others = (file.path for file in written if file.path not in scene.guest.FILES)
+            for path in managed.forgotten(scene.facts, others):
+                raise Refused("a reboot forgets this file", where=path, hint="without --require-persistent, or --tools")
 
     def _writable(self, scene: Scene, made: Plan) -> None:
+        for change in made.files:
+            mount = managed.mount_of(scene.facts, change.before.path)
+            if mount is not None and "ro" in mount.options and change.before.path not in scene.guest.FILES:
+                raise Refused("the file system is read-only", where=mount.point, hint="leave the tool out of --tools")
         _lost, read_only = planning.disk(scene.facts, scene.guest)
         if read_only and made.files:
             raise Refused(
