@@ -57,24 +57,26 @@ def for_tools(
 ) -> tuple[tuple[BlockWish, ...], tuple[str, ...]]:
     """The blocks of these tools, and what the user has to know of them. Raises Refused."""
     made: list[BlockWish] = []
-    warnings = []
+    warnings, lost = [], []
     order = tools.Order(variables=variables, secret=secret)
     for name in names:
         tool = tools.load(name)
-        made += tool.render(order, facts)
+        own = tool.render(order, facts)
+        made += own
+        lost += [name] if forgotten(facts, (block.path for block in own)) else []
         unsaid = tool.unsaid(order)
         if unsaid:
             some = ", ".join(printable(text, limit=60) for text in unsaid[:_SHOWN])
             more = f" and {len(unsaid) - _SHOWN} more" if len(unsaid) > _SHOWN else ""
             warnings.append(f"{name} has no words for {some}{more} of no_proxy: it asks the proxy for these as well")
-    lost = forgotten(facts, [block.path for block in made])
-    return tuple(made), (*warnings, *lost)
+    if lost:
+        warnings.append(f"not on a lasting disk: a reboot forgets the files of {', '.join(lost)}")
+    return tuple(made), tuple(warnings)
 
 
 def forgotten(facts: Facts, paths: Iterable[str]) -> tuple[str, ...]:
-    """One line for files that do not outlive a reboot, because the VM keeps them in its memory."""
-    lost = [path for path in paths if (mount := mount_of(facts, path)) is not None and mount.fstype in IN_RAM]
-    return (f"not on a lasting disk: a reboot forgets {', '.join(lost)}",) if lost else ()
+    """Those of the files that do not outlive a reboot, because the VM keeps them in its memory."""
+    return tuple(path for path in paths if (mount := mount_of(facts, path)) is not None and mount.fstype in IN_RAM)
 
 
 def mount_of(facts: Facts, path: str) -> Mount | None:

@@ -26,12 +26,12 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
     """The included file first: git passes over an include that is not there."""
     directory = place(facts, NAME, _PLACES)
     no_secrets(order, NAME)
-    lines = ["[http]", f"\tproxy = {_quoted(order.https)}"]
+    lines = ["[http]", f"    proxy = {_quoted(order.https)}"]
     for entry in order.no_proxy:
         for address in _addresses(entry):
-            lines += [f"[http {_quoted(address)}]", '\tproxy = ""']
+            lines += [f"[http {_quoted(address)}]", '    proxy = ""']
     settings = "".join(f"{line}\n" for line in lines).encode()
-    include = f"[include]\n\tpath = {_INCLUDED}\n".encode()
+    include = f"[include]\n    path = {_INCLUDED}\n".encode()
     return (
         BlockWish(path=f"{directory}/{_INCLUDED}", payload=settings, where="last", record={}),
         BlockWish(path=f"{directory}/gitconfig", payload=include, where="last", record={}, names=("proxy",)),
