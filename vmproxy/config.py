@@ -245,8 +245,10 @@ def host_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if not any(environ.get(name) or environ.get(name.upper()) for name in ("http_proxy", "https_proxy", "no_proxy")):
         return fields
-    from vmproxy.proxyenv import from_environ, merge_no_proxy, parse_proxy
+    from vmproxy.proxyenv import conflicts, from_environ, merge_no_proxy, parse_proxy
 
+    if found := conflicts(environ):
+        fields["host_environment_conflicts"] = tuple(f"this host's environment: {one.detail}" for one in found)
     try:
         pairs = from_environ(environ)
         for name, field in (("http_proxy", "proxy"), ("https_proxy", "https_proxy")):

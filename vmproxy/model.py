@@ -382,7 +382,8 @@ class Settings:
 
     ``given`` names the fields that were said at all, so that a wish recorded in the VM fills in only the others.
     ``host_environment_*`` is the host's own http_proxy, https_proxy, no_proxy: they come after a recorded wish;
-    ``host_environment_problem`` is one line where they cannot be read, to be raised only by who needs them.
+    ``host_environment_problem`` is one line where they cannot be read, to be raised only by who needs them;
+    ``host_environment_conflicts`` are lines about what they say twice.
     ``names`` are containers and services that others call by name; ``pip_index`` is the URL of a package index;
     ``tools`` are members of the tools family.
     All ``*_seconds`` are limits; 0 for ``wait_seconds`` means one try.
@@ -395,6 +396,7 @@ class Settings:
     host_environment_https_proxy: ProxyURL | None = None
     host_environment_no_proxy: tuple[str, ...] = ()
     host_environment_problem: str = ""
+    host_environment_conflicts: tuple[str, ...] = ()
     listen_port: int | None = None
     forward: bool = False
     gateway: str = ""

@@ -12,7 +12,7 @@ from vmproxy.model import Facts, Finding, Settings, Wish
 from vmproxy.proof import Question
 from vmproxy.proof import question as ask_proxy
 from vmproxy.routes import choose_gateway
-from vmproxy.wish import choose, differs_from_host
+from vmproxy.wish import choose, host_notes
 
 
 @dataclass(kw_only=True)
@@ -55,7 +55,7 @@ def read(facts: Facts, settings: Settings) -> Scene:
     variant, warning = rules.choose_variant(facts.dumps) if facts.dumps else ("default", "")
     seen = planning.seen_wish(facts, guest)
     wish = choose(settings, seen)
-    warnings = [text for text in (warning, differs_from_host(settings, wish, seen)) if text]
+    warnings = [text for text in (warning, *host_notes(settings, wish, seen)) if text]
     return Scene(facts=facts, guest=guest, variant=variant, seen=seen, wish=wish, warnings=warnings)
 
 

@@ -19,7 +19,7 @@ from vmproxy.proof import LEGS, Question
 from vmproxy.routes import Sighting, agree, choose_gateway, default_routes, parse
 from vmproxy.scene import Scene, judged, question, read, why_not_asked
 from vmproxy.session import Session
-from vmproxy.wish import choose
+from vmproxy.wish import choose, host_notes
 
 Confirm = Callable[[str], bool]
 
@@ -273,7 +273,8 @@ class Story:
         look = Look(root=False, files=guests.files(), paths=guests.paths())
         facts = self._session.observe(look)
         guest, _reason = guests.detect(facts, self._settings.guest)
-        wish = choose(self._settings, planning.seen_wish(facts, guest))
+        seen = planning.seen_wish(facts, guest)
+        wish = choose(self._settings, seen)
         if wish.hidden_credentials:
             raise Refused(
                 "the proxy's credentials are readable only for root in the VM",
@@ -282,7 +283,8 @@ class Story:
             )
         names = self._settings.names
         told = containerview.container_view(facts, wish, names=names, pip_index=self._settings.pip_index)
-        return Report(target=self._name, variables=told, warnings=containerview.notes(wish, names=names))
+        warnings = (*host_notes(self._settings, wish, seen), *containerview.notes(wish, names=names))
+        return Report(target=self._name, variables=told, warnings=warnings)
 
     def detect_gateway(self, probe_port: int | None) -> Sighting:
         """See :func:`vmproxy.converge.detect_gateway`."""

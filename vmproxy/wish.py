@@ -105,6 +105,13 @@ def differs_from_host(settings: Settings, wish: Wish, seen: Wish | None) -> str:
     return f"the VM's recorded proxy {wish.proxy} is used; this host's own http_proxy says {host}"
 
 
+def host_notes(settings: Settings, wish: Wish, seen: Wish | None) -> tuple[str, ...]:
+    """What is to be said of the host's own variables: that they are not used, or where they say two things at once."""
+    used = seen is None and settings.proxy is None
+    notes = (differs_from_host(settings, wish, seen), *(settings.host_environment_conflicts if used else ()))
+    return tuple(filter(None, notes))
+
+
 def _from_host(settings: Settings) -> Wish:
     first = settings.host_environment_proxy or settings.host_environment_https_proxy
     if first is None:

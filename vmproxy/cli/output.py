@@ -104,9 +104,12 @@ class Output:
         if not self.quiet:
             self._say(printable(text, limit=_LINE_LIMIT), err=True)
 
-    def warn(self, text: str) -> None:
-        """``vmproxy: warning: …`` on stderr; not with ``-q``, and with ``--json`` it is in the object."""
-        if not (self.quiet or self.json):
+    def warn(self, text: str, *, beside_json: bool = False) -> None:
+        """``vmproxy: warning: …`` on stderr; not with ``-q``, and with ``--json`` it is in the object.
+
+        ``beside_json`` is for an object that has no place for it.
+        """
+        if not (self.quiet or (self.json and not beside_json)):
             label = click.style("warning:", fg="yellow")
             self._say(f"vmproxy: {label} {printable(text, limit=_LINE_LIMIT)}", err=True)
 
