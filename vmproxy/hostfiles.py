@@ -111,7 +111,8 @@ def change(path: str, edit: Callable[[Look], Edit], *, lock_timeout_seconds: flo
         try:
             for _ in range(_TRIES):
                 seen = look(path)
-                wanted = _edited(edit, replace(seen, missing=made + seen.missing))
+                with placed(path):
+                    wanted = edit(replace(seen, missing=made + seen.missing))
                 mode = seen.mode & ~0o077 if wanted.private else seen.mode
                 if wanted.content == seen.content and (mode == seen.mode or seen.content is None):
                     return Done(changed=False)
@@ -129,11 +130,13 @@ def change(path: str, edit: Callable[[Look], Edit], *, lock_timeout_seconds: flo
             _remove_empty(made[::-1])
 
 
-def _edited(edit: Callable[[Look], Edit], seen: Look) -> Edit:
+@contextmanager
+def placed(path: str) -> Iterator[None]:
+    """What is wrong in the file's text, with the file's name before its line and column."""
     try:
-        return edit(seen)
+        yield
     except ForeignFile as error:
-        where = seen.path + (f":{error.where}" if error.where else "")
+        where = path + (f":{error.where}" if error.where else "")
         raise ForeignFile(error.what, where=where, hint=error.hint) from None
 
 

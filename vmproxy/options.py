@@ -191,6 +191,13 @@ _ALL: tuple[Option, ...] = (
         field="pip_index",
         help="A package index for pip: adds its variables, and its host to no_proxy.",
     ),
+    # docker-config
+    Option(
+        name="daemon",
+        kind="text",
+        metavar="HOST",
+        help="Only for the daemon at this address, tcp://… or unix://…, instead of for all.",
+    ),
     # env
     Option(
         name="format",
