@@ -268,6 +268,23 @@ def _restart(
     ]
 
 
+def overridden(facts: Facts, guest: Guest, desired: Desired) -> tuple[Finding, ...]:
+    """What in the VM wins over the daemon's variables as wanted."""
+    return guest.overrides(facts, desired.environment) if desired.environment is not None else ()
+
+
+def not_taken(facts: Facts, desired: Desired) -> Finding | None:
+    """A daemon that has been restarted and still has other variables than those wanted; None where all is well."""
+    if desired.environment is None or facts.daemon is None:
+        return None
+    running = facts.daemon.environment
+    names = sorted(name for name, value in desired.environment.items() if running.get(name) != value)
+    if not names:
+        return None
+    detail = f"Docker was restarted and has other values of {', '.join(names)}: something in the VM wins over vmproxy's"
+    return Finding(subject="daemon", ok=False, detail=detail, hint="look for http_proxy in the VM's Docker service")
+
+
 def _stale(
     running: Mapping[str, str], files: tuple[FileChange, ...], guest: Guest, facts: Facts, *, restart_always: bool
 ) -> bool:
@@ -315,6 +332,8 @@ __all__ = [
     "disk",
     "listener",
     "moved_gateway",
+    "not_taken",
+    "overridden",
     "seen_wish",
     "view",
 ]

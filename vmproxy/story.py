@@ -42,6 +42,7 @@ class Story:
         for attempt in range(_TRIES):
             desired = planning.desire(scene.facts, scene.guest, scene.wish, scene.variant)
             made = self._plan(scene, desired)
+            self._nothing_wins(scene, desired)
             if not made:
                 return self._report(scene, "in sync, nothing to do")
             self._preconditions(scene, made)
@@ -96,6 +97,13 @@ class Story:
             force=self._settings.force,
             restart_always=self._settings.restart == "always",
         )
+
+    def _nothing_wins(self, scene: Scene, desired: Desired) -> None:
+        """Variables that would not arrive are not written, unless told so."""
+        for finding in planning.overridden(scene.facts, scene.guest, desired):
+            if not self._settings.force:
+                raise Refused(finding.detail, hint=f"{finding.hint}, or --force")
+            scene.warnings.append(f"{finding.detail}; going on as told")
 
     def _preconditions(self, scene: Scene, made: Plan) -> None:
         scene.warnings += made.warnings
@@ -156,6 +164,8 @@ class Story:
                     left.drift[0] if left.drift else Finding(subject="look", ok=False, detail="the second look differs")
                 )
             elif not self._settings.keep:
+                if outcome.restart == "yes" and not self._settings.force:
+                    said_no.extend(filter(None, [planning.not_taken(outcome.facts, desired)]))
                 said_no.extend([finding for finding in outcome.findings if not judged(finding, scene)][:1])
             return not said_no
 
@@ -226,7 +236,7 @@ class Story:
         scene = self._session.scene(wait_for_docker=False)
         desired = planning.desire(scene.facts, scene.guest, scene.wish, scene.variant)
         made = self._plan(scene, desired)
-        found = list(made.drift)
+        found = [*made.drift, *planning.overridden(scene.facts, scene.guest, desired)]
         if desired.door is not None:
             moved = planning.moved_gateway(scene.facts, scene.variant, desired.door)
             if moved:

@@ -92,7 +92,7 @@ def overrides(facts: Facts, wanted: Mapping[str, str]) -> tuple[Finding, ...]:
     units = _in_order(facts)
     late = False
     for path, content in units:
-        late = late or path.rpartition("/")[2] > DROP_IN.rpartition("/")[2]
+        late = late or (path.endswith(".conf") and path.rpartition("/")[2] > DROP_IN.rpartition("/")[2])
         names = _differing(content, wanted, late=late, own=path == DROP_IN)
         if names:
             found.append(_wins.finding(path, names, "sets or unsets"))

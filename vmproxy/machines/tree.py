@@ -8,6 +8,7 @@ parent and is no link. A file is replaced whole or not at all, and all files or 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import ipaddress
 import os
 import stat as stats
@@ -49,9 +50,10 @@ class Tree:
         return Facts(
             live=False,
             os_release=os_release(self._read("/etc/os-release") or b""),
-            paths=frozenset(path for path in look.paths if self._find(path) is not None),
+            paths=frozenset(path for pattern in look.paths for path in self._matching(pattern)),
             files=files,
             syntax={path: _syntax(file.content) for path, file in files.items() if file.content is not None},
+            texts=self._texts(look.texts),
             addresses=self._bridge(look.configs),
             bridges=frozenset({"docker0"}),
             interfaces=frozenset({"docker0"}),
@@ -68,10 +70,11 @@ class Tree:
                     text = f"{change.before.path} was changed meanwhile"
                     return self._put_back(done, Outcome(status="moved", exit=6, text=text))
                 step(f"file {change.after.path}")
-                self._write(change.after, checked=change.shell)
+                self._write(change.after, checked=change.shell, directory=change.directory)
                 done.append(change)
             outcome = Outcome(status="kept", restart="none", facts=self.observe(terms.look))
             if verdict(outcome):
+                self._clear(done)
                 return outcome
             return self._put_back(done, Outcome(status="undone", exit=7, text="the second look differs"))
         except OSError as error:
@@ -124,6 +127,30 @@ class Tree:
                 here = step
         return here
 
+    def _matching(self, pattern: str) -> tuple[str, ...]:
+        """The paths of the VM that a pattern stands for: ``*`` for any part of one name, links followed."""
+        here = [""]
+        for part in pattern.strip("/").split("/"):
+            if "*" not in part:
+                here = [f"{path}/{part}" for path in here]
+                continue
+            found = ((path, self._find(path)) for path in here)
+            here = [
+                f"{path}/{name}"
+                for path, place in found
+                if place is not None and os.path.isdir(place)
+                for name in sorted(os.listdir(place))
+                if not name.startswith(".") and fnmatch.fnmatchcase(name, part)
+            ]
+        return tuple(path for path in here if self._find(path) is not None)
+
+    def _texts(self, patterns: tuple[str, ...]) -> dict[str, bytes]:
+        read = {}
+        for path in (path for pattern in patterns for path in self._matching(pattern)):
+            if (place := self._find(path)) and os.path.isfile(place) and (content := self._read(path)) is not None:
+                read[path] = content
+        return read
+
     def _place(self, path: str) -> str:
         """Where a file is or would be: the parent resolved, the last part as it is. Raises Refused without a parent."""
         parent = self._find(os.path.dirname(path))
@@ -173,7 +200,11 @@ class Tree:
 
     # ---- writing ----------------------------------------------------------------------------------------------------
 
-    def _write(self, after: File, *, checked: bool) -> None:
+    def _write(self, after: File, *, checked: bool, directory: bool = False) -> None:
+        parent = os.path.dirname(after.path)
+        if directory and after.content is not None and self._find(parent) is None:
+            os.mkdir(self._place(parent))
+            os.chmod(self._place(parent), 0o755)  # noqa: S103 - as all of /etc, whatever the umask is
         place = self._place(after.path)
         if after.content is None:
             os.unlink(place)
@@ -195,8 +226,19 @@ class Tree:
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+            if directory:
+                with contextlib.suppress(OSError):
+                    os.rmdir(os.path.dirname(place))
             raise
         _flush_directory(place)
+
+    def _clear(self, done: list[FileChange]) -> None:
+        """Take away the directories that are ours and empty."""
+        for change in done:
+            place = self._find(os.path.dirname(change.before.path)) if change.directory else None
+            if place is not None:
+                with contextlib.suppress(OSError):
+                    os.rmdir(place)
 
     def _put_back(self, done: list[FileChange], outcome: Outcome) -> Outcome:
         """``outcome`` once every file is as before; ``incomplete``, naming those that are not, where the disk fails
@@ -210,6 +252,7 @@ class Tree:
                     self._write(change.before, checked=False)
             except OSError:
                 left.append(change.before.path)
+        self._clear(done)
         if not left:
             return outcome
         return Outcome(status="incomplete", exit=7, text=f"{outcome.text}; left: {' '.join(left)}")
