@@ -50,9 +50,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "targets": {"model", "errors", "providers", "hostproc"},
     "converge": {"model", "errors", "routes", "session", "story", "tools"},
     "story": {*PURE, "machines", "session"},
+    "dokkuplan": {"model", "errors"},
+    "dokku": {*PURE, "converge", "dokkuplan", "machines", "session"},
 }
 
 ROOM_OF: dict[str, str] = {
+    **dict.fromkeys(("dokkucalls", "dokkufacts"), "dokkuplan"),
+    "dokkuhost": "dokku",
     **dict.fromkeys(("routecolumns", "routeparts", "routetext", "routewire"), "routes"),
     **dict.fromkeys(("iptsave", "ruleflow", "dockerrules", "door"), "rules"),
     **dict.fromkeys(("shellscan", "shellharm"), "blocks"),
