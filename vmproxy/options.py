@@ -198,6 +198,8 @@ _ALL: tuple[Option, ...] = (
         metavar="HOST",
         help="Only for the daemon at this address, tcp://… or unix://…, instead of for all.",
     ),
+    # compose
+    Option(name="file", kind="paths", flags=("-f",), metavar="FILE", help="A Compose file; repeat it for more."),
     # env
     Option(
         name="format",

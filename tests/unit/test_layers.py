@@ -57,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ROOM_OF: dict[str, str] = {
     **dict.fromkeys(("dokkucalls", "dokkufacts"), "dokkuplan"),
     "dokkuhost": "dokku",
+    **dict.fromkeys(("composefile", "composeoverride", "composeyaml"), "containers"),
     **dict.fromkeys(("routecolumns", "routeparts", "routetext", "routewire"), "routes"),
     **dict.fromkeys(("iptsave", "ruleflow", "dockerrules", "door"), "rules"),
     **dict.fromkeys(("shellscan", "shellharm"), "blocks"),

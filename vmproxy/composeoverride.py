@@ -1,0 +1,126 @@
+"""The Compose file that gives every service the proxy variables, to be laid over the project's own. PURE."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from vmproxy import quoting
+from vmproxy.composefile import OWN_HEAD, Project
+from vmproxy.errors import UsageError
+from vmproxy.noproxy import merge
+from vmproxy.proxyenv import holds_credentials
+from vmproxy.values import dataclass
+
+_LONGEST_BYTES = 100_000
+"""One variable of a process cannot be longer than 128 KiB (execve(2), MAX_ARG_STRLEN)."""
+
+Variables = Mapping[str, str | None]
+"""Values as a Compose file means them: ``$`` doubled; None for a value taken from the environment of the compose call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one service gets; ``arguments`` is empty where it is not built."""
+
+    name: str
+    environment: Variables
+    arguments: Variables
+
+
+def values(project: Project, variables: Mapping[str, str]) -> dict[str, str | None]:
+    """``variables`` with every service's names in NO_PROXY and no_proxy, which are added where they are not.
+
+    A value that holds credentials is None. Raises UsageError for a control character, and for a list too long.
+    """
+    entries = merge(variables.get("no_proxy", ""))
+    # A lone * means everything, and for curl and Python only while it stands alone.
+    every = entries if entries == ("*",) else merge(entries, project.names)
+    dollars = {name for name in project.names if "$" in name}
+    no_proxy = ",".join(entry if entry in dollars else quoting.compose(entry) for entry in every)
+    if len(no_proxy.encode()) > _LONGEST_BYTES:
+        raise UsageError("the services' names are too many for one variable", where="no_proxy")
+    found: dict[str, str | None] = {
+        name: None if holds_credentials(name, value) else quoting.compose(value)
+        for name, value in variables.items()
+        if name.lower() != "no_proxy"
+    }
+    return {**found, "NO_PROXY": no_proxy, "no_proxy": no_proxy}
+
+
+def parts(project: Project, given: Variables) -> tuple[Part, ...]:
+    """What each service gets: all but what it sets itself, in either case of the name."""
+    return tuple(
+        Part(
+            name=service.name,
+            environment={name: value for name, value in given.items() if name.lower() not in service.environment},
+            arguments={
+                name: value for name, value in given.items() if service.build and name.lower() not in service.args
+            },
+        )
+        for service in project.services
+    )
+
+
+def warnings(project: Project, given: Variables) -> tuple[str, ...]:
+    """What a reader of the override should know of the services, one line each."""
+    lists = [service.name for service in project.services if "no_proxy" in service.environment]
+    secret = [name for name, value in given.items() if value is None]
+    network = [service.name for service in project.services if service.host_network]
+    build = [service.name for service in project.services if service.host_build]
+    found = [
+        (lists, "sets no_proxy itself: the services' names are not in it"),
+        (network, "uses the network of Docker's host, where a bridge's address does not lead to the proxy"),
+        (build, "is built in the network of Docker's host, where a bridge's address does not lead to the proxy"),
+    ]
+    lines = [f"service {', '.join(names)} {text}" for names, text in found if names]
+    if secret:
+        lines.append(f"{', '.join(secret)}: by name, because the values hold credentials; vmproxy run -- gives them")
+    return (*project.warnings, *lines)
+
+
+def document(services: Sequence[Part]) -> dict[str, Any]:
+    """The override as plain values, for JSON."""
+    found: dict[str, Any] = {}
+    for part in services:
+        environment = {"environment": dict(part.environment)} if part.environment else {}
+        build = {"build": {"args": dict(part.arguments)}} if part.arguments else {}
+        found[part.name] = {**environment, **build}
+    return {"services": found}
+
+
+def render(services: Sequence[Part], comments: Iterable[str] = ()) -> str:
+    """The override as YAML in ASCII, which every version of Compose reads; ``comments`` stand on top, a line each.
+
+    There is no ``version``: docker-compose 1.27 and later take the first file's, and 2 has none. What several services
+    share stands once, behind an anchor.
+    """
+    lines = [OWN_HEAD.decode(), *(f"# {_commented(text)}".rstrip() for text in comments), "services:"]
+    anchors: dict[tuple[tuple[str, str | None], ...], str] = {}
+
+    def block(key: str, variables: Variables, indent: str) -> None:
+        pairs = tuple(variables.items())
+        if pairs in anchors:
+            lines.append(f"{indent}{key}: *{anchors[pairs]}")
+            return
+        anchors[pairs] = f"proxy-{len(anchors) + 1}"
+        lines.append(f"{indent}{key}: &{anchors[pairs]}")
+        for name, value in pairs:
+            scalar = "" if value is None else f" {quoting.yaml(value)}"
+            lines.append(f"{indent}  {quoting.yaml_key(name)}:{scalar}")
+
+    for part in services:
+        empty = "" if part.environment or part.arguments else " {}"
+        lines.append(f"  {quoting.yaml(part.name)}:{empty}")
+        if part.environment:
+            block("environment", part.environment, "    ")
+        if part.arguments:
+            lines.append("    build:")
+            block("args", part.arguments, "      ")
+    return "\n".join(lines) + "\n"
+
+
+def _commented(text: str) -> str:
+    """One line in ASCII, whatever a file's name is."""
+    return json.dumps(text)[1:-1].replace('\\"', '"')
