@@ -28,8 +28,10 @@ __all__ = (
     "holds_credentials",
     "is_loopback",
     "merge_no_proxy",
+    "others",
     "parse_proxy",
     "redact",
+    "through_door",
     "url",
     "variables",
     "with_host",
@@ -42,6 +44,7 @@ FAMILY = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 """Every variable there is about proxies, in lower case; each has its twin in upper case."""
 
 _FAMILIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")
+_OTHERS = ("ftp_proxy", "FTP_PROXY", "all_proxy", "ALL_PROXY")
 _PORTS = {"http": 80, "https": 443}
 _SOCKS = {"socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -105,15 +108,43 @@ def with_host(proxy: ProxyURL, host: str, port: int | None = None) -> ProxyURL:
     return replace(proxy, host=_ipv6(bare) if ":" in bare else _host(bare), port=port or proxy.port)
 
 
-def variables(http: ProxyURL, https: ProxyURL | None, no_proxy: Iterable[str] = ()) -> dict[str, str]:
-    """The family in both cases, in the order of :data:`NAMES`.
+def variables(
+    http: ProxyURL | None, https: ProxyURL | None, no_proxy: Iterable[str] = (), others: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The family in both cases, in the order of :data:`FAMILY`.
 
-    ``https`` is the proxy for https URLs, None for the same as ``http``. Without entries there is no NO_PROXY.
+    ``https`` is the proxy for https URLs, None for the same as ``http``; ``others`` are ftp_proxy and all_proxy, as
+    :func:`others` gives them; without ``http`` there are only these. Without entries there is no NO_PROXY.
     Credentials are in the values.
     """
-    entries = ",".join(merge_no_proxy(no_proxy))
-    lower = {"http_proxy": url(http), "https_proxy": url(https or http), "no_proxy": entries}
-    return _both_cases({name: value for name, value in lower.items() if value})
+    found = dict(others or {})
+    if http is not None:
+        found |= {"http_proxy": url(http), "https_proxy": url(https or http)}
+    found["no_proxy"] = ",".join(merge_no_proxy(no_proxy))
+    return _both_cases({name: found[name] for name in FAMILY if found.get(name)})
+
+
+def others(environ: Mapping[str, str], *, host: str | None = None) -> dict[str, str]:
+    """ftp_proxy and all_proxy of ``environ``, read as :func:`from_environ` does; only these, which no option names."""
+    return from_environ({name: environ[name] for name in _OTHERS if name in environ}, host=host)
+
+
+def through_door(
+    others: Mapping[str, str], main: ProxyURL | None, door: ProxyURL
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """``others`` as the containers of a VM reach them, and the names of those that they cannot reach.
+
+    ``main`` is the host's own proxy, ``door`` where containers find it. What is on the host's loopback at the same port
+    is found there too; at another port nothing leads to it.
+    """
+    found: dict[str, str] = {}
+    for name, text in others.items():
+        proxy = _parse(text, _PORTS | _SOCKS)
+        if not is_loopback(proxy.host):
+            found[name] = text
+        elif main is not None and is_loopback(main.host) and main.port == proxy.port:
+            found[name] = url(with_host(proxy, door.host, door.port))
+    return found, tuple(name for name in others if name not in found)
 
 
 def from_environ(

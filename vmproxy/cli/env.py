@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from vmproxy.cli.common import SSH, Run, command
-from vmproxy.containers import render
+from vmproxy.containers import by_name, render
 from vmproxy.errors import UsageError
 from vmproxy.model import ProxyURL
 
@@ -26,6 +26,7 @@ _DEFAULT_PROXY = "http://127.0.0.1:8123"
     examples=(
         'eval "$(vmproxy env --vm default)"',
         "vmproxy env --vm default --format dotenv > proxy.env",
+        "docker run $(vmproxy env --vm default --format docker-run) IMAGE",
         "vmproxy env --proxy http://127.0.0.1:3128 --gateway 10.0.2.2 --json",
     ),
 )
@@ -33,54 +34,85 @@ def main(run: Run) -> int:
     """Print the proxy variables for containers, lower and upper case.
 
     With --vm they lead to the VM's own bridge address, as the last apply made it. Without, a proxy on this host is
-    reached at --gateway, else at host.docker.internal.
+    reached at --gateway, else at host.docker.internal, which Docker Engine on Linux knows in containers started with
+    --add-host=host.docker.internal:host-gateway.
+
+    Values hold the proxy's credentials, where it has any; docker-run and docker-build then have the name alone, and
+    Docker takes the value from its own environment.
     """
     form = "json" if run.output.json else run.value("format", "sh")
     if run.output.json and run.value("format", "json") != "json":
         raise UsageError("--json and another --format exclude each other")
-    found = render(variables(run), form)
-    if form == "docker-build" and run.settings.pip_index:
-        from vmproxy import pip
-
-        if text := pip.history_warning(run.settings.pip_index):
-            run.output.warn(text)
-    run.output.result(found.rstrip("\n"))
+    found = variables(run)
+    text = render(found, form)
+    _warn(run, _about(found, form, run.settings.pip_index))
+    run.output.result(text.rstrip("\n"))
     return 0
 
 
 def variables(run: Run) -> Mapping[str, str]:
-    """The variables of the one VM named, or of this host's own settings."""
+    """The variables of the one VM named, or of this host's own settings; what is wrong with them is said."""
     if len(run.targets) > 1:
         raise UsageError("env is about one VM", hint="name one --vm")
-    settings = run.settings
-    if run.targets:
-        from vmproxy import converge
+    return _of_vm(run) if run.targets else _of_host(run)
 
-        report = converge.env(run.targets[0], settings, progress=run.output.progress, ask=run.ask)
-        for warning in report.warnings:
-            run.output.warn(warning)
-        return report.variables
+
+def _of_host(run: Run) -> Mapping[str, str]:
     from vmproxy import dialects, direct, pip, proxyenv
 
-    first = settings.proxy
-    https = settings.https_proxy
-    no_proxy = settings.no_proxy
+    settings = run.settings
+    host = settings.gateway or direct.HOST
+    first, https, no_proxy = settings.proxy, settings.https_proxy, settings.no_proxy
+    others: Mapping[str, str] = {}
     if first is None:
         if settings.host_environment_problem:
             raise UsageError(settings.host_environment_problem, hint="--proxy URL")
+        others = proxyenv.others(run.environ, host=host)
         first = settings.host_environment_proxy or settings.host_environment_https_proxy
-        first = first or proxyenv.parse_proxy(_DEFAULT_PROXY)
         https = https or settings.host_environment_https_proxy
+        if first is None and (https or not others):
+            first = proxyenv.parse_proxy(_DEFAULT_PROXY)
         no_proxy = no_proxy if "no_proxy" in settings.given else settings.host_environment_no_proxy
-    host = settings.gateway or direct.HOST
+        _warn(run, (f"this host's environment: {one.detail}" for one in proxyenv.conflicts(run.environ)))
 
-    def from_container(proxy: ProxyURL) -> ProxyURL:
-        return proxyenv.with_host(proxy, host) if proxyenv.is_loopback(proxy.host) else proxy
+    def from_container(proxy: ProxyURL | None) -> ProxyURL | None:
+        return proxyenv.with_host(proxy, host) if proxy and proxyenv.is_loopback(proxy.host) else proxy
 
     index = settings.pip_index
     hosts = (pip.direct_host(index, host=host),) if index else ()
     entries = direct.entries(no_proxy, names=settings.names, hosts=hosts)
-    for warning in dialects.warnings(no_proxy, settings.names):
-        run.output.warn(warning)
-    found = proxyenv.variables(from_container(first), from_container(https) if https else None, entries)
+    _warn(run, dialects.warnings(no_proxy, settings.names))
+    found = proxyenv.variables(from_container(first), from_container(https), entries, others)
     return {**found, **(pip.variables(index, host=host) if index else {})}
+
+
+def _of_vm(run: Run) -> Mapping[str, str]:
+    """What leads through the VM's door, and the host's own ftp_proxy and all_proxy, of which no VM keeps a record."""
+    from vmproxy import converge, proxyenv
+
+    report = converge.env(run.targets[0], run.settings, progress=run.output.progress, ask=run.ask)
+    _warn(run, report.warnings)
+    others = proxyenv.others(run.environ) if run.settings.proxy is None else {}
+    if not others:
+        return report.variables
+    door = proxyenv.parse_proxy(report.variables["http_proxy"])
+    kept, lost = proxyenv.through_door(others, run.settings.host_environment_proxy, door)
+    names = (name for name in lost if name.islower())
+    _warn(run, (f"this host's {name} is left out: the VM's containers have no way to its port" for name in names))
+    return {**report.variables, **kept}
+
+
+def _warn(run: Run, warnings: Iterable[str]) -> None:
+    for text in warnings:
+        run.output.warn(text, beside_json=True)
+
+
+def _about(found: Mapping[str, str], form: str, index: str) -> Iterator[str]:
+    """What to know of the text that is printed."""
+    if form in ("docker-run", "docker-build") and (names := by_name(found)):
+        yield f"the values hold credentials: export {', '.join(names)}, so that Docker finds what is given by name"
+    if form == "docker-build" and index:
+        from vmproxy import pip
+
+        if text := pip.history_warning(index):
+            yield text
