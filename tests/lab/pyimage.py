@@ -1,0 +1,59 @@
+"""A container image with Python and pip, as debootstrap would make one: Debian's own packages, unpacked, one tar."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from pathlib import Path
+
+from tests.lab.tree import LabError, stage
+
+PACKAGES = ("dash", "python3", "python3-pip-whl")
+
+_WHEELS = "usr/share/python-wheels"
+_UNUSED = tuple(f"usr/share/{name}" for name in ("doc", "man", "locale", "lintian", "perl", "pixmaps"))
+_UNUSED_MODULES = ("EXTERNALLY-MANAGED", "idlelib", "lib2to3", "pydoc_data", "test", "unittest", "turtledemo")
+
+
+def build_python_image(cache: Path) -> Path:
+    """The tar for ``docker import``, 60 MB, kept in the cache beside its tree. Raises LabError."""
+    text = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    tree = stage(cache, f"python-{text}", PACKAGES, finish=_finish)
+    final = cache / f"image-{tree.name}.tar"
+    if not final.is_file():
+        handle, name = tempfile.mkstemp(prefix="image-building-", dir=cache)
+        os.close(handle)
+        _run("tar", "-c", "-f", name, "--numeric-owner", "-C", str(tree), ".")
+        Path(name).rename(final)
+    return final
+
+
+def _finish(root: Path) -> None:
+    for path in (*_UNUSED, *(path.relative_to(root) for path in root.glob("usr/lib/*/gconv"))):
+        shutil.rmtree(root / path, ignore_errors=True)
+    (library,) = (root / "usr/lib").glob("python3.*")
+    for name in _UNUSED_MODULES:
+        unused = library / name
+        shutil.rmtree(unused) if unused.is_dir() else unused.unlink(missing_ok=True)
+    for wheel in (root / _WHEELS).glob("pip-*.whl"):
+        with zipfile.ZipFile(wheel) as packed:
+            packed.extractall(root / "usr/lib/python3/dist-packages")
+    shutil.rmtree(root / _WHEELS)
+    for name in ("tmp", "root", "etc"):
+        (root / name).mkdir(exist_ok=True)
+    (root / "tmp").chmod(0o1777)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n", encoding="utf-8")
+    _run("ldconfig", "-r", str(root))
+    # What this imports is then compiled already, so that pip in a container starts in half the time.
+    _run("chroot", str(root), "python3", "-m", "pip", "download", "--no-index", "nothing", wanted=1)
+
+
+def _run(*argv: str, wanted: int = 0) -> None:
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    if done.returncode != wanted:
+        raise LabError(f"{argv[0]} ended with {done.returncode}: {done.stderr[-1000:]}")
