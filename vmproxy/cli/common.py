@@ -115,7 +115,7 @@ def unwritten(why: str) -> UsageError:
 def group(text: str, commands: Mapping[str, click.Command]) -> click.Group:
     """A command of commands, for ``main`` of a command's file: each of ``commands`` is what :func:`command` makes.
 
-    The global options are accepted before the inner command's name, too.
+    The global options are accepted before the inner command's name, too; its examples are the first of each.
     """
 
     def callback(**_params: object) -> None:
@@ -126,13 +126,16 @@ def group(text: str, commands: Mapping[str, click.Command]) -> click.Group:
             both["verbose"] = before["verbose"] + after["verbose"]
         ctx.obj = both
 
+    examples = []
     for name, inner in commands.items():
         inner.name = name
+        examples += (inner.epilog or "").splitlines()[2:3]
     return click.Group(
         commands=dict(commands),
         callback=callback,
         params=[click_option(OPTIONS[name]) for name in GLOBAL],
         help=text,
+        epilog="\n".join(["\b\nExamples:", *examples]) if examples else None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
