@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 
 from vmproxy.cli.common import SSH, Run, command
@@ -10,6 +11,10 @@ from vmproxy.errors import UsageError
 from vmproxy.model import ProxyURL
 
 _DEFAULT_PROXY = "http://127.0.0.1:8123"
+_BY_OPTION = (
+    "Docker Engine on Linux knows host.docker.internal only in containers that are started with "
+    "--add-host=host.docker.internal:host-gateway"
+)
 
 
 @command(
@@ -83,6 +88,10 @@ def _of_host(run: Run) -> Mapping[str, str]:
     entries = direct.entries(no_proxy, names=settings.names, hosts=hosts)
     _warn(run, dialects.warnings(no_proxy, settings.names))
     found = proxyenv.variables(from_container(first), from_container(https), entries, others)
+    if sys.platform == "linux" and any(
+        direct.HOST in value for name, value in found.items() if name.lower() != "no_proxy"
+    ):
+        run.output.warn(_BY_OPTION)
     return {**found, **(pip.variables(index, host=host) if index else {})}
 
 
