@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from vmproxy import hostfiles
-from vmproxy.errors import Busy, ForeignFile, NotPermitted, Refused, RolledBack, VmproxyError
+from vmproxy.errors import Busy, ForeignFile, Refused, RolledBack, VmproxyError
 from vmproxy.hostfiles import Done, Edit, Look
 
 NEW = b"new bytes\n"
@@ -60,7 +60,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_new_file_is_0600_and_its_directories_0700(tmp_path: Path) -> None:
-    """As the docker client makes them, whatever the umask; the edit is told how many directories are made."""
+    """As the docker client makes them, also without a umask; the edit is told which directories are made."""
     path = tmp_path / "a" / "b" / "config.json"
     told: list[tuple[str, ...]] = []
 
@@ -68,34 +68,28 @@ def test_a_new_file_is_0600_and_its_directories_0700(tmp_path: Path) -> None:
         told.append(seen.missing)
         return Edit(content=NEW)
 
-    before = os.umask(0o277)
+    before = os.umask(0)
     try:
         assert hostfiles.change(str(path), edit) == Done(changed=True)
     finally:
         os.umask(before)
     assert told == [(str(tmp_path / "a"), str(tmp_path / "a/b"))]
     assert path.read_bytes() == NEW
-    assert mode(path) == 0o600
+    assert (mode(path), mode(tmp_path / "a"), mode(tmp_path / "a/b")) == (0o600, 0o700, 0o700)
     assert path.stat().st_nlink == 1
     assert only(path.parent, "config.json")
 
 
-def test_the_directories_a_mask_would_close(tmp_path: Path) -> None:
-    """0700 under the usual umask, for each directory that is made."""
-    path = tmp_path / "a" / "b" / "config.json"
-    hostfiles.change(str(path), to(NEW))
-    assert (mode(tmp_path / "a"), mode(tmp_path / "a/b")) == (0o700, 0o700)
-
-
 def test_a_file_keeps_mode_and_owner(path: Path) -> None:
     """Replaced by rename (another inode), with its old mode and owner."""
-    os.chown(path, 1234, 2345)
+    if os.geteuid() == 0:
+        os.chown(path, 1234, 2345)
     path.chmod(0o4640)
     before = path.stat()
     assert hostfiles.change(str(path), to(NEW)) == Done(changed=True)
     after = path.stat()
     assert path.read_bytes() == NEW
-    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, 1234, 2345)
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
     assert after.st_ino != before.st_ino
     assert only(path.parent, path.name)
 
@@ -397,7 +391,7 @@ def test_what_a_killed_run_left_is_cleared_by_the_next(path: Path) -> None:
 
 
 def test_two_runs_take_turns(path: Path) -> None:
-    """Twenty runs in eight threads of edits that read and append: no word is lost."""
+    """Twenty runs at once that read and append: no word is lost."""
     words = [b"<%d>" % number for number in range(20)]
     threads = [threading.Thread(target=hostfiles.change, args=(str(path), add(word))) for word in words]
     for thread in threads:
@@ -463,33 +457,36 @@ def test_where_there_are_no_hard_links_it_is_renamed(tmp_path: Path, monkeypatch
 
 def test_what_is_not_permitted_is_exit_5(path: Path) -> None:
     """As another user: a file that cannot be read, a directory that cannot be written; in a process of its own."""
-    path.chmod(0o600)
-    path.parent.chmod(0o755)
-    before = state(path)
+    path.chmod(0)
+    path.parent.chmod(0o555)
+    for above in path.parent.parents:
+        if above.name.startswith("pytest-"):
+            above.chmod(0o755)
     code = (
         "import os, sys\n"
         "from vmproxy import errors, hostfiles\n"
-        "os.setgid(12345); os.setuid(12345)\n"
+        "if os.geteuid() == 0: os.setgid(12345); os.setuid(12345)\n"
         "for name in sys.argv[1:]:\n"
         "    try:\n"
         "        hostfiles.change(name, lambda seen: hostfiles.Edit(content=b'new'))\n"
         "    except errors.NotPermitted as error:\n"
         "        print(error.exit)\n"
     )
-    reach = path.parent
-    while reach != Path("/tmp"):
-        reach.chmod(reach.stat().st_mode | 0o055)
-        reach = reach.parent
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path), str(path.parent / "new.json"), str(path.parent / "d" / "new.json")],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
+    names = [str(path), str(path.parent / "new.json"), str(path.parent / "d" / "new.json")]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *names],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+    finally:
+        path.chmod(0o600)
+        path.parent.chmod(0o755)
     assert done.stdout.split() == ["5", "5", "5"], done.stderr
-    assert state(path)[:1] == before[:1]
-    assert issubclass(NotPermitted, VmproxyError)
+    assert path.read_bytes() == b"old\n"
+    assert only(path.parent, path.name)
 
 
 def test_the_bytes_are_on_the_disk_before_the_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
