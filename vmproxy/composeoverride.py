@@ -17,7 +17,7 @@ _LONGEST_BYTES = 100_000
 """One variable of a process cannot be longer than 128 KiB (execve(2), MAX_ARG_STRLEN)."""
 
 Variables = Mapping[str, str | None]
-"""Values as a Compose file means them: ``$`` doubled; None for a value taken from the environment of the compose call."""
+"""Values as a Compose file means them, ``$`` doubled; None for one taken from the environment of the compose call."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -124,6 +125,41 @@ def run(
     if any(pipe.overflow for pipe in pipes):
         raise Refused(f"more than {limit_bytes} bytes of output", where=argv[0])
     return Output(stdout=bytes(pipes[0].data), stderr=bytes(pipes[1].data), status=child.returncode)
+
+
+def become(argv: tuple[str, ...], environ: Mapping[str, str]) -> int:
+    """Give this process to a program: the terminal, signals and exit code are its own. ``environ`` is used as it is.
+
+    Returns only on Windows, which has no exec: the program's exit code. Raises UsageError where it cannot be started.
+    """
+    name = argv[0]
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    try:
+        if os.name == "nt":
+            return attend(argv, {key.upper(): value for key, value in environ.items()})  # there they are the same
+        for ignored in ("SIGPIPE", "SIGXFSZ"):  # by Python, at its start; a program expects to end by them
+            if hasattr(signal, ignored):
+                signal.signal(getattr(signal, ignored), signal.SIG_DFL)
+        os.execvpe(name, argv, environ)  # noqa: S606 - argv, never a shell
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError("there is no such command", where=name, hint="is it in PATH?") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"the command cannot be started: {why}", where=name) from None
+
+
+def attend(argv: tuple[str, ...], environ: Mapping[str, str]) -> int:
+    """Start a program and wait for its end, past every Ctrl-C, which it gets too; its exit code, 128+n by signal."""
+    import shutil
+    import subprocess
+
+    found = shutil.which(argv[0], path=environ.get("PATH", os.defpath)) or argv[0]
+    with subprocess.Popen((found, *argv[1:]), env=dict(environ)) as child:  # noqa: S603 - argv, never a shell
+        while child.poll() is None:
+            with contextlib.suppress(KeyboardInterrupt):
+                child.wait()
+        return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
 class _Pipe(threading.Thread):

@@ -16,6 +16,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("vmproxy.cli.verify", "Prove it from the VM and from its containers."),
     "remove": ("vmproxy.cli.remove", "Take everything back, byte for byte."),
     "env": ("vmproxy.cli.env", "Print the proxy variables for containers."),
+    "compose": ("vmproxy.cli.compose", "Print a Compose file that gives every service the proxy."),
+    "run": ("vmproxy.cli.run", "Run a command with the proxy variables set."),
     "docker-config": ("vmproxy.cli.docker_config", "Have docker give the proxy to containers and builds."),
     "dokku": ("vmproxy.cli.dokku", "Put a Dokku host behind the proxy: Docker, apps and their builds."),
     "completion": ("vmproxy.cli.completion", "Print the completion script for a shell."),
