@@ -43,7 +43,7 @@ SECRET = "http://me:pass-word@172.17.0.1:8123"
 @pytest.fixture(scope="module")
 def vm() -> Iterator[NamespaceVM]:
     """One VM with all readers."""
-    with NamespaceVM(more=("docker-compose", "fish", "systemd")) as machine:
+    with NamespaceVM(more=("docker-compose", "fish", "ksh93u+m", "mksh", "systemd", "zsh")) as machine:
         machine.import_image()
         machine.run("mkdir /tmp/work")
         yield machine
@@ -68,6 +68,30 @@ def assert_within(found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
 def no_canary(vm: NamespaceVM) -> None:
     """No command that stands in a value has run."""
     assert not vm.path("/tmp/canary").exists()
+
+
+SHELLS = (
+    "dash -c", "busybox sh -c", "bash -c", "bash -O extglob -O nullglob -c", "bash -O extglob -O failglob -c",
+    "bash --posix -c", "ksh93 -c", "mksh -c", "zsh -c", "zsh -o sh_word_split -o extended_glob -c",
+)  # fmt: skip
+
+
+def test_p4_every_shell_leaves_the_words_whole(vm: NamespaceVM) -> None:
+    """``$(…)`` unquoted in ten moods of seven shells, among files that patterns would find; fish takes lines apart."""
+    pairs = variables("W", WORDS)
+    put(vm, "arguments", render(pairs, "docker-run"))
+    wanted = [word for name, value in pairs.items() for word in ("-e", f"{name}={value}")]
+    print_all = "'%s\\0'"
+    for shell in SHELLS:
+        put(vm, "script", f'set -- $(cat ../arguments); printf {print_all} "$@"')
+        script = f'mkdir -p files && cd files && touch e W a "W0=#" && exec {shell} "$(cat ../script)"'
+        done = vm.run(["env", "LC_ALL=C.UTF-8", "sh", "-c", f"cd /tmp/work && {script}"])
+        assert [word.decode() for word in done.stdout.split(b"\0")[:-1]] == wanted, shell
+        assert not done.stderr
+    put(vm, "script", f"printf {print_all} (cat arguments | string split -m 1 ' ')")
+    done = vm.run(["env", "LC_ALL=C.UTF-8", "sh", "-c", "cd /tmp/work && exec fish --no-config script"])
+    assert [word.decode() for word in done.stdout.split(b"\0")[:-1]] == wanted
+    no_canary(vm)
 
 
 def test_p4_docker_run_reads_arguments_and_env_file(vm: NamespaceVM) -> None:
