@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -19,10 +20,16 @@ _UNUSED = tuple(f"usr/share/{name}" for name in ("doc", "man", "locale", "lintia
 _UNUSED_MODULES = ("EXTERNALLY-MANAGED", "idlelib", "lib2to3", "pydoc_data", "test", "unittest", "turtledemo")
 
 
+@functools.cache
+def build_python_tree(cache: Path) -> Path:
+    """The image's files as a directory to ``chroot`` into. Raises LabError."""
+    text = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    return stage(cache, f"python-{text}", PACKAGES, finish=_finish)
+
+
 def build_python_image(cache: Path) -> Path:
     """The tar for ``docker import``, 60 MB, kept in the cache beside its tree. Raises LabError."""
-    text = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
-    tree = stage(cache, f"python-{text}", PACKAGES, finish=_finish)
+    tree = build_python_tree(cache)
     final = cache / f"image-{tree.name}.tar"
     if not final.is_file():
         handle, name = tempfile.mkstemp(prefix="image-building-", dir=cache)
