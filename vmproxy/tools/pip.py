@@ -22,7 +22,7 @@ _PROGRAMS = ("/usr/bin/pip3", "/usr/bin/pip", "/usr/local/bin/pip3", "/usr/local
 FILES = (FILE,)
 SHELL = ()
 PATHS = _PROGRAMS
-_SECTION = re.compile(rb"\[(?P<name>.+)\]")  # configparser's own
+_GLOBAL = re.compile(rb"^\[global\][^\n]*", re.MULTILINE)
 
 
 def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
@@ -35,7 +35,8 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
     own = _has_global(rest)
     if own and _read(rest).has_option("global", "proxy"):
         raise ForeignFile("this file names a proxy of its own", where=FILE, hint="remove its line proxy = …")
-    line = f"proxy = {order.https}\n".encode()
+    indent = _indent(rest) if own else b""
+    line = indent + f"proxy = {order.https}\n".encode()
     return (
         BlockWish(
             path=FILE,
@@ -78,6 +79,16 @@ def _read(content: bytes) -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser()
     parser.read_string(content.decode("utf-8"))
     return parser
+
+
+def _indent(content: bytes) -> bytes:
+    """That of the first option in [global]: a deeper one below ours would be read as more of it."""
+    header = _GLOBAL.search(content)
+    for line in content[header.end() :].splitlines()[1:] if header else ():
+        text = line.strip()
+        if text and not text.startswith((b"#", b";")):
+            return b"" if text.startswith(b"[") else line[: len(line) - len(line.lstrip())]
+    return b""
 
 
 def _has_global(content: bytes) -> bool:
