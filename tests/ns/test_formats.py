@@ -19,9 +19,9 @@ from vmproxy.proxyenv import from_environ
 
 EVERY = every_character(length=15_000)
 VALUES = (*HARD, *EVERY)
-TAKEN_APART = " *?[\\({"
+TAKEN_APART = " *?[\\{"
 WORDS = (
-    *(value for value in HARD if not set(value) & {*TAKEN_APART}),
+    *(value for value in HARD if not re.search(r"[ *?\[\\{]|[@+!]\(", value)),
     *every_character(without=TAKEN_APART, length=15_000),
 )
 # The classic builder takes 0.2 seconds for every ARG line: fewer values, with all the same characters.

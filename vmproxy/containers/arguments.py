@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from vmproxy.errors import UsageError
 from vmproxy.proxyenv import holds_credentials
 
-_TAKEN_APART = re.compile(r"[ *?\[\\({]")
-"""What an unquoted word does not survive: blanks end it; ``* ? [`` and, in a bash with extglob, ``@(`` may become names
-of files, and with nullglob or failglob nothing at all; a backslash may be taken away with them; ksh expands ``{``. All
-else, quotes and ``$`` too, is not looked at again after a substitution (POSIX.1 XCU 2.6)."""
+_TAKEN_APART = re.compile(r"[ *?\[\\{]|[@+!]\(")
+"""What an unquoted word does not survive: a blank ends it; ``* ? [`` and, in a bash with extglob, ``@( +( !(`` become
+names of files where some match, and with nullglob or failglob nothing at all (a URL with an IPv6 address, too); to
+bash 5.0 a backslash is a pattern; ksh and mksh expand braces. All else, quotes and ``$`` too, is not looked at again
+after a substitution (POSIX.1 XCU 2.6; tried in seven shells)."""
 
 
 def by_name(variables: Mapping[str, str]) -> tuple[str, ...]:
