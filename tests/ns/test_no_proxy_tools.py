@@ -1,8 +1,9 @@
 """How the tools really read no_proxy: what ``vmproxy.dialects`` says, asked of each tool itself.
 
 A tool is told to fetch ``http://HOST/NUMBER``; whether it came, the proxy knows. It runs in a network where nothing
-else is, so that the direct way ends at once. Go is asked in the shape of Docker's client, apt is this machine's; curl,
-wget, urllib and pip's requests come from the lab's packages. Not here: apk, of which Debian has no package.
+else is, so that the direct way ends at once. Go is asked in the shape of Docker's client; apt and BusyBox are this
+machine's; curl, wget, urllib and pip's requests come from the lab's packages. Not here: apk, of which Debian has no
+package.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Bench:
 
     def direct(self, tool: str, questions: list[tuple[str, str]]) -> list[bool]:
         """For each no_proxy and host: whether the tool went there without asking the proxy."""
-        start = {tool: index * 1000 for index, tool in enumerate(TOOLS, 1)}[tool]
+        start = {tool: index * 1000 for index, tool in enumerate((*TOOLS, "busybox"), 1)}[tool]
         jobs = [(no_proxy, host, start + i) for i, (no_proxy, host) in enumerate(questions)]
         inside(self.network, functools.partial(self._run, tool, jobs))
         lines = " ".join(request.line for request in self.proxy.requests)
@@ -112,14 +113,10 @@ class Bench:
     def _argv(self, tool: str, host: str, number: int) -> list[str]:
         url = f"http://{host}/{number}"
         if tool == "apt":
-            return [
-                "/usr/lib/apt/apt-helper",
-                "-o",
-                "Acquire::Retries=0",
-                "download-file",
-                url,
-                str(self.waste / "out"),
-            ]
+            words = ["-o", "Acquire::Retries=0", "download-file", url, str(self.waste / "out")]
+            return ["/usr/lib/apt/apt-helper", *words]
+        if tool == "busybox":
+            return ["busybox", "wget", "-q", "-O", "-", url]
         if tool == "curl":
             words = ["curl", "-s", "-m", "5", url]
         elif tool == "wget":
@@ -171,6 +168,12 @@ def test_each_tool_reads_an_entry_as_the_table_says(answers: dict[str, list[bool
     entry, host, tools = TABLE[row]
     assert [tool for tool in TOOLS if answers[tool][row]] == tools.split()
     assert bypasses(entry, host if host.endswith(":80") else f"{host}:80") == answers["go"][row]
+
+
+def test_busybox_wget_knows_no_no_proxy(bench: Bench) -> None:
+    """The wget of Alpine's and BusyBox's images asks the proxy whatever the list says, for localhost too."""
+    questions = [("*", "a.test"), ("localhost", "localhost"), ("127.0.0.1", "127.0.0.1"), ("a.test", "a.test")]
+    assert bench.direct("busybox", questions) == [False] * len(questions)
 
 
 @pytest.mark.parametrize("row", range(len(TABLE)), ids=lambda row: f"{TABLE[row][0]} - {TABLE[row][1]}")
