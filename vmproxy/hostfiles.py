@@ -29,6 +29,7 @@ _LIMIT_BYTES = 16 << 20
 _TRIES = 20
 _PAUSE_SECONDS = 0.05
 _MARK = ".vmproxy-"
+_MOST_LINKS = 40  # as Linux
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -76,7 +77,7 @@ def look(path: str) -> Look:
     Raises ForeignFile for what is no regular file or too long, NotPermitted, and Refused where it cannot be reached.
     """
     with _named(path):
-        real = os.path.realpath(path)
+        real = _followed(path)
         try:
             before = os.stat(real)
         except FileNotFoundError:
@@ -204,6 +205,17 @@ def _same(seen: Look) -> bool:
     return (now.real, now.identity, now.content) == (seen.real, seen.identity, seen.content)
 
 
+def _followed(path: str) -> str:
+    """Where the file's own symbolic links lead. Those among its directories are the system's to follow: what their
+    text says need not be where they lead (``/proc/PID/root``)."""
+    real = os.path.join(os.getcwd(), path)
+    for _ in range(_MOST_LINKS):
+        if not os.path.islink(real):
+            return real
+        real = os.path.join(os.path.dirname(real), os.readlink(real))
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
 def _missing(path: str, real: str) -> tuple[str, ...]:
     """Directories that are not there. Only the file's own are made, not those that a symbolic link leads to."""
     found: list[str] = []
@@ -241,7 +253,7 @@ def _sync(directory: str) -> None:
 def _locked(path: str, seconds: float) -> Iterator[None]:
     """Hold the lock of the directory (of the first one above it that is there); clear what a run cut short left."""
     with _named(path):
-        real = os.path.realpath(path)
+        real = _followed(path)
         directory = os.path.dirname(real)
         while not os.path.isdir(directory) and os.path.dirname(directory) != directory:
             directory = os.path.dirname(directory)
