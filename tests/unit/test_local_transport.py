@@ -1,0 +1,124 @@
+"""``local``: a child process keeps the promises that a channel over SSH keeps."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vmproxy.errors import LostContact, UsageError
+from vmproxy.model import Target
+from vmproxy.transports import SshOptions, local
+
+TARGET = Target(name="local", provider="local", transport="local")
+
+
+@pytest.fixture
+def connection() -> Iterator[local.LocalConnection]:
+    """This machine, at most 1 MiB of output."""
+    opened = local.connect(TARGET, options=SshOptions(output_limit_bytes=1 << 20))
+    yield opened
+    opened.close()
+
+
+def read_all(channel: local.LocalChannel) -> bytes:
+    """Every piece to the end."""
+    out = b""
+    while piece := channel.receive(timeout_seconds=10):
+        out += piece
+    return out
+
+
+def test_dialogue(connection: local.LocalConnection) -> None:
+    """Bytes both ways, stderr apart, the status."""
+    channel = connection.start("read x; echo got $x; cat; echo oops >&2; exit 3")
+    channel.send(b"one\n", timeout_seconds=10)
+    assert channel.receive(timeout_seconds=10) == b"got one\n"
+    channel.send(b"\x00\x03\x04\xff\r\n", timeout_seconds=10)
+    channel.end_input()
+    assert read_all(channel) == b"\x00\x03\x04\xff\r\n"
+    assert channel.wait(timeout_seconds=10) == 3
+    assert channel.stderr == b"oops\n"
+
+
+def test_big_input_and_output_at_once(connection: local.LocalConnection) -> None:
+    """More than any pipe holds goes in while as much comes out; a flood on stderr stops nothing and is bounded."""
+    data = os.urandom(900_000)
+    channel = connection.start("dd if=/dev/zero bs=1024 count=300 >&2 2>/dev/null; exec cat")
+    channel.send(data, timeout_seconds=30)
+    channel.end_input()
+    assert read_all(channel) == data
+    assert channel.wait(timeout_seconds=10) == 0
+    assert len(channel.stderr) == 64 << 10
+
+
+def test_f03_silence_has_an_end(connection: local.LocalConnection) -> None:
+    """Nothing said, nothing read, no end: exit 9 each time when the time is over."""
+    channel = connection.start("exec sleep 5")
+    began = time.monotonic()
+    with pytest.raises(LostContact, match=r"no answer within 0\.1 s"):
+        channel.receive(timeout_seconds=0.1)
+    with pytest.raises(LostContact, match="does not read"):
+        channel.send(b"x" * 900_000, timeout_seconds=0.1)
+    with pytest.raises(LostContact, match="did not end"):
+        channel.wait(timeout_seconds=0.1)
+    assert time.monotonic() - began < 4
+
+
+def test_f11_endless_output_stops_at_the_cap(connection: local.LocalConnection) -> None:
+    """A command that never stops talking is exit 9 at the limit."""
+    channel = connection.start("exec yes")
+    with pytest.raises(LostContact, match="more than is believable"):
+        read_all(channel)
+
+
+def test_input_to_a_command_that_has_ended(connection: local.LocalConnection) -> None:
+    """A command that is gone, and an input that was ended, are exit 9."""
+    channel = connection.start("true")
+    assert channel.wait(timeout_seconds=10) == 0
+    with pytest.raises(LostContact, match="ended before"):
+        channel.send(b"x" * 900_000, timeout_seconds=10)
+    channel.end_input()
+    with pytest.raises(LostContact, match="closed"):
+        channel.send(b"x", timeout_seconds=10)
+
+
+def test_command_ended_by_a_signal(connection: local.LocalConnection) -> None:
+    """No status where there is none."""
+    assert connection.start("kill -9 $$").wait(timeout_seconds=10) is None
+
+
+def test_a_session_of_its_own_without_our_environment(
+    connection: local.LocalConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Ctrl-C at our terminal does not reach the command; it sees no proxy variable and no password of ours."""
+    monkeypatch.setenv("http_proxy", "http://u:p@h:1")
+    monkeypatch.setenv("VMPROXY_SSH_PASSWORD", "secret")
+    channel = connection.start("read -r _ _ _ _ _ session _ </proc/self/stat; echo $$ $session; env")
+    words = read_all(channel).decode()
+    first, _, rest = words.partition("\n")
+    pid, session = first.split()
+    assert pid == session != str(os.getsid(0))
+    assert "u:p@h" not in rest
+    assert "secret" not in rest
+
+
+def test_closing_ends_the_input_and_kills_nobody(tmp_path: Path) -> None:
+    """What runs hears the end of its input and may still put things back; close waits for it a little."""
+    done = tmp_path / "done"
+    connection = local.connect(TARGET, options=SshOptions())
+    channel = connection.start(f"trap '' PIPE; cat >/dev/null; sleep 0.3; echo x 2>/dev/null; touch '{done}'")
+    channel.send(b"x\n", timeout_seconds=10)
+    connection.close()
+    connection.close()
+    assert done.exists()
+
+
+def test_elsewhere_than_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without /proc it is exit 2 and the way from the host is named."""
+    monkeypatch.setattr(os.path, "exists", lambda _path: False)
+    with pytest.raises(UsageError, match="Linux VM"):
+        local.connect(TARGET, options=SshOptions())
