@@ -27,7 +27,7 @@ def _nothing_of_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pyt
     """No VMPROXY_… and proxy variable, no vmproxy.toml, no colour choice of the machine that runs the tests."""
     for name in list(os.environ):
         ours = name.startswith(("VMPROXY_", "BOOT2DOCKER_")) and not name.startswith("VMPROXY_LAB")
-        if ours or name.lower() in ("http_proxy", "https_proxy", "no_proxy"):
+        if ours or name.lower() in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"):
             monkeypatch.delenv(name)
     for name in ("NO_COLOR", "_VMPROXY_COMPLETE", "MACHINE_STORAGE_PATH", "SSH_AUTH_SOCK"):
         monkeypatch.delenv(name, raising=False)
