@@ -41,6 +41,7 @@ for _ in range(100):
     except OSError:
         time.sleep(0.05)
 """
+BUILDKIT = "DOCKER_BUILDKIT=1 docker build --progress=plain"
 SERVE = "mkdir /srv; cd /srv; echo from the container >index.html; exec python3 -m http.server 8000"
 
 
@@ -137,11 +138,15 @@ def test_names_and_networks_go_without_the_proxy(world: World) -> None:
     assert world.asked() == [f"GET http://{KNOWN}/ HTTP/1.1"]
 
 
-def test_build_sees_the_variables_and_the_image_does_not(world: World) -> None:
-    """``docker build $(vmproxy env --format docker-build)`` by the classic builder: RUN has all six variables without a
-    line in the Dockerfile and fetches through the proxy; neither Config.Env nor the whole history knows of it."""
+BUILDERS = pytest.mark.parametrize("build", ["DOCKER_BUILDKIT=0 docker build", BUILDKIT], ids=["classic", "buildkit"])
+
+
+@BUILDERS
+def test_build_sees_the_variables_and_the_image_does_not(world: World, build: str) -> None:
+    """``docker build $(vmproxy env --format docker-build)``: RUN has all six variables without a line in the
+    Dockerfile and fetches through the proxy; neither Config.Env nor the whole history knows of it."""
     got = world.script(
-        "DOCKER_BUILDKIT=0 docker build --no-cache -t built $(cat arguments) . ",
+        f"{build} --no-cache -t built $(cat arguments) . ",
         Dockerfile=f'FROM python\nCOPY fetch /fetch\nRUN export -p; python3 /fetch "http://{KNOWN}/"\n',
         arguments=world.env("docker-build", "--no-proxy", "a.test"),
         fetch=FETCH,
@@ -154,7 +159,8 @@ def test_build_sees_the_variables_and_the_image_does_not(world: World) -> None:
     assert "8123" not in told and "_proxy" not in told.lower()
 
 
-def test_pip_installs_through_an_index_by_declared_arguments_alone(world: World) -> None:
+@BUILDERS
+def test_pip_installs_through_an_index_by_declared_arguments_alone(world: World, build: str) -> None:
     """A Dockerfile with nothing but ``ARG PIP_INDEX_URL`` and ``ARG PIP_TRUSTED_HOST`` installs a package from an index
     on the host's loopback, directly and not through the proxy. Its history has no proxy."""
     world.index.asked.clear()
@@ -165,7 +171,7 @@ def test_pip_installs_through_an_index_by_declared_arguments_alone(world: World)
     )
     arguments = world.env("docker-build", "--pip-index", "http://localhost:3141/simple/")
     got = world.script(
-        "DOCKER_BUILDKIT=0 docker build --no-cache -t parcel $(cat arguments) .",
+        f"{build} --no-cache -t parcel $(cat arguments) .",
         Dockerfile=dockerfile,
         arguments=arguments,
     )
