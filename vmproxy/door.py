@@ -45,16 +45,18 @@ def wanted(door: Door | None) -> Wanted:
     if door is None:
         return Wanted()
     check(door)
-    dnat = ("-j", "DNAT", "--to-destination", f"{door.gateway}:{door.port}")
+    six = ":" in door.gateway
+    gateway, bridge = (f"{address}/{128 if six else 32}" for address in (door.gateway, door.bridge_address))
+    dnat = ("-j", "DNAT", "--to-destination", f"[{door.gateway}]:{door.port}" if six else f"{door.gateway}:{door.port}")
     in_port = ("-p", "tcp", "--dport", str(door.listen_port))
     pre = (
         # --limit-iface-in: only the bridge's own address; the VM's uplink address is LOCAL too and stays the VM's.
         ("-p", "tcp", "-m", "addrtype", "--dst-type", "LOCAL", "--limit-iface-in", *_COMMENT, *dnat),
-        ("-d", f"{door.bridge_address}/32", "-p", "tcp", *_COMMENT, *dnat),
+        ("-d", bridge, "-p", "tcp", *_COMMENT, *dnat),
     )
     # ctstate DNAT: without it every container could reach the gateway's port by its own address, and the LAN too.
-    there = ("-d", f"{door.gateway}/32", "-p", "tcp", "--dport", str(door.port), "-m", "conntrack", "--ctstate", "DNAT")
-    back = ("-s", f"{door.gateway}/32", "-p", "tcp", "--sport", str(door.port), "-m", "conntrack", "--ctstate", "DNAT")
+    there = ("-d", gateway, "-p", "tcp", "--dport", str(door.port), "-m", "conntrack", "--ctstate", "DNAT")
+    back = ("-s", gateway, "-p", "tcp", "--sport", str(door.port), "-m", "conntrack", "--ctstate", "DNAT")
     forward = (
         (*there, "--ctdir", "ORIGINAL", *_COMMENT, "-j", "ACCEPT"),
         (*back, "--ctdir", "REPLY", *_COMMENT, "-j", "ACCEPT"),
@@ -82,9 +84,12 @@ def _jump(table: str, chain: str, *words: str) -> Jump:
 
 
 def check(door: Door) -> None:
-    """Raise :class:`~vmproxy.errors.UsageError` unless every field is one that may stand in a rule."""
-    _address(door.gateway, "gateway")
-    _address(door.bridge_address, "bridge address")
+    """Raise :class:`~vmproxy.errors.UsageError` unless every field is one that may stand in a rule.
+
+    Both addresses are of one family: that of the rules.
+    """
+    if _address(door.gateway, "gateway") != _address(door.bridge_address, "bridge address"):
+        raise UsageError("the gateway and the bridge's address are of different families")
     for port in (door.port, door.listen_port):
         if type(port) is not int or not 0 < port < 1 << 16:
             raise UsageError(f"{printable(str(port), limit=40)} is no port", hint="a port is a number from 1 to 65535")
@@ -94,13 +99,23 @@ def check(door: Door) -> None:
         interface_word(bridge)
 
 
-def _address(text: str, what: str) -> None:
+def _address(text: str, what: str) -> int:
+    """The version of an address that a rule may hold. Raises UsageError."""
     try:
-        address = ipaddress.IPv4Address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         address = ipaddress.IPv4Address(0)
-    if address.is_unspecified or address.is_loopback or address >= _FIRST_MULTICAST:
-        raise UsageError(f"the {what} {printable(str(text), limit=40)!r} is no usable IPv4 address")
+    if isinstance(address, ipaddress.IPv4Address):
+        bad = address.is_unspecified or address.is_loopback or address >= _FIRST_MULTICAST
+    else:
+        # A link-local address means nothing without an interface, and DNAT knows none.
+        bad = (
+            address.is_unspecified or address.is_loopback or address.is_multicast or address.is_link_local
+            or address.ipv4_mapped is not None or address.scope_id is not None
+        )  # fmt: skip
+    if bad:
+        raise UsageError(f"the {what} {printable(str(text), limit=40)!r} is no usable address")
+    return address.version
 
 
 def jumps(door: Door) -> tuple[tuple[str, str, tuple[str, ...]], ...]:

@@ -244,7 +244,7 @@ def canonical(words: tuple[str, ...]) -> Canonical:
             values = tuple(map(_protocol, values))
         elif option.name in ("-s", "-d"):
             values = tuple(map(_network, values))
-            if values == ("0.0.0.0/0",) and not option.negated:
+            if values in (("0.0.0.0/0",), ("::/0",)) and not option.negated:
                 continue
         elif option.name == "--ctstate":
             values = tuple(",".join(sorted(set(value.upper().split(",")))) for value in values)
@@ -258,7 +258,7 @@ def _protocol(text: str) -> str:
 
 def _network(text: str) -> str:
     try:
-        return str(ipaddress.IPv4Network(text, strict=False))
+        return str(ipaddress.ip_network(text, strict=False))
     except ValueError:
         return text
 

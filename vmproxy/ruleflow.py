@@ -71,7 +71,12 @@ _HARM = {
 
 
 def _guide_rules(observed: Ruleset, door: Door) -> tuple[tuple[str, Rule], ...]:
-    """The three rules of the guide, for any of Docker's bridges, as they are in FORWARD, POSTROUTING, PREROUTING."""
+    """The three rules of the guide, for any of Docker's bridges, as they are in FORWARD, POSTROUTING, PREROUTING.
+
+    It was written for IPv4.
+    """
+    if ":" in door.gateway:
+        return ()
     bridges = {DEFAULT_BRIDGE, *docker_bridges(observed)}
     ports = {str(door.port), str(door.listen_port)}
     to = f"{door.gateway}:{door.port}"
@@ -149,7 +154,7 @@ def _match_option(option: Option, flow: _Flow) -> bool | None:
 
 def _inside(address: str, network: str) -> bool:
     try:
-        return ipaddress.IPv4Address(address) in ipaddress.IPv4Network(network, strict=False)
+        return ipaddress.ip_address(address) in ipaddress.ip_network(network, strict=False)
     except ValueError:
         return False
 
