@@ -111,7 +111,7 @@ def applied(
     warnings: tuple[str, ...] = ()
     made = missing
     old = document
-    if found and found.ours and document is not None:
+    if document is not None and found and (found.ours or _says(found.value, wish)):
         taken = _taken(document, name)
         old, made = taken.document, taken.made
     elif document is not None and (blocked := (_PROXIES, name) if found else _in_the_way(document)):
@@ -142,7 +142,7 @@ def removed(document: bytes | None, name: str, wish: Callable[[], Mapping[str, s
     if not found.ours:
         if force:
             warnings = (f"{subject(name)} was not written by vmproxy; it cannot be given back",)
-        elif found.value != wish():
+        elif not _says(found.value, wish()):
             raise ForeignFile(
                 f"{subject(name)} does not say what vmproxy would write",
                 hint="say the options that it was applied with, or --force",
@@ -174,6 +174,12 @@ def drift(document: bytes | None, name: str, wish: Mapping[str, str]) -> tuple[F
 
 
 # the pieces
+
+
+def _says(value: Value | None, wish: Mapping[str, str]) -> bool:
+    """Whether a value says what is wished, also where an older docker client wrote the file anew: those before 23 do
+    not know ``allProxy`` and drop it."""
+    return bool(value) and value in (wish, {key: text for key, text in wish.items() if key != NAMES["all_proxy"]})
 
 
 def _look_alike(document: bytes | None) -> None:

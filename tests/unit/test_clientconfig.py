@@ -115,6 +115,18 @@ def test_after_a_login_another_value_is_not_taken_for_ours() -> None:
     assert forced.warnings
 
 
+def test_an_older_client_that_drops_all_proxy_leaves_it_ours() -> None:
+    """Docker before 23 writes the entry anew without allProxy: that is drift, which apply mends and remove takes."""
+    wish = {**WISH, "allProxy": "socks5://h:1080"}
+    rewritten = go(apply(None))
+    assert [point.subject for point in clientconfig.drift(rewritten, "default", wish)] == ["proxies.default.allProxy"]
+    mended = clientconfig.applied(rewritten, "default", wish)
+    assert mended.document is not None
+    assert json.loads(mended.document)["proxies"] == {"default": wish}
+    assert not mended.warnings
+    assert clientconfig.removed(rewritten, "default", lambda: wish).document == go(b"{}")
+
+
 @pytest.mark.parametrize(
     "foreign",
     [
