@@ -100,7 +100,7 @@ def test_a_refusal_is_exit_2_with_nothing_on_stdout(
     """One line, one hint, no half output, no secret."""
     code, out, err = run(["env", *argv], capsys)
     assert (code, out) == (2, "")
-    assert err.startswith("vmproxy: error: ")
+    assert err.splitlines()[-2].startswith("vmproxy: error: ")
     assert word in err.splitlines()[-1]
     assert SECRET not in err
 
