@@ -12,7 +12,7 @@ entry          read by                     as
 ``*``          Go; curl, Python alone      everything; curl and Python only where it is the whole list
 ``a.b:80``     Go                          that port only; Python where the URL states the port
 ``10.0.0.0/8`` Go, pip, curl from 7.86     not wget, apt, Python's urllib
-``fd00::/8``   Go                          not curl 7.88, wget, apt, Python
+``fd00::/8``   Go, apk                     not curl 7.88, wget, apt, Python
 ``fd00::1``    all but Python's urllib     urllib wants ``[fd00::1]``, which pip, curl, wget and Go do not know
 ============== =========================== =====================================================================
 """
@@ -105,7 +105,7 @@ _TEXTS = {
     "states the port",
     "network": "wget, apt, Python's urllib and curl before 7.86 know no networks, and go to the proxy; add addresses "
     "or names",
-    "network6": "of IPv6 networks only Go programs (Docker) know; curl, wget, apt and pip go to the proxy; add "
+    "network6": "only Go programs (Docker) and apk know IPv6 networks; curl, wget, apt and pip go to the proxy; add "
     "addresses or names",
     "address6": "Python's urllib knows IPv6 addresses only in brackets; pip, curl, wget and Go programs only without",
     "dot": "Go programs (Docker), wget and apt go to the proxy for the domain itself, curl and pip do not; add it "
