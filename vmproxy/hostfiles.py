@@ -3,7 +3,8 @@
 As the docker client replaces its config.json (docker/cli: cli/config/configfile/file.go, Save): missing directories
 are made 0700, a new file is 0600, symbolic links are followed (one that leads nowhere yet, too), owner and mode are
 kept, and the new bytes come by rename. Beyond that they are on the disk before the rename, and the file is looked at
-once more right before it: where another program wrote it meanwhile, its bytes stay and the edit is made anew on them.
+once more right before it (and after it, where two names can change places): where another program wrote it meanwhile,
+its bytes stay and the edit is made anew on them.
 
 Two runs of vmproxy take turns: they lock the directory, so that no lock file is left. Windows and some network file
 systems have no such lock; then only the second look guards.
@@ -21,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from vmproxy.errors import Busy, ForeignFile, NotPermitted, Refused, RolledBack, VmproxyError
+from vmproxy.fileswap import swap
 from vmproxy.values import dataclass
 
 _NEW_FILE = 0o600
@@ -155,17 +157,39 @@ def _replaced(seen: Look, wanted: Edit, mode: int) -> bool:
         _remove_empty(above[: wanted.directories])
         return True
     temporary = _written(directory, seen, wanted.content, mode)
+    ours = os.stat(temporary).st_ino
     try:
         if not _same(seen):
             return False
         if seen.content is None:
             return _put_new(temporary, seen.real)
-        os.replace(temporary, seen.real)
+        if not swap(temporary, seen.real):
+            os.replace(temporary, seen.real)
+            return True
+        if _is_what_was_seen(temporary, seen):
+            return True
+        _put_back(temporary, seen.real, ours)
+        return False
     finally:
         with suppress(FileNotFoundError):
-            os.unlink(temporary)
+            if os.stat(temporary).st_ino == ours or _is_what_was_seen(temporary, seen):
+                os.unlink(temporary)
         _sync(directory)
-    return True
+
+
+def _is_what_was_seen(path: str, seen: Look) -> bool:
+    """Whether this is the file that was seen, under another name now."""
+    now = look(path)
+    return (now.identity, now.content) == (seen.identity, seen.content)
+
+
+def _put_back(temporary: str, real: str, ours: int) -> None:
+    """Give a write that came in the last moment its place again; where yet another has taken that meanwhile, it stays
+    the last one."""
+    swap(temporary, real)
+    if os.stat(temporary).st_ino != ours:
+        swap(temporary, real)
+        os.unlink(temporary)
 
 
 def _put_new(temporary: str, real: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from vmproxy import hostfiles
+from vmproxy import fileswap, hostfiles
 from vmproxy.errors import Busy, ForeignFile, Refused, RolledBack, VmproxyError
 from vmproxy.hostfiles import Done, Edit, Look
 
@@ -231,22 +232,97 @@ def test_f70_a_file_that_comes_meanwhile_is_kept(tmp_path: Path, monkeypatch: py
     assert mode(path) == 0o644
 
 
-def test_f70_a_file_that_comes_in_the_last_moment_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the second look and the name: a name that is taken is not taken away."""
-    path = tmp_path / "config.json"
+def last_moment(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object], times: int = 1) -> list[int]:
+    """Have something happen between the second look and the rename; the list counts the looks."""
     real = hostfiles._same
     seen: list[int] = []
 
     def same(look: Look) -> bool:
         answer = real(look)
-        if not seen:
-            seen.append(1)
-            path.write_bytes(b"login ")
+        seen.append(1)
+        if len(seen) <= times:
+            what()
         return answer
 
     monkeypatch.setattr(hostfiles, "_same", same)
+    return seen
+
+
+def test_f70_a_file_that_comes_in_the_last_moment_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the second look and the name: a name that is taken is not taken away."""
+    path = tmp_path / "config.json"
+    last_moment(monkeypatch, lambda: path.write_bytes(b"login "))
     hostfiles.change(str(path), add(b"ours"))
     assert path.read_bytes() == b"login ours"
+
+
+@pytest.mark.parametrize("way", ["by rename", "in place"])
+def test_f70_a_write_in_the_last_moment_is_kept(way: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the second look and the rename, twice: what our file took the place of is looked at, and comes back."""
+
+    def login() -> None:
+        words = path.read_bytes() + b"login%d " % len(looks)
+        target = path if way == "in place" else path.with_name("other")
+        target.write_bytes(words)
+        if way == "by rename":
+            target.chmod(0o604)
+            target.rename(path)
+
+    looks = last_moment(monkeypatch, login, times=2)
+    assert hostfiles.change(str(path), add(b"ours")) == Done(changed=True)
+    assert path.read_bytes() == b"old\nlogin1 login2 ours"
+    assert mode(path) == (0o640 if way == "in place" else 0o604)
+    assert only(path.parent, path.name)
+
+
+def test_f70_a_write_over_ours_before_it_is_taken_back_is_the_one_that_stays(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two logins, one just before our rename and one just after it: the later one stays, as it would without us."""
+    real = hostfiles.swap
+    swaps: list[int] = []
+
+    def by_rename(words: bytes) -> None:
+        path.with_name("other").write_bytes(words)
+        path.with_name("other").rename(path)
+
+    def swap(one: str, other: str) -> bool:
+        swaps.append(1)
+        if len(swaps) == 2:
+            by_rename(b"second ")
+        return real(one, other)
+
+    monkeypatch.setattr(hostfiles, "swap", swap)
+    last_moment(monkeypatch, lambda: by_rename(b"first "))
+    hostfiles.change(str(path), add(b"ours"))
+    assert path.read_bytes() == b"second ours"
+    assert only(path.parent, path.name)
+
+
+def test_where_two_names_cannot_change_places_it_is_renamed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS, Windows, old kernels, some file systems: one rename, and nothing is left over."""
+    monkeypatch.setattr(hostfiles, "swap", lambda _one, _other: False)
+    assert hostfiles.change(str(path), to(NEW)) == Done(changed=True)
+    assert path.read_bytes() == NEW
+    assert only(path.parent, path.name)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL])
+def test_what_the_system_cannot_do_is_no_error(number: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old kernel or another platform: False, so that the caller goes another way. Another failure is raised."""
+
+    class Library:
+        def __init__(self, *_words: object, **_more: object) -> None:
+            self.renameat2 = lambda *_words: -1
+
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    monkeypatch.setattr(ctypes, "get_errno", lambda: number)
+    assert not fileswap.swap(str(path), str(path))
+    monkeypatch.setattr(ctypes, "get_errno", lambda: errno.EIO)
+    with pytest.raises(OSError, match=r"Input/output"):
+        fileswap.swap(str(path), str(path))
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_words, **_more: None)
+    assert not fileswap.swap(str(path), str(path))
 
 
 def test_f70_a_file_that_is_deleted_meanwhile_stays_deleted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -492,18 +568,18 @@ def test_what_is_not_permitted_is_exit_5(path: Path) -> None:
 def test_the_bytes_are_on_the_disk_before_the_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """fsync of the file, rename, fsync of the directory, in this order."""
     calls: list[str] = []
-    sync, rename = os.fsync, os.replace
+    sync, swap = os.fsync, hostfiles.swap
 
     def fsync(handle: int) -> None:
         calls.append("directory" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
         sync(handle)
 
-    def replace(one: str, other: str) -> None:
+    def named(one: str, other: str) -> bool:
         calls.append("rename")
-        rename(one, other)
+        return swap(one, other)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(hostfiles, "swap", named)
     hostfiles.change(str(path), to(NEW))
     assert calls == ["file", "rename", "directory"]
 

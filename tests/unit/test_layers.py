@@ -65,6 +65,7 @@ ROOM_OF: dict[str, str] = {
     **dict.fromkeys(("noproxy", "direct", "dialects", "pip"), "proxyenv"),
     "values": "model",
     "jsontext": "jsonedit",
+    "fileswap": "hostfiles",
 }
 
 # What touches the outside world, and the rooms that may.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vmproxy.cli.common import SSH, Run, command, group
@@ -150,10 +151,9 @@ def _changed(run: Run, edit: Callable[[Look], Change], *, name: str, done: str, 
     if narrowed:
         warnings = (*warnings, f"others could read it; it holds credentials now, so its mode is {narrowed}")
     if dry_run:
-        ends = DecisionNeeded if run.value("exit-code") else None
         report = Report(target=path, message="would change", diff=diff, warnings=warnings)
-        if ends:
-            report = Report(**{**vars(report), "exit": ends.exit, "code": ends.code})
+        if run.value("exit-code"):
+            report = replace(report, exit=DecisionNeeded.exit, code=DecisionNeeded.code)
     else:
         message = f"{subject(name)} {done}"
         report = Report(target=path, changed=True, message=message, diff=diff, warnings=warnings)
