@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
+from vmproxy.dirlock import lock
 from vmproxy.errors import Busy, ForeignFile, NotPermitted, Refused, RolledBack, VmproxyError
 from vmproxy.fileswap import swap
 from vmproxy.values import dataclass
@@ -281,7 +282,7 @@ def _locked(path: str, seconds: float) -> Iterator[None]:
         directory = os.path.dirname(real)
         while not os.path.isdir(directory) and os.path.dirname(directory) != directory:
             directory = os.path.dirname(directory)
-        handle = _lock(directory, path, seconds)
+        handle = lock(directory, seconds, where=path)
     try:
         if handle is not None and directory == os.path.dirname(real):
             _clear(directory, _prefix(real))
@@ -289,32 +290,6 @@ def _locked(path: str, seconds: float) -> Iterator[None]:
     finally:
         if handle is not None:
             os.close(handle)
-
-
-def _lock(directory: str, path: str, seconds: float) -> int | None:
-    """The open directory, locked; None where there is no such lock."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    limit = time.monotonic() + seconds
-    handle = os.open(directory, os.O_RDONLY)
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= limit:
-                os.close(handle)
-                raise Busy("another run of vmproxy holds it", where=path) from None
-            time.sleep(_PAUSE_SECONDS)
-        except OSError:  # NFS locks no directory
-            os.close(handle)
-            return None
-        except BaseException:
-            os.close(handle)
-            raise
-        else:
-            return handle
 
 
 def _clear(directory: str, prefix: str) -> None:

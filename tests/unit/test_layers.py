@@ -61,11 +61,11 @@ ROOM_OF: dict[str, str] = {
     **dict.fromkeys(("routecolumns", "routeparts", "routetext", "routewire"), "routes"),
     **dict.fromkeys(("iptsave", "ruleflow", "dockerrules", "door"), "rules"),
     **dict.fromkeys(("shellscan", "shellharm"), "blocks"),
-    **dict.fromkeys(("managed", "containerview"), "plan"),
+    **dict.fromkeys(("managed", "containerview", "ruleplan", "ipv6"), "plan"),
     **dict.fromkeys(("noproxy", "direct", "dialects", "pip"), "proxyenv"),
     "values": "model",
     "jsontext": "jsonedit",
-    "fileswap": "hostfiles",
+    **dict.fromkeys(("dirlock", "fileswap"), "hostfiles"),
 }
 
 # What touches the outside world, and the rooms that may.
