@@ -20,7 +20,6 @@ from vmproxy.noproxy import merge as merge_no_proxy
 __all__ = (
     "FAMILY",
     "NAMES",
-    "beside",
     "bypasses",
     "conflicts",
     "from_environ",
@@ -169,25 +168,6 @@ def from_environ(
     if entries:
         found["no_proxy"] = ",".join(entries)
     return _both_cases(found)
-
-
-def beside(own: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
-    """What of ``ours`` to set beside a container's ``own`` variables, so that its own win; to be laid over ``own``.
-
-    Where it has one case of a pair, the other case gets its own value too (an empty one as well: that switches the
-    proxy off); where it has both, neither is given. Both cases are there in the union afterwards, and doing it again
-    adds nothing.
-    """
-    given: dict[str, str] = {}
-    for name, value in ours.items():
-        if name not in own:
-            other = name.upper() if name.islower() else name.lower()
-            given[name] = own[other] if name.lower() in FAMILY and other in own else value
-    for name in own:
-        other = name.upper() if name.islower() else name.lower()
-        if name.lower() in FAMILY and name in (name.lower(), name.upper()) and other not in own:
-            given[other] = own[name]
-    return given
 
 
 def holds_credentials(name: str, value: str) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -199,3 +202,18 @@ def test_the_hosts_ftp_and_all_go_through_the_vms_door_or_are_left_out(
         "vmproxy: warning: this host's ftp_proxy is left out: the VM's containers have no way to its port",
     ]
     assert "all_proxy" not in json.loads(run(["env", "--vm", "a", "--proxy", "http://p:1", "--json"], capsys)[1])
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16"])
+def test_a_program_gets_the_exact_text_whatever_the_terminals_encoding_is(encoding: str) -> None:
+    """Piped, the text is UTF-8: Docker refuses an env file of another encoding, and no character is replaced."""
+    argv = ["env", "--proxy", "http://p:1", "--no-proxy", "b\u00fccher.example,\u2603.example", "--format", "dotenv"]
+    done = subprocess.run(
+        [sys.executable, "-m", "vmproxy", *argv],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert b"\nno_proxy=b\xc3\xbccher.example,\xe2\x98\x83.example," in done.stdout

@@ -1,15 +1,14 @@
-"""The family of proxy variables: both cases, the host's own, a container's own (P9)."""
+"""The family of proxy variables: both cases, and what of the host's own goes beside http and https (P9)."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vmproxy.errors import UsageError
 from vmproxy.proxyenv import (
     FAMILY,
-    beside,
     from_environ,
     holds_credentials,
     others,
@@ -20,47 +19,6 @@ from vmproxy.proxyenv import (
 
 PROXY = parse_proxy("http://172.17.0.1:8123")
 BOTH = tuple(case for name in FAMILY for case in (name.upper(), name))
-OWN = st.dictionaries(
-    st.sampled_from([*BOTH, "Http_Proxy", "PIP_INDEX_URL", "PATH", "http_proxy_old"]), st.sampled_from(["", "a", "b"])
-)
-OURS = st.dictionaries(st.sampled_from(FAMILY), st.sampled_from(["x", "y"])).map(
-    lambda pairs: {case: value for name, value in pairs.items() for case in (name.upper(), name)}
-)
-
-
-def twin(name: str) -> str:
-    """The other case of a name."""
-    return name.upper() if name.islower() else name.lower()
-
-
-@given(own=OWN, ours=OURS, index=st.sampled_from([{}, {"PIP_INDEX_URL": "z"}]))
-@example(own={"http_proxy": ""}, ours={"HTTP_PROXY": "x", "http_proxy": "x"}, index={})
-def test_p9_a_containers_own_variables_win(own: dict[str, str], ours: dict[str, str], index: dict[str, str]) -> None:
-    """Nothing of its own changes; both cases are there and, where it said one, agree; twice is once."""
-    given_to_it = beside(own, {**ours, **index})
-    assert not set(given_to_it) & set(own)
-    union = {**own, **given_to_it}
-    for name in BOTH:
-        assert (name in union) == (twin(name) in union)
-        if name in own and twin(name) not in own:
-            assert union[twin(name)] == own[name]
-        if name in ours and name not in own and twin(name) not in own:
-            assert union[name] == ours[name]
-    assert beside(union, {**ours, **index}) == {}
-    assert ("PIP_INDEX_URL" in union) == ("PIP_INDEX_URL" in own or bool(index))
-    assert set(given_to_it) <= {*BOTH, *index}
-
-
-def test_a_container_that_wants_no_proxy_gets_none() -> None:
-    """An empty variable of its own is its word, and the other case gets it too."""
-    ours = variables(PROXY, None, ["localhost"])
-    given_to_it = beside({"HTTP_PROXY": "", "no_proxy": "db"}, ours)
-    assert given_to_it == {
-        **{"http_proxy": "", "NO_PROXY": "db"},
-        **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), PROXY_URL),
-    }
-
-
 PROXY_URL = "http://172.17.0.1:8123"
 
 

@@ -51,7 +51,7 @@ def main(run: Run) -> int:
     found = variables(run)
     text = render(found, form)
     _warn(run, _about(found, form, run.settings.pip_index))
-    run.output.result(text.rstrip("\n"))
+    run.output.exact(text.removesuffix("\n"))
     return 0
 
 

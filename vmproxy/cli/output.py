@@ -72,11 +72,11 @@ class Output:
         """Whether ``-q`` was given."""
         return self.verbosity < 0
 
-    def _say(self, text: str, *, err: bool) -> None:
+    def _say(self, text: str | bytes, *, err: bool) -> None:
         self.clear_progress()
         self._write(text, err=err)
 
-    def _write(self, text: str, *, err: bool, newline: bool = True) -> None:
+    def _write(self, text: str | bytes, *, err: bool, newline: bool = True) -> None:
         """Nobody may be reading any more (``| head``), or the disk be full: then the rest is not said, and what is
         under way goes on. ``broken`` and ``unwritten`` remember it for the exit code."""
         stream = sys.stderr if err else sys.stdout
@@ -92,6 +92,10 @@ class Output:
     def result(self, text: str) -> None:
         """One result for stdout."""
         self._say(text, err=False)
+
+    def exact(self, text: str) -> None:
+        """A result that is a file or a program's input: UTF-8 and LF on every platform, unless a terminal shows it."""
+        self._say(text if is_terminal(sys.stdout) else text.encode(), err=False)
 
     def document(self, value: object) -> None:
         """The one JSON object of ``--json``: ASCII, stable order, one line."""

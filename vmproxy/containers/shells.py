@@ -19,7 +19,10 @@ def fish(variables: Mapping[str, str]) -> str:
 
 
 def powershell(variables: Mapping[str, str]) -> str:
-    """Lines for ``Invoke-Expression``. An empty value is refused: to PowerShell it means that the variable goes."""
+    """Lines for ``Invoke-Expression``, each a whole statement.
+
+    An empty value is refused: to PowerShell it means that the variable goes.
+    """
     for name, value in variables.items():
         if not value:
             raise UsageError(f"{name} is empty, and PowerShell cannot set an empty variable", hint="leave it out")
