@@ -18,8 +18,9 @@ def container_variables(
     """The variables for containers: the bridge's address where there is a door, else the proxy's own.
 
     no_proxy has the user's list, then what is local, the VM's addresses and Docker networks, ``names`` of containers,
-    and the host of ``pip_index``. An index on the host's loopback is asked at the host's address as the VM sees it:
-    the way there is Docker's own, not the door. Raises NoGateway where that is not known.
+    the host that the proxy runs on, and the host of ``pip_index``. An index on the host's loopback is asked at the
+    host's address as the VM sees it: the way there is Docker's own, not the door. Raises NoGateway where that is not
+    known.
     """
     proxy, https = seen.proxy, seen.https_proxy
     if seen.door is not None:
@@ -27,14 +28,15 @@ def container_variables(
         proxy = with_host(proxy, door.bridge_address, door.listen_port)
         if https is not None and https.host == door.gateway and https.port == door.port:
             https = with_host(https, door.bridge_address, door.listen_port)
-    hosts: tuple[str, ...] = ()
+    # What else listens on the host is reached at this address as before; a proxy there knows no such host.
+    hosts = (seen.gateway,) if is_loopback(wish.proxy.host) else ()
     more: dict[str, str] = {}
     if pip_index:
         host = ""
         if pip.loopback_host(pip_index):
             host = seen.gateway or choose_gateway(facts.routes).gateway
         more = pip.variables(pip_index, host=host)
-        hosts = (pip.direct_host(pip_index, host=host),)
+        hosts = (*hosts, pip.direct_host(pip_index, host=host))
     vm = direct.of_vm(facts.addresses, wish.bridges)
     return {**variables(proxy, https, direct.entries(wish.no_proxy, vm=vm, names=names, hosts=hosts)), **more}
 

@@ -20,13 +20,17 @@ def parse_index(text: str) -> str:
     Credentials come back percent-encoded, the host in lower case, a scheme's own port left out. Raises UsageError,
     which never shows what was given.
     """
-    server, path = _split(text)
-    return _joined(server, path)
+    return _joined(*_split(text))
+
+
+def server(index: str) -> ProxyURL:
+    """Where the index is, and its credentials, which this value keeps out of its ``repr``."""
+    return _split(index)[0]
 
 
 def loopback_host(index: str) -> bool:
     """Whether the index is on the host itself, so that its name has to be another one in a container."""
-    return is_loopback(_split(index)[0].host)
+    return is_loopback(server(index).host)
 
 
 def variables(index: str, *, host: str = "") -> dict[str, str]:
@@ -35,10 +39,10 @@ def variables(index: str, *, host: str = "") -> dict[str, str]:
     A loopback host becomes ``host``. pip takes every loopback host as secure, so none is named there. Credentials are
     in the value. Raises UsageError.
     """
-    server, path = _located(index, host)
-    found = {"PIP_INDEX_URL": _joined(server, path)}
-    if server.scheme == "http" and not is_loopback(server.host):
-        found["PIP_TRUSTED_HOST"] = server.host
+    where, path = _located(index, host)
+    found = {"PIP_INDEX_URL": _joined(where, path)}
+    if where.scheme == "http" and not is_loopback(where.host):
+        found["PIP_TRUSTED_HOST"] = where.host
     return found
 
 
@@ -49,7 +53,7 @@ def direct_host(index: str, *, host: str = "") -> str:
 
 def history_warning(index: str) -> str:
     """One line where the index's credentials would stay in an image that is built with them, else ""."""
-    if not index or not _split(index)[0].has_credentials:
+    if not index or not server(index).has_credentials:
         return ""
     return (
         "PIP_INDEX_URL holds credentials, and a declared build argument stays in the image's history: "
@@ -58,8 +62,8 @@ def history_warning(index: str) -> str:
 
 
 def _located(index: str, host: str) -> tuple[ProxyURL, str]:
-    server, path = _split(index)
-    return (with_host(server, host) if host and is_loopback(server.host) else server), path
+    where, path = _split(index)
+    return (with_host(where, host) if host and is_loopback(where.host) else where), path
 
 
 def _split(text: str) -> tuple[ProxyURL, str]:
@@ -68,7 +72,7 @@ def _split(text: str) -> tuple[ProxyURL, str]:
     authority, slash, path = rest.partition("/")
     problem = ""
     try:
-        server = parse_proxy(f"{scheme}{separator}{authority}")
+        where = parse_proxy(f"{scheme}{separator}{authority}")
     except UsageError as error:
         problem = error.what
     if problem:
@@ -77,8 +81,8 @@ def _split(text: str) -> tuple[ProxyURL, str]:
         raise UsageError(
             "the package index URL has a query, a fragment, a quote, or a character that no path has", hint=_FORM
         )
-    return server, slash + path
+    return where, slash + path
 
 
-def _joined(server: ProxyURL, path: str) -> str:
-    return url(server).removesuffix(f":{_DEFAULT_PORTS[server.scheme]}") + path
+def _joined(where: ProxyURL, path: str) -> str:
+    return url(where).removesuffix(f":{_DEFAULT_PORTS[where.scheme]}") + path

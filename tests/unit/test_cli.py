@@ -483,7 +483,7 @@ def test_env_json(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     value = json.loads(capsys.readouterr().out)
     assert schema.problems(value, "environment") == []
     url = "http://user:p%24x@10.0.2.2:3128"
-    direct = "a.b,10.0.0.0/8,localhost,127.0.0.1,::1,127.0.0.0/8,host.docker.internal"
+    direct = "a.b,10.0.0.0/8,localhost,127.0.0.1,::1,127.0.0.0/8,host.docker.internal,10.0.2.2"
     pairs = {"http_proxy": url, "https_proxy": url, "no_proxy": direct}
     assert value == pairs | {name.upper(): text for name, text in pairs.items()}
 

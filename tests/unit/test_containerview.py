@@ -64,8 +64,16 @@ def test_no_proxy_is_the_users_list_and_then_what_this_vm_is() -> None:
     entries = found["no_proxy"].split(",")
     assert entries[:3] == ["z.test", "a.test", "LOCALHOST"]
     assert {"10.0.2.15", "172.17.0.1", "172.17.0.0/16", "host.docker.internal", "db", "my_cache"} <= set(entries)
-    assert "10.0.2.0/24" not in entries and "10.0.2.2" not in entries
+    assert "10.0.2.0/24" not in entries
     assert len({entry.lower() for entry in entries}) == len(entries)
+
+
+def test_what_listens_on_the_host_is_reached_as_before() -> None:
+    """The host's address as the VM sees it is in no_proxy where the proxy runs there: asked for 10.0.2.2, that proxy
+    would find nothing. A proxy elsewhere says nothing about this."""
+    assert "10.0.2.2" in told()["no_proxy"].split(",")
+    assert "10.9.9.9" in told(Wish(proxy=DEFAULT, gateway="10.9.9.9"))["no_proxy"].split(",")
+    assert "10.0.2.2" not in told(Wish(proxy=parse_proxy("http://p.test:1")))["no_proxy"].split(",")
 
 
 def test_networks_are_those_of_dockers_bridges() -> None:

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmproxy import config, pip
+from vmproxy.cli.common import secrets_of
+from vmproxy.cli.crash import redact
 from vmproxy.errors import UsageError
 
 GOOD = {
@@ -73,6 +75,7 @@ def test_the_settings_do_not_show_credentials_of_an_index() -> None:
     found = config.settings(values, environ={})
     assert found.pip_index == "https://me:hunter22@pypi.lan/"
     assert "hunter22" not in repr(found) + str(found)
+    assert "hunter22" not in redact("ValueError: hunter22", secrets_of(values, {}))
 
 
 def test_a_trusted_host_is_named_only_where_pip_would_refuse() -> None:

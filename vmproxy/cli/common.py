@@ -168,8 +168,12 @@ def make_run(
 
 
 def secrets_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[ProxyURL | str, ...]:
-    """What must not be seen in a traceback: every proxy known here, and the passwords that the environment holds."""
+    """What must not be seen in a traceback: every proxy and index known here, and the environment's passwords."""
     every = (*values.values(), *config.host_environment(environ).values())
+    if "@" in (index := values.get("pip-index", "")):
+        from vmproxy import pip
+
+        every = (*every, pip.server(index))
     words = (environ.get("VMPROXY_SSH_PASSWORD", ""), environ.get("VMPROXY_SSH_PASSPHRASE", ""))
     return (*(value for value in every if isinstance(value, ProxyURL)), *filter(None, words))
 

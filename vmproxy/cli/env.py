@@ -84,7 +84,7 @@ def _of_host(run: Run) -> Mapping[str, str]:
         return proxyenv.with_host(proxy, host) if proxy and proxyenv.is_loopback(proxy.host) else proxy
 
     index = settings.pip_index
-    hosts = (pip.direct_host(index, host=host),) if index else ()
+    hosts = (settings.gateway, *((pip.direct_host(index, host=host),) if index else ()))
     entries = direct.entries(no_proxy, names=settings.names, hosts=hosts)
     _warn(run, dialects.warnings(no_proxy, settings.names))
     found = proxyenv.variables(from_container(first), from_container(https), entries, others)
