@@ -214,7 +214,7 @@ class Facts:
     """One look at one VM, parsed and typed; everything the pure rooms may know of it.
 
     ``dumps`` are iptables-save bytes by variant (nft, legacy, default); ``dump_errors`` what that program said where
-    it failed.
+    it failed. ``dumps6`` are ip6tables-save's, only where a bridge has an IPv6 address that is not link-local.
     ``listeners`` are (address, port) pairs of listening TCP sockets. ``paths`` are those asked for that exist.
     ``real`` says where a directory of these is when symbolic links are followed.
     ``texts`` are bytes of files that are only read.
@@ -241,6 +241,7 @@ class Facts:
     syntax: Mapping[str, Syntax] = field(default_factory=dict)
     texts: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     dumps: Mapping[str, bytes] = field(default_factory=dict)
+    dumps6: Mapping[str, bytes] = field(default_factory=dict)
     dump_errors: Mapping[str, str] = field(default_factory=dict)
     daemon: Daemon | None = None
     leftovers: tuple[str, ...] = ()
@@ -252,7 +253,8 @@ class Wish:
     """What an ``apply`` wants of a VM, free of credentials when written down (see ``wish.py``).
 
     ``proxy`` and ``https_proxy`` are as the user said them (a loopback host still means "my host").
-    ``tools`` are members of the tools family, sorted.
+    ``tools`` are members of the tools family, sorted. ``gateway6`` is the host's IPv6 address at which the proxy
+    answered when it was asked, "" for no door there.
     ``hidden_credentials`` says that the record knows of credentials which this look could not read.
     """
 
@@ -262,6 +264,7 @@ class Wish:
     listen_port: int | None = None
     forward: bool = False
     gateway: str = ""
+    gateway6: str = ""
     bridges: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
     hidden_credentials: bool = False
@@ -297,6 +300,7 @@ class Desired:
 
     blocks: tuple[BlockWish, ...] = ()
     door: Door | None = None
+    door6: Door | None = None
     bridges_named: bool = False
     environment: Mapping[str, str] | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
@@ -317,13 +321,14 @@ class FileChange:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleChange:
-    """Rules of one variant: iptables-restore texts by table, the texts that undo them, and the dump they were made
-    for."""
+    """Rules of one variant: iptables-restore texts by table (``filter``, ``nat``; ``filter6`` and ``nat6`` are those of
+    ip6tables), the texts that undo them, and the dumps they were made for; ``seen6`` is None where there is no IPv6."""
 
     variant: str
     do: Mapping[str, bytes]
     undo: Mapping[str, bytes]
     seen: bytes
+    seen6: bytes | None = None
     lines: tuple[str, ...] = ()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 
-from vmproxy import blocks, managed, rules
+from vmproxy import blocks, managed, ruleplan, rules
 from vmproxy.errors import NoGateway, Refused
 from vmproxy.guests import ADDRESS_AT_BOOT, Guest, Order, read_payload
 from vmproxy.managed import DRIFT
@@ -22,12 +22,12 @@ from vmproxy.model import (
     Finding,
     Plan,
     ProxyURL,
-    RuleChange,
     Wish,
     printable,
 )
 from vmproxy.proxyenv import is_loopback, merge_no_proxy, variables, with_host
 from vmproxy.routes import choose_gateway
+from vmproxy.ruleplan import listener
 from vmproxy.values import dataclass
 from vmproxy.wish import record, recorded
 
@@ -159,7 +159,7 @@ def diff(
     """What has to change, and each point of drift in words. Raises ForeignFile, Refused where it cannot be made to
     work."""
     files, drift = managed.changes(facts, guest, desired)
-    change, more, warnings = _rules(facts, desired, variant, force=force)
+    change, more, warnings = ruleplan.change(facts, desired, variant, force=force)
     warnings = (*desired.warnings, *warnings)
     drift += more
     restart, stale = _restart(facts, guest, desired, files, restart_always=restart_always)
@@ -176,49 +176,6 @@ def diff(
 # ---- rules ----------------------------------------------------------------------------------------------------------
 
 
-def _rules(
-    facts: Facts, desired: Desired, variant: str, *, force: bool
-) -> tuple[RuleChange | None, list[Finding], tuple[str, ...]]:
-    warnings: list[str] = []
-    if variant not in facts.dumps:
-        failure = next(iter(facts.dump_errors.values()), "")
-        if desired.door is None or not facts.live:
-            return None, [], (f"the VM's firewall rules cannot be read: {failure}",) if failure else ()
-        problem = failure or "the VM has no iptables-save"
-        raise Refused(problem, where="iptables", hint="install iptables in the VM")
-    dump = facts.dumps[variant]
-    observed = rules.parse_save(dump)
-    door = desired.door
-    named = door.bridges if door is not None and desired.bridges_named else ()
-    drift = list(rules.drift(observed, door, sorted(facts.interfaces), named))
-    if door is not None:
-        for conflict in rules.conflicts(observed, door):
-            if conflict.ok:
-                warnings.append(conflict.detail)
-            elif force:
-                warnings.append(f"{conflict.detail}; going on as told")
-            else:
-                raise Refused(
-                    conflict.detail, where=conflict.subject, hint=conflict.hint or "--force, or --listen-port N"
-                )
-    change = rules.changes(observed, door)
-    if not change:
-        return None, drift, tuple(warnings)
-    if door is not None:
-        blocked = listener(facts, door)
-        if blocked:
-            raise Refused(blocked, hint="--listen-port N")
-    undo = rules.inverse(observed, door)
-    made = RuleChange(
-        variant=variant,
-        do={"filter": change.filter, "nat": change.nat},
-        undo={"filter": undo.filter, "nat": undo.nat},
-        seen=rules.cas_text(dump),
-        lines=change.lines,
-    )
-    return made, drift, tuple(warnings)
-
-
 def moved_gateway(facts: Facts, variant: str, door: Door) -> str:
     """Where the rules in place lead to another address than the gateway of now (a DHCP change, F57), in one line,
     else ""."""
@@ -232,14 +189,6 @@ def moved_gateway(facts: Facts, variant: str, door: Door) -> str:
                 return f"the gateway is now {door.gateway}; the rules lead to {printable(there, limit=40)}"
     return ""
 
-
-def listener(facts: Facts, door: Door) -> str:
-    """What already listens at the door's port on an address that containers use, in one line, else ""."""
-    bridges = {address.cidr.partition("/")[0] for address in facts.addresses if address.interface in facts.bridges}
-    for host, port in facts.listeners:
-        if port == door.listen_port and (host in ("0.0.0.0", "::") or host in bridges):  # noqa: S104 - compared, not bound
-            return f"something in the VM already listens at {host}:{port}"
-    return ""
 
 
 # ---- the daemon -----------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "proof": {"model", "errors"},
     "wish": {"model", "errors", "quoting", "proxyenv"},
     "guests": {"model", "errors", "quoting", "proxyenv", "routes", "rules", "blocks", "initrd", "wish"},
-    "tools": {"model", "errors", "quoting", "blocks"},
+    "tools": {"model", "errors", "quoting", "proxyenv", "blocks"},
     "providers": {"model", "errors"},
     "hostproc": {"errors"},
     "transports": {"model", "errors", "quoting", "hostproc"},

@@ -68,25 +68,38 @@ leave() { # status exit-code text…: the last frame, then out
 
 # ---- putting back --------------------------------------------------------------------------------------------------
 
-restore() { # file of iptables-restore text
-  case $variant in
-    nft) tool=iptables-nft-restore ;;
-    legacy) tool=iptables-legacy-restore ;;
-    *) tool=iptables-restore ;;
+restore() { # file of iptables-restore text, named after its table
+  case $variant in nft|legacy) tool=tables-$variant-restore ;; *) tool=tables-restore ;; esac
+  case ${1##*/} in
+    *6.*) set -- "$1" "${2:-}" "ip6$tool" ;;
+    # In the VM itself vmproxy's own Python may do it (machines/legacytables.py): same words, same exit codes.
+    *) if [ -n "$python" ]; then set -- "$1" "${2:-}" env PYTHONPATH="$package" "$python" -B -m vmproxy.cli.legacytables
+       else set -- "$1" "${2:-}" "ip$tool"; fi ;;
   esac
-  # In the VM itself vmproxy's own Python may do it (machines/legacytables.py): same words, same exit codes.
-  if [ -n "$python" ]; then set -- "$1" "${2:-}" env PYTHONPATH="$package" "$python" -B -m vmproxy.cli.legacytables
-  else set -- "$1" "${2:-}" "$tool"; fi
   text=$1 test=$2; shift 2
-  limit $((xwait + 20)) "$@" -w "$xwait" --noflush ${test:+"$test"} < "$text" 2>"$work/err" 9>&-
+  if [ -z "$old_restore" ]; then
+    limit $((xwait + 20)) "$@" -w "$xwait" --noflush ${test:+"$test"} < "$text" 2>"$work/err" 9>&- && return 0
+    rc=$?
+    # Before 1.6.2 it knows no -w, and takes the number for a file (F18). Other programs' lock is then taken for it.
+    grep -qe "option.*w" -e "Can't open $xwait" "$work/err" || return "$rc"
+    old_restore=1
+  fi
+  if have flock; then set -- flock /run/xtables.lock "$@"; fi
+  limit $((xwait + 20)) "$@" --noflush ${test:+"$test"} < "$text" 2>"$work/err" 9>&-
 }
 
 undo_singly() { # table: where another tool has taken some of it away already (F22), each line by itself, and then a look
+  case $1 in *6) six=6 ;; *) six='' ;; esac
+  set -- "$1" "${1%6}"
   while IFS= read -r line; do
-    case $line in \**|COMMIT|'') ;; *) printf '*%s\n%s\nCOMMIT\n' "$1" "$line" > "$work/line"; restore "$work/line" ;; esac
+    case $line in \**|COMMIT|'') ;; *) printf '*%s\n%s\nCOMMIT\n' "$2" "$line" > "$work/$1.line"; restore "$work/$1.line" ;; esac
   done < "$work/$1.undo"
-  cas_dump | sed -n "/^\*$1/,/^COMMIT/p" | grep VMPROXY > "$work/line"
-  sed -n "/^\*$1/,/^COMMIT/p" "$work/seen" | grep VMPROXY | cmp -s - "$work/line"
+  cas_dump $six | sed -n "/^\*$2/,/^COMMIT/p" | grep VMPROXY > "$work/$1.line"
+  sed -n "/^\*$2/,/^COMMIT/p" "$work/seen$six" | grep VMPROXY | cmp -s - "$work/$1.line"
+}
+
+rules_as_seen() {
+  cas_dump | cmp -s - "$work/seen" && { [ ! -e "$work/seen6" ] || cas_dump 6 | cmp -s - "$work/seen6"; }
 }
 
 put_back() { # exit-code text…
@@ -97,8 +110,8 @@ put_back() { # exit-code text…
   bad=''
   # A restart under way is waited for first: two at once could leave two daemons, or none (F26).
   [ -z "$in_flight" ] || restarted
-  if [ -n "$did_nat$did_filter" ] && ! cas_dump | cmp -s - "$work/seen"; then
-    for t in filter nat; do
+  if [ -n "$did_nat$did_filter$did_nat6$did_filter6" ] && ! rules_as_seen; then
+    for t in $tables; do
       eval "done=\$did_$t"
       if [ -n "$done" ]; then restore "$work/$t.undo" || restore "$work/$t.undo" || undo_singly "$t" || bad="$bad iptables-$t"; fi
     done
@@ -158,8 +171,9 @@ as_written() { # I: does file I stand as we have written it?
   if [ "$2" = write ]; then same "$1" "$work/new.$3"; else [ ! -e "$1" ] && [ ! -L "$1" ]; fi
 }
 
-cas_dump() {
-  case $variant in nft) iptables-nft-save ;; legacy) iptables-legacy-save ;; *) iptables-save ;; esac 2>/dev/null 9>&- |
+cas_dump() { # 6 for IPv6
+  case $variant in nft|legacy) tool=tables-$variant-save ;; *) tool=tables-save ;; esac
+  "ip${1:-}$tool" 2>/dev/null 9>&- |
     sed -e '/^#/d' -e 's/ \[[0-9]*:[0-9]*\]$//'
 }
 
@@ -209,7 +223,9 @@ restarted() {
 
 # ---- the story -----------------------------------------------------------------------------------------------------
 
-boot='' files=0 variant='' xwait=5 lock_timeout=0 restart_argv='' policy=never python='' package='' seen_pid='' ask_at='' locked='' watcher='' did_restart='' in_flight='' old_pid='' log='' did_nat='' did_filter='' proof_args=''
+# In the order of writing; those that end in 6 are ip6tables'.
+tables='filter nat filter6 nat6'
+boot='' files=0 variant='' xwait=5 lock_timeout=0 restart_argv='' policy=never python='' package='' seen_pid='' ask_at='' locked='' watcher='' did_restart='' in_flight='' old_pid='' log='' did_nat='' did_filter='' did_nat6='' did_filter6='' old_restore='' proof_args=''
 REPLY=''; first_line /proc/sys/kernel/random/boot_id; boot=$REPLY
 open_area || { frame "result refused 6 $area is not ours"; exit 0; }
 
@@ -259,7 +275,7 @@ if [ -n "$seen_pid" ]; then
   docker_pid || REPLY=0
   [ "$REPLY" = "$seen_pid" ] || leave moved 6 'Docker was started, stopped or restarted meanwhile'
 fi
-if [ -n "$variant" ]; then cas_dump | cmp -s - "$work/seen" || leave moved 6 'the firewall rules changed meanwhile'; fi
+if [ -n "$variant" ]; then rules_as_seen || leave moved 6 'the firewall rules changed meanwhile'; fi
 
 if [ -n "$ask_at" ]; then
   step ask
@@ -321,7 +337,7 @@ done
 if [ -n "$variant" ]; then
   step rules
   # Both tables are tested first, since a restore is atomic per table only (RELIABILITY §0b).
-  for t in filter nat; do
+  for t in $tables; do
     if [ -s "$work/$t.do" ]; then
       restore "$work/$t.do" --test; rc=$?
       case $rc in
@@ -331,7 +347,7 @@ if [ -n "$variant" ]; then
       esac
     fi
   done
-  for t in filter nat; do
+  for t in $tables; do
     if [ -s "$work/$t.do" ]; then
       step "rules $t"
       eval "did_$t=1"

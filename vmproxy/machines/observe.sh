@@ -102,6 +102,19 @@ look_rules() {
       dump legacy iptables-legacy-save
     fi
   elif have iptables-save; then dump default iptables-save; fi
+  # IPv6 only where a bridge has it: scope 00 is global, unique local addresses too (include/net/ipv6.h).
+  six=''
+  while read -r _ _ _ scope _ name; do
+    if [ "$scope" = 00 ] && [ -d "/sys/class/net/$name/bridge" ]; then six=1; fi
+  done 2>/dev/null </proc/net/if_inet6
+  if [ -n "$six" ]; then
+    if have ip6tables-nft-save || have ip6tables-legacy-save; then
+      have ip6tables-nft-save && dump nft6 ip6tables-nft-save
+      if have ip6tables-legacy-save && { ! have ip6tables-nft-save || first_line /proc/net/ip6_tables_names; }; then
+        dump legacy6 ip6tables-legacy-save
+      fi
+    elif have ip6tables-save; then dump default6 ip6tables-save; fi
+  fi
   if docker_pid; then frame "daemon $REPLY"; cat "/proc/$REPLY/environ" 2>/dev/null; fi
 }
 

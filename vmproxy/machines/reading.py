@@ -16,6 +16,7 @@ _INTERFACE = re.compile(r"[A-Za-z0-9_.@:-]{1,15}\Z")
 _LINE = re.compile(r"(?:line |: )(\d{1,7})\b")
 _NUMBER = re.compile(r"[0-9]{1,10}\Z")  # int() itself refuses a number of thousands of digits
 _VARIANTS = frozenset({"nft", "legacy", "default"})
+_VARIANTS6 = frozenset({"nft6", "legacy6", "default6"})
 FILE_LIMIT_BYTES = 1 << 20
 
 
@@ -54,6 +55,7 @@ class _Reader:
         self._complaints: dict[str, bytes] = {}
         self._texts: dict[str, bytes] = {}
         self._dumps: dict[str, bytes] = {}
+        self._dumps6: dict[str, bytes] = {}
         self._dump_errors: dict[str, str] = {}
         self._daemon: Daemon | None = None
         self._leftovers: list[str] = []
@@ -94,6 +96,7 @@ class _Reader:
             syntax=self._syntax,
             texts=self._texts,
             dumps=self._dumps,
+            dumps6=self._dumps6,
             dump_errors=self._dump_errors,
             daemon=self._daemon,
             leftovers=tuple(self._leftovers),
@@ -148,12 +151,16 @@ class _Reader:
     def _take_dump(self, frame: Frame) -> None:
         if frame.rest in _VARIANTS:
             self._dumps[frame.rest] = frame.body
+        elif frame.rest in _VARIANTS6:
+            self._dumps6[frame.rest[:-1]] = frame.body
 
     def _take_dumped(self, frame: Frame) -> None:
         variant, code = (*frame.words[1:], "", "")[:2]
         if code != "0" and variant in _VARIANTS:
             self._dumps.pop(variant, None)
             self._dump_errors[variant] = printable(f"iptables-save ({variant}) ends with status {code}")
+        elif code != "0" and variant in _VARIANTS6:
+            self._dumps6.pop(variant[:-1], None)
 
     def _take_daemon(self, frame: Frame) -> None:
         if _NUMBER.match(frame.rest):

@@ -207,9 +207,11 @@ def _plan_lines(plan: Plan, terms: Terms) -> bytes:
     if plan.rules is not None:
         out.append(f"variant {plan.rules.variant}\nxwait {XTABLES_WAIT_SECONDS}\n".encode("ascii"))
         out.append(_blob("seen", plan.rules.seen))
-        for table in ("filter", "nat"):
-            out.append(_blob(f"{table}.do", plan.rules.do.get(table, b"")))
-            out.append(_blob(f"{table}.undo", plan.rules.undo.get(table, b"")))
+        if plan.rules.seen6 is not None:
+            out.append(_blob("seen6", plan.rules.seen6))
+        for table, text in plan.rules.do.items():
+            if text:
+                out += [_blob(f"{table}.do", text), _blob(f"{table}.undo", plan.rules.undo[table])]
     out.append(f"restart {terms.restart if plan.restart else 'no'}\n".encode("ascii"))
     out += [f"argv {' '.join(_word(word) for word in argv)}\n".encode("ascii") for argv in terms.restart_argv]
     if terms.daemon_pid is not None:
