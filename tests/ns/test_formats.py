@@ -1,7 +1,7 @@
 """``vmproxy env --format …``: each format is read back by its real consumer, and gives exactly the value.
 
-Docker 20.10 and its classic builder, Compose 1.29, fish, and systemd's own manager run in one VM. The values are every
-character that a value can have, and those on which readers trip.
+Docker 20.10 with both builders, Compose 1.29, seven shells, fish, and systemd's own manager run in one VM, Docker 26
+and Compose 2 in another. The values are every character that a value can have, and those on which readers trip.
 """
 
 from __future__ import annotations
@@ -49,6 +49,18 @@ def vm() -> Iterator[NamespaceVM]:
         yield machine
 
 
+@pytest.fixture(scope="module")
+def new_vm() -> Iterator[NamespaceVM]:
+    """One VM with a newer Docker."""
+    with NamespaceVM(release="trixie") as machine:
+        machine.import_image()
+        machine.run("mkdir /tmp/work")
+        yield machine
+
+
+DOCKERS = pytest.mark.parametrize("which", ["vm", "new_vm"], ids=["20.10", "26"])
+
+
 def put(vm: NamespaceVM, name: str, text: str) -> None:
     """A file in the VM's /tmp/work."""
     vm.path(f"/tmp/work/{name}").write_text(text, encoding="utf-8")
@@ -94,8 +106,10 @@ def test_p4_every_shell_leaves_the_words_whole(vm: NamespaceVM) -> None:
     no_canary(vm)
 
 
-def test_p4_docker_run_reads_arguments_and_env_file(vm: NamespaceVM) -> None:
+@DOCKERS
+def test_p4_docker_run_reads_arguments_and_env_file(which: str, request: pytest.FixtureRequest) -> None:
     """One container: ``$(…)`` unquoted, credentials by name, and --env-file; a container's own -e behind them wins."""
+    vm: NamespaceVM = request.getfixturevalue(which)
     words = variables("W", WORDS) | {"SECRET": SECRET} | PROXY
     lines = variables("F", VALUES)
     put(vm, "arguments", render(words, "docker-run"))
@@ -107,15 +121,24 @@ def test_p4_docker_run_reads_arguments_and_env_file(vm: NamespaceVM) -> None:
     no_canary(vm)
 
 
-@pytest.mark.parametrize("buildkit", ["0", "1"], ids=["classic", "buildkit"])
-def test_p4_docker_build_reads_arguments_and_dockerfile(vm: NamespaceVM, buildkit: str) -> None:
+BUILDERS = pytest.mark.parametrize(
+    ("which", "buildkit"), [("vm", "0"), ("vm", "1"), ("new_vm", "1")], ids=["classic", "buildkit", "buildx"]
+)
+
+
+@BUILDERS
+def test_p4_docker_build_reads_arguments_and_dockerfile(
+    which: str, buildkit: str, request: pytest.FixtureRequest
+) -> None:
     """RUN sees the predefined proxies, declared build arguments and ARG defaults; the image has none of it as ENV.
 
-    The proxy given by ``--build-arg`` alone is not in the image's history either.
+    The proxy given by ``--build-arg`` alone is not in the image's history either. ALL_PROXY needs its ARG in 20.10.
     """
+    vm: NamespaceVM = request.getfixturevalue(which)
     words = variables("W", FEW_WORDS) | {"PIP_INDEX_URL": "http://172.17.0.1:3141/root/pypi/+simple/"}
     lines = variables("D", (*FEW, *EVERY) if buildkit == "0" else VALUES)
-    declared = "".join(f"ARG {name}\n" for name in (*words, "ALL_PROXY", "all_proxy"))  # predefined in later versions
+    late = ("ALL_PROXY", "all_proxy") if which == "vm" else ()
+    declared = "".join(f"ARG {name}\n" for name in (*words, *late))
     text = f"FROM busybox\n{declared}{render(lines, 'dockerfile')}RUN cat /proc/self/environ > /environ\n"
     put(vm, "Dockerfile", text)
     put(vm, "arguments", render(words | PROXY, "docker-build"))
@@ -129,8 +152,10 @@ def test_p4_docker_build_reads_arguments_and_dockerfile(vm: NamespaceVM, buildki
     assert [line for line in baked if not line.startswith("PATH=")] == []
 
 
-def test_p4_compose_reads_the_fragment(vm: NamespaceVM) -> None:
-    """Compose 1.29: the fragment below a service gives environment and build arguments, ``$`` and all."""
+@pytest.mark.parametrize(("which", "compose"), [("vm", "docker-compose"), ("new_vm", "docker compose")])
+def test_p4_compose_reads_the_fragment(which: str, compose: str, request: pytest.FixtureRequest) -> None:
+    """Compose 1.29 and 2: the fragment below a service gives environment and build arguments, ``$`` and all."""
+    vm: NamespaceVM = request.getfixturevalue(which)
     # Its reader of YAML takes a second for ten thousand escapes: every 40th character.
     pairs = variables("C", (*FEW, "".join(EVERY)[::40])) | PROXY
     put(
@@ -142,7 +167,7 @@ def test_p4_compose_reads_the_fragment(vm: NamespaceVM) -> None:
         "    build:\n", "    build:\n      context: .\n"
     )
     put(vm, "docker-compose.yml", f"version: '3.4'\nservices:\n  one:\n{fragment}\n")
-    script = "cd /tmp/work && export HOME=/wrong && docker-compose build -q one && docker-compose run --rm -T one"
+    script = f"cd /tmp/work && export HOME=/wrong && {compose} build -q one && {compose} run --rm -T one"
     done = vm.run(f"{script} sh -c 'cat /proc/self/environ; echo; echo ---; cat /environ'", seconds=120)
     ran, _, built = done.stdout.partition(b"\n---\n")
     assert_within(environment(ran), pairs)
