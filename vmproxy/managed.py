@@ -64,6 +64,8 @@ def for_tools(
         own = tool.render(order, facts)
         made += own
         lost += [name] if forgotten(facts, (block.path for block in own)) else []
+        if wins := tool.overrides(facts):
+            warnings.append(f"{name}: {wins}")
         unsaid = tool.unsaid(order)
         if unsaid:
             some = ", ".join(printable(text, limit=60) for text in unsaid[:_SHOWN])

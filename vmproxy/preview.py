@@ -26,6 +26,7 @@ def secrets(*proxies: ProxyURL | None) -> tuple[str, ...]:
         pair = f"{proxy.username}:{proxy.password}"
         out.add(f"{quote(proxy.username, safe='')}:{quote(proxy.password, safe='')}")
         out |= {pair, base64.b64encode(pair.encode()).decode("ascii")}
+        out.add(f"login {proxy.username} password {proxy.password}")  # netrc's, for a password of one character too
         if len(proxy.password) > _SHORTEST:
             plain = proxy.password
             out |= {plain, quote(plain, safe=""), quote(plain), sh(plain)[1:-1], plain.replace("%", "%%")}

@@ -64,7 +64,7 @@ class Session:
         return Look(
             files=(*guests.files(), *tools.files(self._tools)),
             paths=(*guests.paths(), *tools.paths(self._tools)),
-            texts=guests.texts(),
+            texts=(*guests.texts(), *tools.texts(self._tools)),
             configs=guests.daemon_configs(),
             resolve=name,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import json
@@ -16,7 +17,8 @@ from tests.ns.endings import refused
 from tests.ns.story import BOOTLOCAL, PROFILE, Held, Vmproxy, held, host_proxy
 from vmproxy import converge, tools
 from vmproxy.errors import Refused, RolledBack, UsageError
-from vmproxy.proxyenv import parse_proxy
+from vmproxy.model import Facts
+from vmproxy.proxyenv import parse_proxy, variables
 
 URL = "http://only-the-proxy-knows.test"
 PROXY = "http://10.0.2.2:8123"
@@ -162,11 +164,11 @@ def test_the_wish_is_kept_in_the_vm(box: Box) -> None:
     assert (ran.code, "nothing to do" in ran.all) == (0, True), ran
     assert box.vmproxy.status().code == 0
     box.machine.path("/etc/gitconfig").write_bytes(THEIRS["/etc/gitconfig"])
-    box.machine.path(tools.load("apt").FILES[0]).unlink()
+    box.machine.path(tools.load("apt").FILES[-1]).unlink()
     ran = box.vmproxy.status()
     assert ran.code == 1, ran
     assert "/etc/gitconfig: our block is missing" in ran.all
-    assert "95vmproxy: the file is missing" in ran.all
+    assert "zz-vmproxy: the file is missing" in ran.all
     assert box.vmproxy.tell(converge.apply, verify=False, yes=True).changed
     assert box.asked(f"git ls-remote {URL}/x.git")
 
@@ -177,7 +179,7 @@ def test_a_tool_that_is_left_out_is_taken_back(box: Box) -> None:
     box.apply(*ALL)
     box.apply("apt", "sudo")
     kept = {path: file for path, file in box.picture().items() if file != before[path]}
-    assert set(kept) == {*tools.files(("apt", "sudo")), PROFILE, BOOTLOCAL}
+    assert set(kept) == {tools.load("apt").FILES[-1], *tools.files(("sudo",)), PROFILE, BOOTLOCAL}
     box.apply("none")
     assert {path for path, file in box.picture().items() if file != before[path]} == {PROFILE, BOOTLOCAL}
     assert box.apply("none") == "in sync, nothing to do"
@@ -218,7 +220,7 @@ def test_credentials_stay_out_of_files_that_everybody_reads(box: Box) -> None:
     before = box.picture()
     environ = {"VMPROXY_PROXY": f"http://me:{SECRET}@127.0.0.1:8123"}
     for name in ALL:
-        if name != "sudo":
+        if name not in ("sudo", "apt"):
             with pytest.raises(Refused, match=f"credentials cannot be given to {name}"):
                 box.apply(name, proxy=parse_proxy(environ["VMPROXY_PROXY"]))
     ran = box.vmproxy.apply("--tools", "sudo,git", "--yes", environ=environ)
@@ -228,6 +230,59 @@ def test_credentials_stay_out_of_files_that_everybody_reads(box: Box) -> None:
     assert ran.code == 0, ran
     assert SECRET not in ran.all
     assert SECRET.encode() not in box.machine.path(tools.load("sudo").FILES[0]).read_bytes()
+
+
+def test_apt_has_a_file_for_credentials(box: Box) -> None:
+    """The proxy gets user and password from apt; the file with them is root's alone, and other users' apt does not
+    mind. No run shows them, and remove leaves nothing."""
+    url = f"http://me:{SECRET}%23x%22@127.0.0.1:8123"
+    ran = box.vmproxy.apply("--tools", "apt", "--dry-run", environ={"VMPROXY_PROXY": url})
+    assert (ran.code, "login" in ran.all, SECRET in ran.all) == (0, False, False), ran
+    ran = box.vmproxy.apply("--tools", "apt", "--no-verify", "--yes", environ={"VMPROXY_PROXY": url})
+    assert (ran.code, SECRET in ran.all) == (0, False), ran
+    files = {path: held(box.machine, path) for path in tools.load("apt").FILES}
+    secret = [(path, file.mode) for path, file in files.items() if file and SECRET.encode() in file.content]
+    assert secret == [("/etc/apt/auth.conf.d/zz-vmproxy.conf", "0600")]
+    before = len(box.proxy.requests)
+    box.says("apt-get update")
+    basic = base64.b64encode(f'me:{SECRET}#x"'.encode()).decode()
+    assert any(basic in header for request in box.proxy.requests[before:] for header in request.headers)
+    done = box.machine.run("apt-cache policy", user="docker")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (ran := box.vmproxy.apply("--yes")).code == 0, ran
+    assert "nothing to do" in ran.all
+
+
+HARD = ("a=b", "%41", "é.test", "a'b", 'a"b', "a#b", "a\\b", "$HOME", "a;b&c", "*", "[::1]:80", "@{HOME}", "a`b")
+
+
+def test_hard_values_reach_their_readers(box: Box) -> None:
+    """What is in no_proxy is exactly what a session of PAM, a log-in shell and wget get, or is refused."""
+    seen = Facts(paths=frozenset(tools.paths(ALL)))
+    readers = {"environment": "su docker -s /bin/sh -c 'printenv no_proxy'", "apk": "sh -lc 'printenv no_proxy'"}
+    carried: dict[str, set[str]] = {name: set() for name in (*readers, "wget")}
+    box.apply(*carried)
+    for value in HARD:
+        said = tools.Order(variables=variables(parse_proxy(PROXY), None, (value, "127.0.0.1")))
+        for name, values in carried.items():
+            try:
+                (block,) = tools.load(name).render(said, seen)
+            except Refused:
+                continue
+            box.machine.path(block.path).write_bytes(block.payload)
+            if name in readers:
+                assert box.says(readers[name]) == f"{value},127.0.0.1\n", (name, value)
+            else:
+                before = len(box.proxy.requests)
+                box.says("wget -t 1 -T 3 -qO- http://127.0.0.1:9/")
+                assert len(box.proxy.requests) == before, value
+            values.add(value)
+    assert carried["apk"] == carried["wget"] == set(HARD)
+    assert carried["environment"] == {"a=b", "%41", "é.test", "*", "[::1]:80", "@{HOME}"}
+    for path in ("/etc/profile.d/vmproxy.sh", "/etc/environment"):
+        box.machine.path(path).unlink()
+    box.machine.path("/etc/environment").write_bytes(THEIRS["/etc/environment"])
+    box.machine.path("/etc/wgetrc").write_bytes(THEIRS["/etc/wgetrc"])
 
 
 def test_what_is_not_there_is_refused(box: Box) -> None:
@@ -240,7 +295,7 @@ def test_what_is_not_there_is_refused(box: Box) -> None:
     program.with_name("apk.aside").rename(program)
     with pytest.raises(UsageError, match="there is no tool named brew"):
         box.apply("apt", "brew")
-    link = box.machine.path("/etc/apt/apt.conf.d/95vmproxy")
+    link = box.machine.path("/etc/apt/apt.conf.d/zz-vmproxy")
     link.symlink_to("/etc/passwd")
     with pytest.raises(Refused, match="a symbolic link"):
         box.apply("apt")
@@ -256,7 +311,7 @@ def test_dry_run_shows_each_file(box: Box) -> None:
     ran = box.vmproxy.json("apply", "--dry-run", "--tools", ",".join(ALL))
     assert ran.code == 0, ran
     diff = json.loads(ran.out)["vms"][0]["diff"]
-    for path in ("/etc/apt/apt.conf.d/95vmproxy", "/etc/gitconfig.vmproxy", "/etc/pip.conf", "/usr/etc/npmrc"):
+    for path in ("/etc/apt/apt.conf.d/zz-vmproxy", "/etc/gitconfig.vmproxy", "/etc/pip.conf", "/usr/etc/npmrc"):
         assert f"+++ {path}" in diff
     assert box.picture() == before
 

@@ -103,10 +103,16 @@ def test_a_tool_that_the_vm_has_not(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_credentials_are_given_to_no_file_that_everybody_reads(name: str) -> None:
-    """Refused, and the refusal does not show them; sudo's file has names only."""
+    """Refused, and the refusal does not show them; sudo's file has names only, and apt has a file for root alone."""
     said = tools.Order(variables=variables(parse_proxy("http://me:hunter22@h:1"), None), secret=True)
     if name == "sudo":
         assert b"hunter22" not in tools.load(name).render(said, facts())[0].payload
+        return
+    if name == "apt":
+        secret, open_to_all = tools.load(name).render(said, facts())
+        assert (secret.mode, secret.secret) == (0o600, True)
+        assert secret.payload == b"machine http://h:1 login me password hunter22\n"
+        assert b"hunter22" not in open_to_all.payload
         return
     with pytest.raises(Refused, match="credentials") as caught:
         tools.load(name).render(said, facts())
@@ -214,6 +220,64 @@ def test_apt_says_both_proxies_and_whole_names() -> None:
     }
 
 
+APT_REFUSED = {
+    "two users of one proxy": ("http://a:b@h:1", "http://c:d@h:1"),
+    "one of two without": ("http://a:b@h:1", "http://h:1"),
+    "a blank": ("http://a:b%20c@h:1", None),
+    "not ASCII": ("http://a:%C3%A9@h:1", None),
+    "no password": ("http://a@h:1", None),
+    "IPv6": ("http://a:b@[::2]:1", None),
+}
+
+
+@pytest.mark.parametrize("case", APT_REFUSED)
+def test_apt_credentials_that_cannot_be_said(case: str) -> None:
+    """netrc has no quotes, and one line for each machine: refused, not written another way."""
+    http, https = (parse_proxy(text) if text else None for text in APT_REFUSED[case])
+    assert http is not None
+    with pytest.raises(Refused):
+        tools.load("apt").render(tools.Order(variables=variables(http, https), secret=True), facts())
+
+
+def test_apt_credentials_of_two_proxies() -> None:
+    """A line for each; for a proxy that speaks TLS without http://, so that they go over nothing else."""
+    said = tools.Order(
+        variables=variables(parse_proxy("http://a:b%23@h:1"), parse_proxy("https://c:d@i:2")), secret=True
+    )
+    secret, settings = tools.load("apt").render(said, facts())
+    assert secret.payload == b"machine http://h:1 login a password b#\nmachine i:2 login c password d\n"
+    assert b"@" not in settings.payload
+
+
+def test_what_wins_over_our_file_is_said() -> None:
+    """apt's old single file is read last; a comment in it is none. sudo without its directory is refused."""
+    apt = tools.load("apt")
+    for text, wins in (
+        (b"# proxy\n// Acquire::http::Proxy x\nAPT::X 1;\n", False),
+        (b'Acquire { http { Proxy "http://x:1"; } }\n', True),
+    ):
+        assert bool(apt.overrides(Facts(texts={"/etc/apt/apt.conf": text}))) == wins
+    sudo = tools.load("sudo")
+    for text, read in (
+        (b"#includedir /etc/sudoers.d\r\n", True),
+        (b"@includedir /etc/sudoers.d", True),
+        (b"x\n", False),
+    ):
+        seen = Facts(paths=frozenset(tools.paths(ALL)), texts={"/etc/sudoers": text})
+        if read:
+            assert sudo.render(order(), seen)
+        else:
+            with pytest.raises(Refused, match="does not read"):
+                sudo.render(order(), seen)
+
+
+def test_domains_are_spelled_as_most_programs_know_them() -> None:
+    """``*.corp`` means .corp to Docker; wget and npm know only that."""
+    for name in ("wget", "npm"):
+        assert ".corp,a.test" in payload(name, order("*.corp", "a.test"))
+        assert "*" not in payload(name, order("*.corp", "a.test"))
+
+
 def test_git_says_one_proxy_and_the_servers_without() -> None:
     """The https one for both; each server by URL, a domain as one label, ports and IPv6 addresses as they are."""
     read = read_git(payload("git", order("intern.test:81", ".corp", "::1", "10.0.0.0/8")))
@@ -278,7 +342,8 @@ def test_values_are_read_back_exactly_or_refused(name: str, no_proxy: tuple[str,
         assert not set(refusal.what) & {'"', "\\"}
         return
     read = {key.lower(): value for key, value in READERS[name](text).items()}
-    assert read.get("no_proxy", read.get("noproxy", "")) == said.variables.get("no_proxy", "")
+    wanted = ",".join(e.plain if name in ("wget", "npm") else e.text for e in said.no_proxy)
+    assert read.get("no_proxy", read.get("noproxy", "")) == wanted
     assert len(text.splitlines()) == text.count("\n")
 
 
@@ -420,10 +485,10 @@ def test_the_order_of_writing() -> None:
     profile = blocks.put(None, b"export x='1'\n", where="end", record={})
     seen = Facts(paths=seen.paths, files={**seen.files, GUEST.WISH_FILE: File(path=GUEST.WISH_FILE, content=profile)})
     there, done = after(seen, wanted(seen, "apt"))
-    assert [change.before.path for change in done] == [GUEST.WISH_FILE, "/etc/apt/apt.conf.d/95vmproxy"]
+    assert [change.before.path for change in done] == [GUEST.WISH_FILE, "/etc/apt/apt.conf.d/zz-vmproxy"]
     both = Facts(paths=there.paths, files={**there.files, GUEST.WISH_FILE: File(path=GUEST.WISH_FILE, content=profile)})
     _gone, undone = after(both, Desired())
-    assert [change.before.path for change in undone] == ["/etc/apt/apt.conf.d/95vmproxy", GUEST.WISH_FILE]
+    assert [change.before.path for change in undone] == ["/etc/apt/apt.conf.d/zz-vmproxy", GUEST.WISH_FILE]
 
 
 def test_no_shell_is_asked_about_files_that_none_reads() -> None:
@@ -490,10 +555,10 @@ def test_a_directory_of_files(root: Root) -> None:
         assert not root.tell(converge.apply).changed
         assert len(looks) == 2
         assert root.tell(converge.status).ok
-    assert HTTP.encode() in root.path("/etc/apt/apt.conf.d/95vmproxy").read_bytes()
+    assert HTTP.encode() in root.path("/etc/apt/apt.conf.d/zz-vmproxy").read_bytes()
     assert root.path("/etc/pip.conf").stat().st_mode & 0o7777 == 0o640
     assert root.tell(converge.apply, tools=("git",)).changed
-    assert not root.path("/etc/apt/apt.conf.d/95vmproxy").exists()
+    assert not root.path("/etc/apt/apt.conf.d/zz-vmproxy").exists()
     assert root.path("/etc/pip.conf").read_bytes() == b"[global]\ntimeout = 7"
     assert root.tell(converge.remove).changed
     assert root.picture() == before

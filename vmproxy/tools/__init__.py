@@ -58,12 +58,17 @@ class Tool(Protocol):
     """Those of them that a shell reads."""
     PATHS: tuple[str, ...]
     """What has to be looked for, to know whether and where the VM has it."""
+    TEXTS: tuple[str, ...]
+    """Files of others that are only read: what may win over ours."""
 
     def render(self, order: Order, facts: Facts) -> tuple[BlockWish, ...]:
         """The blocks to write. Raises Refused where the VM has no such tool or a value cannot stand in its file."""
 
     def unsaid(self, order: Order) -> tuple[str, ...]:
         """The entries of no_proxy that it will not leave out, since its file has no words for them."""
+
+    def overrides(self, facts: Facts) -> str:
+        """What in the VM wins over our file, in one line, else ""."""
 
     def objection(self, content: bytes, *, leaving: bool) -> str:
         """Why our block in ``content``, a file that no shell reads, would not work; with ``leaving``, why it cannot be
@@ -99,6 +104,11 @@ def paths(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(path for name in names for path in load(name).PATHS))
 
 
+def texts(names: Iterable[str]) -> tuple[str, ...]:
+    """The files of others that these tools want read."""
+    return tuple(path for name in names for path in load(name).TEXTS)
+
+
 def owner(path: str) -> Tool | None:
     """The tool that a file belongs to."""
     return next((tool for tool in map(load, NAMES) if path in tool.FILES), None)
@@ -116,6 +126,11 @@ class Entry:
     kind: Literal["host", "below", "network", "all", "other"]
     host: str = ""
     port: int = 0
+
+    @property
+    def plain(self) -> str:
+        """``*.a.b`` as ``.a.b``, which says the same to Docker's daemon and is known to more; all else as it is."""
+        return self.text.removeprefix("*") if self.kind == "below" else self.text
 
 
 def entry(text: str) -> Entry:
@@ -150,7 +165,7 @@ def _is_address(text: str) -> bool:
 
 
 def no_secrets(order: Order, name: str) -> None:
-    """Everybody in the VM runs these tools, so that everybody can read their files. Raises Refused."""
+    """Everybody in the VM runs these tools, so that everybody has to read their files. Raises Refused."""
     if order.secret:
         raise Refused(
             f"the proxy's credentials cannot be given to {name}: everybody in the VM reads its file",

@@ -18,6 +18,7 @@ FILE = f"{_DIRECTORY}/vmproxy.sh"
 FILES = (FILE,)
 SHELL = FILES
 PATHS = (_DIRECTORY, _PROGRAM)
+TEXTS = ()
 
 
 def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
@@ -33,6 +34,11 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
 def unsaid(order: Order) -> tuple[str, ...]:
     """apk compares the ends of names, and addresses with networks; it knows no ports."""
     return tuple(entry.text for entry in order.no_proxy if entry.port)
+
+
+def overrides(facts: Facts) -> str:
+    """Nothing that could be seen here."""
+    return ""
 
 
 def objection(content: bytes, *, leaving: bool) -> str:

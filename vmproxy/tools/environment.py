@@ -1,7 +1,8 @@
 """/etc/environment: the variables that PAM gives to every session of the VM. PURE.
 
-pam_env(8) reads it for log-ins, ``su``, cron, and on Debian and Ubuntu for ``sudo``: one ``NAME=value`` a line. A quote
-at the value's beginning or end is taken off, ``#`` ends the line in some versions and a backslash joins two lines.
+pam_env(8) reads it for log-ins, ``su``, cron, and on Debian and Ubuntu for ``sudo``: one ``NAME=value`` a line. It cuts
+the line at ``#``, takes a quote at the value's beginning or end off, and joins two lines at a backslash. Scripts read
+the file with the shell, so that what would be more than one word there is refused as well.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ FILE = "/etc/environment"
 FILES = (FILE,)
 SHELL = ()
 PATHS = ()
+TEXTS = ()
 
 
 def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
@@ -25,12 +27,17 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
     )
 
 
-_BARRED = "#\\\"'$"
+_BARRED = "#\\\"'$`;&|()<>"
 
 
 def unsaid(order: Order) -> tuple[str, ...]:
     """None: what reads the variables decides."""
     return ()
+
+
+def overrides(facts: Facts) -> str:
+    """Nothing that could be seen here."""
+    return ""
 
 
 def objection(content: bytes, *, leaving: bool) -> str:

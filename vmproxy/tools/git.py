@@ -19,6 +19,7 @@ _PLACES = (("/usr/bin/git", "/etc"), ("/usr/local/bin/git", "/usr/local/etc"))
 FILES = tuple(f"{directory}/{name}" for _, directory in _PLACES for name in (_INCLUDED, "gitconfig"))
 SHELL = ()
 PATHS = tuple(path for place in _PLACES for path in place)
+TEXTS = ()
 _SECTION = re.compile(rb"[ \t]*\[")
 
 
@@ -41,6 +42,11 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
 def unsaid(order: Order) -> tuple[str, ...]:
     """Networks and whatever is no name."""
     return tuple(entry.text for entry in order.no_proxy if not _addresses(entry))
+
+
+def overrides(facts: Facts) -> str:
+    """Nothing that could be seen here."""
+    return ""
 
 
 def objection(content: bytes, *, leaving: bool) -> str:

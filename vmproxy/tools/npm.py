@@ -25,6 +25,7 @@ _PLACES = (
 FILES = tuple(dict.fromkeys(f"{directory}/npmrc" for _, directory in _PLACES))
 SHELL = ()
 PATHS = tuple(dict.fromkeys(path for place in _PLACES for path in place))
+TEXTS = ()
 _NAMES = ("proxy", "https-proxy", "noproxy")
 _PLAIN = re.compile(r"[A-Za-z0-9.:/_,*@%~+-]+", re.ASCII)
 _SECTION = re.compile(rb"^[ \t]*\[[^\]\n]*\][ \t\r]*$", re.MULTILINE)
@@ -36,7 +37,7 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
     no_secrets(order, NAME)
     lines = [f"proxy={_quoted(order.http)}", f"https-proxy={_quoted(order.https)}"]
     if order.no_proxy:
-        lines.append(f"noproxy={_quoted(','.join(entry.text for entry in order.no_proxy))}")
+        lines.append(f"noproxy={_quoted(','.join(entry.plain for entry in order.no_proxy))}")
     payload = "".join(f"{line}\n" for line in lines).encode()
     return (BlockWish(path=f"{directory}/npmrc", payload=payload, where="last", record={}, names=_NAMES),)
 
@@ -44,6 +45,11 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
 def unsaid(order: Order) -> tuple[str, ...]:
     """npm compares names label by label: it knows no networks, ports or ``*``."""
     return tuple(entry.text for entry in order.no_proxy if entry.kind not in ("host", "below") or entry.port)
+
+
+def overrides(facts: Facts) -> str:
+    """Nothing that could be seen here."""
+    return ""
 
 
 def objection(content: bytes, *, leaving: bool) -> str:

@@ -22,6 +22,7 @@ _PROGRAMS = ("/usr/bin/pip3", "/usr/bin/pip", "/usr/local/bin/pip3", "/usr/local
 FILES = (FILE,)
 SHELL = ()
 PATHS = _PROGRAMS
+TEXTS = ()
 _GLOBAL = re.compile(rb"^\[global\][^\n]*", re.MULTILINE)
 
 
@@ -52,6 +53,11 @@ def unsaid(order: Order) -> tuple[str, ...]:
     """Everything but this machine's own names, which no index has."""
     local = ("localhost", "127.0.0.1", "::1")
     return tuple(entry.text for entry in order.no_proxy if entry.text not in local)
+
+
+def overrides(facts: Facts) -> str:
+    """Nothing that could be seen here."""
+    return ""
 
 
 def objection(content: bytes, *, leaving: bool) -> str:

@@ -15,6 +15,7 @@ _PROGRAM = "/usr/bin/wget"
 FILES = (FILE,)
 SHELL = ()
 PATHS = (_PROGRAM,)
+TEXTS = ()
 _NAMES = ("http_proxy", "https_proxy", "no_proxy", "use_proxy")
 
 
@@ -25,14 +26,19 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
     no_secrets(order, NAME)
     values = {"http_proxy": order.http, "https_proxy": order.https}
     if order.no_proxy:
-        values["no_proxy"] = ",".join(entry.text for entry in order.no_proxy)
+        values["no_proxy"] = ",".join(entry.plain for entry in order.no_proxy)
     payload = "".join(f"{name} = {plain(value, name=NAME, barred='')}\n" for name, value in values.items()).encode()
     return (BlockWish(path=FILE, payload=payload, where="last", record={}, names=_NAMES),)
 
 
 def unsaid(order: Order) -> tuple[str, ...]:
-    """wget compares the ends of names, and addresses with networks; it knows no ports."""
-    return tuple(entry.text for entry in order.no_proxy if entry.kind in ("all", "other") or entry.port)
+    """wget compares the ends of names: it knows no networks, ports or ``*``."""
+    return tuple(entry.text for entry in order.no_proxy if entry.kind not in ("host", "below") or entry.port)
+
+
+def overrides(facts: Facts) -> str:
+    """Nothing that could be seen here."""
+    return ""
 
 
 def objection(content: bytes, *, leaving: bool) -> str:
