@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -41,10 +42,10 @@ class _Registry(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-@pytest.fixture(scope="module")
-def machine() -> Iterator[NamespaceVM]:
+@contextlib.contextmanager
+def with_registry(**options: Any) -> Iterator[NamespaceVM]:
     """A VM with a real Docker, the image ``busybox``, a registry to log in to, and its socket under a second name."""
-    with NamespaceVM() as vm:
+    with NamespaceVM(**options) as vm:
         vm.import_image()
         vm.run("ln -s /var/run/docker.sock /run/other.sock")
         server = ThreadingHTTPServer(("127.0.0.1", 5000), _Registry, bind_and_activate=False)
@@ -52,10 +53,19 @@ def machine() -> Iterator[NamespaceVM]:
         server.socket = listen(vm.surroundings.vm, "127.0.0.1", 5000)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
+        try:
+            yield vm
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[NamespaceVM]:
+    """Docker 20.10."""
+    with with_registry() as vm:
         yield vm
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
 
 
 class Client:
@@ -66,10 +76,11 @@ class Client:
         self.vmproxy = Vmproxy(machine, home)
         self.directory = machine.path("/root/.docker")
         self.file = self.directory / "config.json"
+        self.environ = {"DOCKER_CONFIG": str(self.directory)}
 
     def vmproxy_on_file(self, which: str, *words: str) -> Ran:
         """``vmproxy docker-config``, for the client's file."""
-        return self.vmproxy.run("docker-config", which, *words, environ={"DOCKER_CONFIG": str(self.directory)})
+        return self.vmproxy.run("docker-config", which, *words, environ=self.environ)
 
     def variables(self, *words: str, before: tuple[str, ...] = ()) -> dict[str, str]:
         """The proxy variables in a container that ``docker run`` starts with these words."""
@@ -215,3 +226,28 @@ def test_what_the_client_does_not_read_is_refused(client: Client) -> None:
     assert client.variables()["http_proxy"] == "http://proxy.example:3128"
     assert client.vmproxy_on_file("remove").code == 0
     assert client.file.read_bytes() == b""
+
+
+def test_the_same_with_a_client_of_today(tmp_path: Path) -> None:
+    """Docker 26: run has every variable, ALL_PROXY too, also after a login; BuildKit has all but that one, and the
+    history has none; remove leaves the login alone."""
+    every = {"http_proxy": "http://h.example:1", "all_proxy": "socks5://s.example:2", "no_proxy": "n.example"}
+    with with_registry(release="trixie") as vm:
+        client = Client(vm, tmp_path)
+        assert client.vmproxy.run("docker-config", "apply", environ={**client.environ, **every}).code == 0
+        wanted = json.loads(client.vmproxy.run("env", "--json", environ=every).out)
+        assert {"all_proxy", "ALL_PROXY", "https_proxy"} <= set(wanted)
+        assert client.variables() == wanted
+        client.login()
+        assert client.variables() == wanted
+        dockerfile = b"FROM busybox\nRUN env | sort >/seen\n"
+        vm.run("docker build -q -t built -", stdin=dockerfile)
+        seen = vm.docker("run", "--rm", "built", "cat", "/seen").splitlines()
+        built = {name: value for name, value in wanted.items() if name.lower() != "all_proxy"}
+        assert {f"{name}={value}" for name, value in built.items()} <= set(seen)
+        kept = vm.docker("history", "--no-trunc", "built") + vm.docker("inspect", "built")
+        assert ".example" not in kept
+        ran = client.vmproxy.run("docker-config", "remove", environ={**client.environ, **every})
+        assert ran.code == 0, ran
+        assert client.written().keys() == {"auths"}
+        assert client.variables() == {}
