@@ -77,7 +77,7 @@ def test_p6_credentials_go_by_name_and_that_is_said(fmt: str, capsys: pytest.Cap
     assert {line.split(" ")[1] for line in out.splitlines() if "=" not in line} == {
         *("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"),
     }
-    assert "warning: the values hold credentials: export HTTP_PROXY, http_proxy, HTTPS_PROXY, https_proxy" in err
+    assert "warning: HTTP_PROXY, http_proxy, HTTPS_PROXY, https_proxy: by name, because the values hold cred" in err
     assert SECRET not in out + err
 
 
@@ -217,3 +217,25 @@ def test_a_program_gets_the_exact_text_whatever_the_terminals_encoding_is(encodi
         timeout=60,
     )
     assert b"\nno_proxy=b\xc3\xbccher.example,\xe2\x98\x83.example," in done.stdout
+
+
+def test_the_two_ways_into_a_shell(tmp_path: Path) -> None:
+    """``eval "$(vmproxy env)"`` exports the values; ``$(…)`` unquoted gives option and word by turns."""
+    words = "env --proxy 'http://me:p%24%27x@10.0.2.2:3128' --https-proxy http://q:1 --no-proxy 'a.b, c.d'"
+    program = f'"{sys.executable}" -m vmproxy {words}'
+    script = f'set -- $({program} -q --format docker-run)\neval "$({program})"\nprintf "%s\\n" "$@"\nenv -0'
+    done = subprocess.run(
+        ["dash", "-ec", script],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "HOME": str(tmp_path)},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    *listed, rest = done.stdout.decode().split("\n")
+    found = dict(item.split("=", 1) for item in rest.split("\0") if item)
+    assert found["HTTP_PROXY"] == found["http_proxy"] == "http://me:p%24%27x@10.0.2.2:3128"
+    assert set(listed[::2]) == {"-e"}
+    assert listed[1::2][:4] == ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY=http://q:1", "https_proxy=http://q:1"]
+    assert listed[1::2][4:] == [f"{name}={found['no_proxy']}" for name in ("NO_PROXY", "no_proxy")]
+    assert not done.stderr

@@ -119,7 +119,7 @@ def _warn(run: Run, warnings: Iterable[str]) -> None:
 def _about(found: Mapping[str, str], form: str, index: str) -> Iterator[str]:
     """What to know of the text that is printed."""
     if form in ("docker-run", "docker-build") and (names := by_name(found)):
-        yield f"the values hold credentials: export {', '.join(names)}, so that Docker finds what is given by name"
+        yield f"{', '.join(names)}: by name, because the values hold credentials; vmproxy run -- docker … gives them"
     if form == "docker-build" and index:
         from vmproxy import pip
 

@@ -14,7 +14,7 @@ from vmproxy.containers.files import compose, dockerfile, dotenv, systemd
 from vmproxy.containers.shells import fish, powershell, sh
 from vmproxy.errors import UsageError
 
-__all__ = ("FORMATS", "by_name", "compose_scalar", "compose_value", "render")
+__all__ = ("FORMATS", "by_name", "render")
 
 
 def _json(variables: Mapping[str, str]) -> str:
@@ -51,13 +51,3 @@ def render(variables: Mapping[str, str], fmt: str) -> str:
     for name, value in variables.items():
         quoting.value_text(value, what=f"the value of {quoting.variable_name(name)}")
     return _RENDER[fmt](variables) if variables or fmt == "json" else ""
-
-
-def compose_value(text: str) -> str:
-    """``text`` as a Compose file means it: every ``$`` doubled. Not yet quoted for YAML. Raises UsageError."""
-    return quoting.compose(text)
-
-
-def compose_scalar(text: str) -> str:
-    """``text`` as a scalar of a Compose file, in double quotes, ASCII, every ``$`` doubled. Raises UsageError."""
-    return quoting.yaml(quoting.compose(text))
