@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 
 from vmproxy.values import dataclass
@@ -24,6 +24,9 @@ OLDEST: Version = (0, 31, 0)
 
 IMPORT: Version = (0, 37, 0)
 """From here on there is ``config:import`` (dokku#8085)."""
+
+SEVERAL: Version = (0, 38, 0)
+"""From here on one ``docker-options:add`` or ``:remove`` keeps several options as one each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +67,6 @@ class Step:
 
     do: tuple[Action, ...]
     undo: tuple[Action, ...]
-
-
-OnOption = Callable[[str, str], Call]
-"""What is done with one option of one app."""
 
 
 # ---- the commands ---------------------------------------------------------------------------------------------------
@@ -120,14 +119,21 @@ def take(scope: str, names: Iterable[str]) -> tuple[Call, ...]:
     return (Call(words=("config:unset", "--no-restart", scope, *names)),) if names else ()
 
 
-def add_option(app: str, option: str) -> Call:
-    """One option of an app's builds added. Dokku keeps it twice where it was there."""
-    return Call(words=("docker-options:add", app, "build", option))
+def add_options(app: str, options: Iterable[str], since: Version) -> tuple[Call, ...]:
+    """Options added to an app's builds. Dokku keeps one twice where it was there."""
+    return _on_options("docker-options:add", app, options, since)
 
 
-def remove_option(app: str, option: str) -> Call:
-    """One option of an app's builds taken away; no harm where it is not there."""
-    return Call(words=("docker-options:remove", app, "build", option))
+def remove_options(app: str, options: Iterable[str], since: Version) -> tuple[Call, ...]:
+    """Options of an app's builds taken away; no harm where one is not there."""
+    return _on_options("docker-options:remove", app, options, since)
+
+
+def _on_options(command: str, app: str, options: Iterable[str], since: Version) -> tuple[Call, ...]:
+    options = tuple(options)
+    if since >= SEVERAL and options:
+        return (Call(words=(command, app, "build", *options)),)
+    return tuple(Call(words=(command, app, "build", option)) for option in options)
 
 
 # ---- as data --------------------------------------------------------------------------------------------------------

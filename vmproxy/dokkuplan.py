@@ -202,35 +202,37 @@ class _Making:
     def args(self, app: App, wanted: tuple[str, ...]) -> None:
         """One app's build arguments. One that somebody else added is never ours."""
         ours = self._facts.record.options.get(app.name, frozenset())
-        lines = []
-        kept = set()
+        more, less, kept = [], [], set()
         for name in dict.fromkeys((*wanted, *sorted(ours))):
-            there, option = name in app.args, f"--build-arg {name}"
+            there = name in app.args
+            if name in wanted and (name in ours or not there):
+                kept.add(name)
             if name in wanted and not there:
-                kept.add(name)
-                self._option(app, "is not there", option, dokku.add_option, dokku.remove_option)
-                lines.append(f"+{option}")
-            elif name in wanted and name in ours:
-                kept.add(name)
+                more.append(f"--build-arg {name}")
             elif name not in wanted and name in ours and there:
-                self._option(app, "is there", option, dokku.remove_option, dokku.add_option)
-                lines.append(f"-{option}")
+                less.append(f"--build-arg {name}")
         if kept:
             self._args_after[app.name] = frozenset(kept)
         if kept or ours:
             self._args_before[app.name] = frozenset(kept | ours)
-        if lines:
-            self._touched[app.name] = None
-            self._options += len(lines)
-            what = f"dokku docker-options {app.name} build"
-            self._lines += [f"--- {what}", f"+++ {what}", *lines]
-
-    def _option(self, app: App, what: str, option: str, do: dokku.OnOption, undo: dokku.OnOption) -> None:
-        back: tuple[Action, ...] = (undo(app.name, option),)
-        if undo is dokku.add_option:  # which may already be there again, and must not be there twice
-            back = (dokku.remove_option(app.name, option), *back)
-        self._steps.append(Step(do=(do(app.name, option),), undo=back))
-        self._drift.append(Finding(subject=f"dokku build {app.name}", ok=False, detail=f"{option} {what}", code=DRIFT))
+        if not (more or less):
+            return
+        since = self._facts.version
+        out, back = dokku.remove_options, dokku.add_options
+        if more:
+            self._steps.append(Step(do=back(app.name, more, since), undo=out(app.name, more, since)))
+        if less:  # put back by taking them away first: they may be there again already, and must not be there twice
+            undo = (*out(app.name, less, since), *back(app.name, less, since))
+            self._steps.append(Step(do=out(app.name, less, since), undo=undo))
+        for options, what in ((more, "is not there"), (less, "is there")):
+            found = (f"{option} {what}" for option in options)
+            subject = f"dokku build {app.name}"
+            self._drift += [Finding(subject=subject, ok=False, detail=text, code=DRIFT) for text in found]
+        self._touched[app.name] = None
+        self._options += len(more) + len(less)
+        title = f"dokku docker-options {app.name} build"
+        self._lines += [f"--- {title}", f"+++ {title}"]
+        self._lines += [*(f"-{option}" for option in less), *(f"+{option}" for option in more)]
 
     # ---- the whole ---------------------------------------------------------------------------------------------------
 

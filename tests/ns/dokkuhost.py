@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 from pathlib import Path
@@ -25,8 +26,8 @@ PACKAGES = ("python3",)
 
 
 class DokkuLab:
-    """One VM's Dokku. :meth:`fresh` makes it anew: ``web`` and ``api.example.com`` are built from a Dockerfile, ``pack``
-    by buildpacks, ``new`` was never built; one global variable and one app's own are somebody's."""
+    """One VM's Dokku. :meth:`fresh` makes it anew: ``web`` is built from a Dockerfile, ``pack`` by buildpacks, ``new``
+    was never built; one global variable, one of an app and options are somebody's."""
 
     def __init__(self, machine: NamespaceVM) -> None:
         self.machine = machine
@@ -41,13 +42,12 @@ class DokkuLab:
         for name in (f"{LIB}/config", "/home/dokku", "/run/lab/dokku"):
             machine.path(name).mkdir(parents=True, exist_ok=True)
         machine.path(f"{LIB}/VERSION").write_text(f"v{version}\n", encoding="utf-8")
-        for name in ("web", "api.example.com", "pack", "new"):
+        for name in ("web", "pack", "new"):
             self.dokku("apps:create", name)
         self.dokku("builder:set", "web", "selected", "dockerfile")
-        for name, builder in (("api.example.com", "dockerfile"), ("pack", "herokuish")):
-            path = machine.path(f"{LIB}/config/builder/{name}/detected")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(builder, encoding="utf-8")
+        built = machine.path(f"{LIB}/config/builder/pack/detected")
+        built.parent.mkdir(parents=True, exist_ok=True)
+        built.write_text("herokuish", encoding="utf-8")
         self.dokku("config:set", "--global", "SENTRY=it's $5 \"a\" `b` \\ %")
         self.dokku("config:set", "--no-restart", "pack", "SECRET_KEY=of-the-app")
         self.dokku("docker-options:add", "web", "build,deploy", "--link dokku.postgres.main:dokku-postgres-main")
@@ -75,11 +75,11 @@ class DokkuLab:
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
     def state(self) -> dict[str, tuple[bytes, int]]:
-        """Every file of Dokku's, its bytes and mode, and our record's if it is there."""
+        """Every file of Dokku's, its bytes and mode, and our record. A file without lines is as none to Dokku."""
         found = {}
         for top in (LIB, "/home/dokku", "/var/lib/vmproxy"):
             for path in sorted(self.machine.path(top).rglob("*")):
-                if path.is_file() and path.read_bytes():  # an empty list and none are the same to Dokku
+                if path.is_file() and path.read_bytes().strip():
                     name = f"{top}/{path.relative_to(self.machine.path(top))}"
                     found[name] = (path.read_bytes(), path.stat().st_mode & 0o7777)
         return found
@@ -98,4 +98,4 @@ class DokkuLab:
         path = self.machine.path("/run/lab/dokku/argv")
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
-        return [json.loads(line) for line in lines]
+        return [ast.literal_eval(line) for line in lines]

@@ -74,6 +74,9 @@ put_back() { # exit-code text…
   bad=''
   while [ "$begun" -gt 0 ]; do
     begun=$((begun - 1))
+    # While something of ours is left, the record of it stays.
+    IFS= read -r line < "$work/undo.$begun"
+    case $bad:$line in :*) ;; *:write*|*:forget) continue ;; esac
     program quiet < "$work/undo.$begun" || program quiet < "$work/undo.$begun" || bad="$bad $begun"
   done
   [ -z "$bad" ] || leave incomplete "$@"
