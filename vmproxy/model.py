@@ -118,7 +118,7 @@ class GatewayChoice:
 class Door:
     """The one opening for containers: ``bridges:listen_port`` on ``bridge_address`` leads to ``gateway:port``.
 
-    ``bridges`` are interface names as iptables takes them (``docker0``, ``br-+``).
+    ``bridges`` are interface names as iptables takes them (``docker0``, ``br-+``). ``six`` is the same door by IPv6.
     """
 
     gateway: str
@@ -126,6 +126,7 @@ class Door:
     listen_port: int
     bridge_address: str
     bridges: tuple[str, ...]
+    six: Door | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +301,6 @@ class Desired:
 
     blocks: tuple[BlockWish, ...] = ()
     door: Door | None = None
-    door6: Door | None = None
     bridges_named: bool = False
     environment: Mapping[str, str] | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()

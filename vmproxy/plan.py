@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from dataclasses import replace
 
-from vmproxy import blocks, managed, ruleplan, rules
+from vmproxy import blocks, ipv6, managed, ruleplan, rules
 from vmproxy.errors import NoGateway, Refused
 from vmproxy.guests import ADDRESS_AT_BOOT, Guest, Order, read_payload
 from vmproxy.managed import DRIFT
@@ -99,6 +100,7 @@ def view(facts: Facts, wish: Wish, variant: str) -> View:
             bridge_address=address,
             bridges=rules.cover(facts.interfaces, docker_bridges(facts, variant), wish.bridges),
         )
+        door = replace(door, six=ipv6.door(facts, wish, variant, door))
     return View(proxy=proxy, https_proxy=https, door=door, gateway=gateway, bridge_address=address)
 
 

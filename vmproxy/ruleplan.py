@@ -35,7 +35,7 @@ def change(
     parts = [_part(facts, facts.dumps[variant], desired.door, desired, "", force=force)]
     dump6 = facts.dumps6.get(variant)
     if dump6 is not None:
-        parts.append(_part(facts, dump6, desired.door6, desired, "6", force=force))
+        parts.append(_part(facts, dump6, desired.door.six if desired.door else None, desired, "6", force=force))
     drift = [finding for part in parts for finding in part.drift]
     warnings = tuple(line for part in parts for line in part.warnings)
     do = {table: text for part in parts for table, text in part.do.items()}

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from vmproxy import guests, managed, preview
+from vmproxy import guests, ipv6, managed, preview
 from vmproxy import plan as planning
 from vmproxy.errors import Busy, LostContact, NoGateway, NoProxy, Refused, RolledBack, VmproxyError
 from vmproxy.machines import Look, Outcome, Terms
@@ -40,6 +40,7 @@ class Story:
         """See :func:`vmproxy.converge.apply`."""
         scene = self._session.scene()
         for attempt in range(_TRIES):
+            self._by_ipv6(scene)
             desired = planning.desire(scene.facts, scene.guest, scene.wish, scene.variant)
             made = self._plan(scene, desired)
             self._nothing_wins(scene, desired)
@@ -97,6 +98,20 @@ class Story:
             force=self._settings.force,
             restart_always=self._settings.restart == "always",
         )
+
+    def _by_ipv6(self, scene: Scene) -> None:
+        """Whether the door is wanted by IPv6 too: where Docker has IPv6 the proxy is asked there, once."""
+        gateway, why = ipv6.candidate(scene.facts, scene.wish, scene.variant)
+        if gateway and gateway != scene.wish.gateway6 and self._settings.check:
+            put = replace(question(scene), vm_host=gateway, legs=("vm",))
+            self._tell("asking the proxy by IPv6")
+            finding = self._session.machine.prove(put)[0]
+            if not judged(finding, scene):
+                gateway, why = "", finding.detail
+        if why:
+            scene.warnings.append(f"Docker has IPv6 in the VM, and containers get no door by it: {why}")
+        if gateway != scene.wish.gateway6:
+            scene.wish = replace(scene.wish, gateway6=gateway)
 
     def _nothing_wins(self, scene: Scene, desired: Desired) -> None:
         """Variables that would not arrive are not written, unless told so."""

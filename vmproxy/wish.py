@@ -34,6 +34,8 @@ def record(wish: Wish) -> dict[str, Any]:
         out["forward"] = True
     if wish.gateway:
         out["gateway"] = wish.gateway
+    if wish.gateway6:
+        out["gateway6"] = wish.gateway6
     if wish.bridges:
         out["bridges"] = list(wish.bridges)
     if wish.tools:
@@ -57,6 +59,11 @@ def recorded(data: Mapping[str, Any], variables: Mapping[str, str]) -> Wish | No
             import ipaddress
 
             gateway = str(ipaddress.ip_address(str(gateway)))
+        gateway6 = data.get("gateway6", "")
+        if gateway6:
+            import ipaddress
+
+            gateway6 = str(ipaddress.IPv6Address(str(gateway6)))
         https = data.get("https_proxy")
         proxy = _whole(str(data["proxy"]), variables.get("http_proxy", ""))
         https_proxy = _whole(str(https), variables.get("https_proxy", "")) if https else None
@@ -69,6 +76,7 @@ def recorded(data: Mapping[str, Any], variables: Mapping[str, str]) -> Wish | No
             listen_port=port,
             forward=data.get("forward") is True,
             gateway=gateway,
+            gateway6=gateway6,
             bridges=_texts(data.get("bridges", [])),
             tools=_words(data.get("tools", [])),
         )

@@ -40,47 +40,38 @@ def _text(lines: list[str]) -> bytes:
 
 
 def _lines(door: Door, variant: str) -> list[str]:
-    from vmproxy.rules import boot_text, jumps
-
     tool, restore = _PROGRAMS[variant]
-    own = f"{restore} -w 5 --noflush <<'VMPROXY-END'"
-    if door.bridge_address == ADDRESS_AT_BOOT:  # the here-document is sed's: a shell gives it to the command it follows
-        own = f"sed \"s/{ADDRESS_AT_BOOT}/$vmproxy_address/\" <<'VMPROXY-END' | {restore} -w 5 --noflush"
     lines = [
         'echo "vmproxy: $(date)"',
+        "# iptables before 1.6.0 knows -w without seconds, before 1.4.20 none; iptables-restore none before 1.6.2.",
+        "vmproxy_w=''; vmproxy_r=''",
+        "for vmproxy_n in '-w 5' -w; do",
+        f"  {tool} $vmproxy_n -S FORWARD >/dev/null 2>&1 && vmproxy_w=$vmproxy_n && break",
+        "done",
+        f"{restore} -w 5 --noflush --test </dev/null 2>/dev/null && vmproxy_r='-w 5'",
         "vmproxy_n=0",
-        f"until {tool} -w 5 -t nat -S DOCKER >/dev/null 2>&1; do",
+        f"until {tool} $vmproxy_w -t nat -S DOCKER >/dev/null 2>&1; do",
         f'  [ "$vmproxy_n" -ge {_DOCKER_WAIT_SECONDS} ] && echo "vmproxy: Docker has made no rules yet" && break',
         "  vmproxy_n=$((vmproxy_n + 1)); sleep 1",
         "done",
+        "# Once, whatever there was; in FORWARD behind Docker's rules, before the first that stops everything.",
+        "vmproxy_jump() { # program table chain words",
+        "  vmproxy_tool=$1 vmproxy_table=$2 vmproxy_chain=$3; shift 3",
+        '  while $vmproxy_tool $vmproxy_w -t "$vmproxy_table" -D "$vmproxy_chain" "$@" 2>/dev/null; do :; done',
+        "  vmproxy_end=''",
+        '  [ "$vmproxy_chain" != FORWARD ] || vmproxy_end=$($vmproxy_tool $vmproxy_w -S FORWARD | grep \'^-A\' |',
+        "    grep -nE '^-A FORWARD -j (DROP|REJECT)' | head -n 1)",
+        '  if [ -n "$vmproxy_end" ]; then $vmproxy_tool $vmproxy_w -I FORWARD "${vmproxy_end%%:*}" "$@"',
+        '  else $vmproxy_tool $vmproxy_w -t "$vmproxy_table" -A "$vmproxy_chain" "$@"; fi',
+        "}",
     ]
     if door.bridge_address == ADDRESS_AT_BOOT:
         lines += ['vmproxy_address=$(ip -4 -o addr show docker0 | awk \'{ sub("/.*", "", $4); print $4; exit }\')']
-    for text in boot_text(door).values():
-        lines += [own, *text.decode("ascii").splitlines(), "VMPROXY-END"]
-    lines += [
-        "# Once, whatever there was; in FORWARD behind Docker's rules, before the first that stops everything.",
-        "vmproxy_jump() { # table chain words",
-        "  vmproxy_table=$1 vmproxy_chain=$2; shift 2",
-        f'  while {tool} -w 5 -t "$vmproxy_table" -D "$vmproxy_chain" "$@" 2>/dev/null; do :; done',
-        "  vmproxy_end=''",
-        '  [ "$vmproxy_chain" != FORWARD ] ||',
-        f"    vmproxy_end=$({tool} -w 5 -S FORWARD | grep '^-A' | grep -nE '^-A FORWARD -j (DROP|REJECT)' | head -n 1)",
-        f'  if [ -n "$vmproxy_end" ]; then {tool} -w 5 -I FORWARD "${{vmproxy_end%%:*}}" "$@"',
-        f'  else {tool} -w 5 -t "$vmproxy_table" -A "$vmproxy_chain" "$@"; fi',
-        "}",
-    ]
-    made = jumps(door)
-    for table, chain in dict.fromkeys((table, chain) for table, chain, _words in made):
-        here = [words for one, name, words in made if (one, name) == (table, chain)]
-        # The number says that nothing stale leads into our chains; -C (iptables 1.4.11) that each of ours is there.
-        right = [f"[ \"$({tool} -w 5 -t {table} -S {chain} | grep -c -e '-j VMPROXY-')\" = {len(here)} ]"]
-        right += [f"{tool} -w 5 -t {table} -C {chain} {' '.join(words)} 2>/dev/null" for words in here]
-        if chain == "FORWARD":
-            right.append(_last(tool))
-        lines += [f"if ! {{ {' && '.join(right)}; }}; then"]
-        lines += [f"  vmproxy_jump {table} {chain} {' '.join(words)}" for words in here]
-        lines += ["fi"]
+    both = [(door, tool, restore)]
+    if door.six is not None:
+        both.append((door.six, tool.replace("ip", "ip6", 1), restore.replace("ip", "ip6", 1)))
+    for one, program, restorer in both:
+        lines += _rules(one, program, restorer)
     lines += [
         'echo "vmproxy: rules are in place"',
         "# Docker answers when it has written all its rules, some of them behind ours: then once more behind them.",
@@ -88,12 +79,41 @@ def _lines(door: Door, variant: str) -> list[str]:
         "  vmproxy_n=$((vmproxy_n + 1)); sleep 1",
         "done",
     ]
-    for table, chain, words in made:
-        if chain == "FORWARD":
-            lines.append(f"{_last(tool)} || vmproxy_jump {table} {chain} {' '.join(words)}")
+    for one, program, _restorer in both:
+        lines += [f"{_last(program)} || {jump}" for jump in _jumps(one, program) if " filter FORWARD " in jump]
     return lines
+
+
+def _rules(door: Door, tool: str, restore: str) -> list[str]:
+    """Our chains whole, then each jump that is not there once and alone."""
+    from vmproxy.rules import boot_text, jumps
+
+    own = f"{restore} $vmproxy_r --noflush <<'VMPROXY-END'"
+    if door.bridge_address == ADDRESS_AT_BOOT:  # the here-document is sed's: a shell gives it to the command it follows
+        own = f"sed \"s/{ADDRESS_AT_BOOT}/$vmproxy_address/\" <<'VMPROXY-END' | {restore} $vmproxy_r --noflush"
+    lines = []
+    for text in boot_text(door).values():
+        lines += [own, *text.decode("ascii").splitlines(), "VMPROXY-END"]
+    made = jumps(door)
+    for table, chain in dict.fromkeys((table, chain) for table, chain, _words in made):
+        here = [words for one, name, words in made if (one, name) == (table, chain)]
+        # The number says that nothing stale leads into our chains; -C (iptables 1.4.11) that each of ours is there.
+        right = [f"[ \"$({tool} $vmproxy_w -t {table} -S {chain} | grep -c -e '-j VMPROXY-')\" = {len(here)} ]"]
+        right += [f"{tool} $vmproxy_w -t {table} -C {chain} {' '.join(words)} 2>/dev/null" for words in here]
+        if chain == "FORWARD":
+            right.append(_last(tool))
+        lines += [f"if ! {{ {' && '.join(right)}; }}; then"]
+        lines += [f"  {jump}" for jump in _jumps(door, tool) if f" {table} {chain} " in jump]
+        lines += ["fi"]
+    return lines
+
+
+def _jumps(door: Door, tool: str) -> list[str]:
+    from vmproxy.rules import jumps
+
+    return [f"vmproxy_jump {tool} {table} {chain} {' '.join(words)}" for table, chain, words in jumps(door)]
 
 
 def _last(tool: str) -> str:
     """Whether our jump ends FORWARD: then it stands behind all that Docker has written."""
-    return f"{tool} -w 5 -S FORWARD | tail -n 1 | grep -q -e '-j VMPROXY-FORWARD$'"
+    return f"{tool} $vmproxy_w -S FORWARD | tail -n 1 | grep -q -e '-j VMPROXY-FORWARD$'"
