@@ -8,14 +8,15 @@ ask() {
   elif command -v wget >/dev/null 2>&1; then ask_tool=wget
   else echo '@tool none'; return 1; fi
   echo "@tool $ask_tool"
+  case $1 in *:*) ask_url=[$1]:$2 ;; *) ask_url=$1:$2 ;; esac
   rm -f "$ask_dir/pipe" "$ask_dir/late"; mkfifo "$ask_dir/pipe" || return 1
   # The writer keeps its end open: a proxy may take a half-closed connection for a lost one.
   case $ask_tool in
     bash) bash -c 'exec 5<>"/dev/tcp/$1/$2" || exit 1; cat "$3" >&5; exec cat <&5' ask "$1" "$2" "$3" > "$ask_dir/pipe" 2>/dev/null < /dev/null 9>&- & ;;
     nc) { cat "$3"; exec sleep 8; } 2>/dev/null 9>&- | nc "$1" "$2" > "$ask_dir/pipe" 2>/dev/null 9>&- & ;;
-    curl) { cat "$3"; exec sleep 8; } 2>/dev/null 9>&- | curl -sN -m 8 "telnet://$1:$2" > "$ask_dir/pipe" 2>/dev/null 9>&- & ;;
+    curl) { cat "$3"; exec sleep 8; } 2>/dev/null 9>&- | curl -sN -m 8 "telnet://$ask_url" > "$ask_dir/pipe" 2>/dev/null 9>&- & ;;
     # wget writes its own request, and its -S header lines are read instead; it cannot do a CONNECT. Told to, it tries again and again.
-    wget) http_proxy="http://$1:$2/" wget -S -T 5 -O /dev/null http://vmproxy.invalid/ > "$ask_dir/pipe" 2>&1 < /dev/null 9>&- & ;;
+    wget) http_proxy="http://$ask_url/" wget -S -T 5 -O /dev/null http://vmproxy.invalid/ > "$ask_dir/pipe" 2>&1 < /dev/null 9>&- & ;;
   esac
   ask_pid=$!
   ( sleep 6; : > "$ask_dir/late"; kill "$ask_pid" ) >/dev/null 2>&1 9>&- &
