@@ -23,6 +23,7 @@ OWN_HEAD = b"# Made by vmproxy compose"
 
 _MOST_SERVICES = 1000
 _MOST_STEPS = 20_000
+_DEEPEST = 50
 _ENV_LINE = re.compile(rb"^[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*(?:=|$)", re.MULTILINE)
 _NAME = re.compile(
     r"(?:[A-Za-z0-9._-]|\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*(?::?[-?][A-Za-z0-9._-]*)?\})+"
@@ -153,7 +154,7 @@ class _Loading:
         files = [os.path.join(base, file) for file in map(text, items(parts.get("path"))) if file]
         directory = text(parts.get("project_directory"))
         for file in files:
-            self._step(path)
+            self._step(path, len(above))
             if "$" in file or self._documents(file) is None:
                 self._warn(f"{path}: the services that {file} includes are not known")
             elif file in above:
@@ -163,7 +164,7 @@ class _Loading:
 
     def _absorb(self, draft: _Draft, said: Mapping[str, Any], path: str, base: str, above: tuple[Any, ...]) -> None:
         """What one file says of one service, on top of what is known of it."""
-        self._step(path)
+        self._step(path, len(above))
         self._extend(draft, said.get("extends"), path, base, above)
         for item in items(said.get("env_file")):
             self._env_file(draft, text(item.get("path") if isinstance(item, dict) else item), path, base)
@@ -211,9 +212,9 @@ class _Loading:
             data = self._read(os.path.join(base, file)) or b""
             draft.environment.update(name.decode().lower() for name in _ENV_LINE.findall(data))
 
-    def _step(self, path: str) -> None:
+    def _step(self, path: str, depth: int) -> None:
         self._steps += 1
-        if self._steps > _MOST_STEPS:
+        if self._steps > _MOST_STEPS or depth > _DEEPEST:
             raise UsageError("the files include and extend too much", where=path)
 
     def _warn(self, text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vmproxy import quoting
 from vmproxy.composefile import OWN_HEAD, Project
+from vmproxy.dialects import warnings as dialects
 from vmproxy.errors import UsageError
 from vmproxy.noproxy import merge
 from vmproxy.proxyenv import holds_credentials
@@ -77,7 +78,7 @@ def warnings(project: Project, given: Variables) -> tuple[str, ...]:
     lines = [f"service {', '.join(names)} {text}" for names, text in found if names]
     if secret:
         lines.append(f"{', '.join(secret)}: by name, because the values hold credentials; vmproxy run -- gives them")
-    return (*project.warnings, *lines)
+    return (*project.warnings, *lines, *dialects((), project.names))
 
 
 def document(services: Sequence[Part]) -> dict[str, Any]:
