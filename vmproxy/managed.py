@@ -8,6 +8,7 @@ from dataclasses import replace
 from vmproxy import blocks, tools
 from vmproxy.errors import ForeignFile
 from vmproxy.guests import Guest
+from vmproxy.guests import files as files_of_guests
 from vmproxy.model import BlockWish, Desired, Facts, File, FileChange, Finding, Mount, printable
 from vmproxy.tools import Tool
 
@@ -25,7 +26,8 @@ def changes(facts: Facts, guest: Guest, desired: Desired) -> tuple[tuple[FileCha
     """
     wishes = {block.path: block for block in desired.blocks}
     # What a tool has goes before the record that tells of it, and comes after: a run cut short leaves none untold.
-    others = [path for path in facts.files if path not in guest.FILES and tools.owner(path)]
+    guests = frozenset(files_of_guests())
+    others = [path for path in facts.files if path not in guests and tools.owner(path)]
     made, drift = [], []
     for path in (
         *(path for path in others if path not in wishes),

@@ -6,6 +6,8 @@ import ast
 import configparser
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,6 +162,21 @@ def test_what_a_tool_cannot_say_is_a_warning() -> None:
     assert "for 10.0.0.0/8, * of" in told["git"]
     assert "a.test" in told["pip"]
     assert "a.test" not in told["wget"]
+
+
+def test_what_no_tool_was_asked_for_costs_nothing() -> None:
+    """A VM of somebody who uses no tools: no module of a tool is loaded to plan for it."""
+    code = """
+import sys
+from vmproxy import guests, managed
+from vmproxy.model import Desired, Facts, File
+guest = guests.load("boot2docker")
+files = {path: File(path=path, kind="absent") for path in guests.files()}
+assert managed.changes(Facts(files=files), guest, Desired()) == ((), [])
+print([name for name in sys.modules if name.startswith("vmproxy.tools.")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_files_that_a_reboot_forgets() -> None:

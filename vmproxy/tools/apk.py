@@ -13,19 +13,20 @@ from vmproxy.tools import Order, missing, no_secrets
 
 NAME = "apk"
 _DIRECTORY = "/etc/profile.d"
-_PROGRAM = "/sbin/apk"
+_PROGRAMS = ("/sbin/apk", "/usr/sbin/apk", "/usr/bin/apk")
 FILE = f"{_DIRECTORY}/vmproxy.sh"
 FILES = (FILE,)
 SHELL = FILES
-PATHS = (_DIRECTORY, _PROGRAM)
+PATHS = (_DIRECTORY, *_PROGRAMS)
 TEXTS = ()
 
 
 def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
     """The variables in both cases."""
-    for path in (_PROGRAM, _DIRECTORY):
-        if path not in facts.paths:
-            raise missing(NAME, path)
+    if not any(path in facts.paths for path in _PROGRAMS):
+        raise missing(NAME, _PROGRAMS[0])
+    if _DIRECTORY not in facts.paths:
+        raise missing(NAME, _DIRECTORY)
     no_secrets(order, NAME)
     payload = sh_exports(order.variables)
     return (BlockWish(path=FILE, payload=payload, where="end", record={}, names=tuple(order.variables)),)

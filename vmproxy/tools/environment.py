@@ -8,18 +8,21 @@ the file with the shell, so that what would be more than one word there is refus
 from __future__ import annotations
 
 from vmproxy.model import BlockWish, Facts
-from vmproxy.tools import Order, no_secrets, plain
+from vmproxy.tools import Order, missing, no_secrets, plain
 
 NAME = "environment"
 FILE = "/etc/environment"
 FILES = (FILE,)
 SHELL = ()
-PATHS = ()
+_PAM = "/etc/pam.d"
+PATHS = (_PAM,)
 TEXTS = ()
 
 
 def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
-    """The variables in both cases."""
+    """The variables in both cases. Without PAM nothing reads the file."""
+    if _PAM not in facts.paths:
+        raise missing(NAME, _PAM)
     no_secrets(order, NAME)
     lines = [f"{name}={plain(value, name=NAME, barred=_BARRED)}\n" for name, value in order.variables.items()]
     return (

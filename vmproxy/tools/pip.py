@@ -8,10 +8,8 @@ configuration, "proxy").
 
 from __future__ import annotations
 
-import configparser
 import re
 
-from vmproxy import blocks
 from vmproxy.errors import ForeignFile
 from vmproxy.model import BlockWish, Facts
 from vmproxy.tools import Order, missing, no_secrets
@@ -31,10 +29,15 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
     if not any(path in facts.paths for path in _PROGRAMS):
         raise missing(NAME, _PROGRAMS[0])
     no_secrets(order, NAME)
+    from vmproxy import blocks
+
     file = facts.files.get(FILE)
     rest = (blocks.take(file.content, path=FILE) if file and file.content else None) or b""
-    own = _has_global(rest)
-    if own and _read(rest).has_option("global", "proxy"):
+    meaning = _meaning(rest)
+    if meaning is None:
+        raise ForeignFile("pip cannot read this file", where=FILE, hint="repair it and run vmproxy again")
+    own = ("global", "") in meaning
+    if ("global", "proxy") in meaning:
         raise ForeignFile("this file names a proxy of its own", where=FILE, hint="remove its line proxy = …")
     indent = _indent(rest) if own else b""
     line = indent + f"proxy = {order.https}\n".encode()
@@ -62,6 +65,8 @@ def overrides(facts: Facts) -> str:
 
 def objection(content: bytes, *, leaving: bool) -> str:
     """What pip's own parser says of the file, with our block and without: nothing else may mean something else."""
+    from vmproxy import blocks
+
     found = blocks.find(content)
     if found is None:
         return ""
@@ -70,21 +75,22 @@ def objection(content: bytes, *, leaving: bool) -> str:
     if whole is None:
         return "" if leaving else "pip could not read it"
     ours = whole.pop(("global", "proxy"), "")
+    if b"[global]" in found.payload:
+        whole.pop(("global", ""))
     return "" if whole == rest and "\n" not in ours else "our line and one beside it depend on each other"
 
 
 def _meaning(content: bytes) -> dict[tuple[str, str], str] | None:
+    """(section, name) → value, each section's mere presence as (section, ""); None where pip could not read it."""
+    import configparser
+
+    parser = configparser.RawConfigParser()
     try:
-        parser = _read(content)
+        parser.read_string(content.decode("utf-8"))
     except (configparser.Error, UnicodeDecodeError):
         return None
-    return {(section, name): value for section in parser.sections() for name, value in parser.items(section)}
-
-
-def _read(content: bytes) -> configparser.RawConfigParser:
-    parser = configparser.RawConfigParser()
-    parser.read_string(content.decode("utf-8"))
-    return parser
+    there = {(section, ""): "" for section in parser.sections()}
+    return there | {(section, name): value for section in parser.sections() for name, value in parser.items(section)}
 
 
 def _indent(content: bytes) -> bytes:
@@ -95,10 +101,3 @@ def _indent(content: bytes) -> bytes:
         if text and not text.startswith((b"#", b";")):
             return b"" if text.startswith(b"[") else line[: len(line) - len(line.lstrip())]
     return b""
-
-
-def _has_global(content: bytes) -> bool:
-    try:
-        return _read(content).has_section("global")
-    except (configparser.Error, UnicodeDecodeError):
-        raise ForeignFile("pip cannot read this file", where=FILE, hint="repair it and run vmproxy again") from None

@@ -1,7 +1,8 @@
 """GNU wget: /etc/wgetrc. PURE.
 
 One ``name = value`` a line, the value as it stands without the white space around it; the last of two wins, and ``#``
-begins a comment only where it stands first (wget's manual, "Wgetrc Syntax"). busybox's wget reads no file.
+begins a comment only where it stands first (wget's manual, "Wgetrc Syntax"). busybox's wget reads no file; GNU's own
+comes with one, so that a VM without it has no GNU wget.
 """
 
 from __future__ import annotations
@@ -11,18 +12,17 @@ from vmproxy.tools import Order, missing, no_secrets, plain
 
 NAME = "wget"
 FILE = "/etc/wgetrc"
-_PROGRAM = "/usr/bin/wget"
 FILES = (FILE,)
 SHELL = ()
-PATHS = (_PROGRAM,)
+PATHS = (FILE,)
 TEXTS = ()
 _NAMES = ("http_proxy", "https_proxy", "no_proxy", "use_proxy")
 
 
 def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
     """Both proxies and the list."""
-    if _PROGRAM not in facts.paths:
-        raise missing(NAME, _PROGRAM)
+    if FILE not in facts.paths:
+        raise missing(NAME, FILE)
     no_secrets(order, NAME)
     values = {"http_proxy": order.http, "https_proxy": order.https}
     if order.no_proxy:
