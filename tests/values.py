@@ -7,6 +7,7 @@ import unicodedata
 ASCII = "".join(map(chr, range(0x20, 0x7F)))
 
 HARD = (
+    "",
     ASCII,
     ASCII[::-1],
     " leading and trailing ",

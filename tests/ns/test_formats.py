@@ -25,7 +25,7 @@ WORDS = (
     *every_character(without=TAKEN_APART, length=15_000),
 )
 # The classic builder takes 0.2 seconds for every ARG line: fewer values, with all the same characters.
-FEW = ("\\'\"", "$$HOME", " leading and trailing ", "ends with a backslash\\", "".join(HARD).replace("://", ":/"))
+FEW = ("", "\\'\"", "$$HOME", " leading and trailing ", "ends with a backslash\\", "".join(HARD).replace("://", ":/"))
 FEW_WORDS = ("".join(WORDS[:-5]).replace("://", ":/"), *WORDS[-5:])
 PROXY = from_environ(
     {
