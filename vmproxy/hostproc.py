@@ -135,13 +135,17 @@ def become(argv: tuple[str, ...], environ: Mapping[str, str]) -> int:
     name = argv[0]
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    # Python ignores these from its start; a program expects to end by them.
+    ignored = [getattr(signal, key) for key in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, key)]
     try:
         if os.name == "nt":
             return attend(argv, {key.upper(): value for key, value in environ.items()})  # there they are the same
-        for ignored in ("SIGPIPE", "SIGXFSZ"):  # by Python, at its start; a program expects to end by them
-            if hasattr(signal, ignored):
-                signal.signal(getattr(signal, ignored), signal.SIG_DFL)
-        os.execvpe(name, argv, environ)  # noqa: S606 - argv, never a shell
+        before = {number: signal.signal(number, signal.SIG_DFL) for number in ignored}
+        try:
+            os.execvpe(name, argv, environ)  # noqa: S606 - argv, never a shell
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError("there is no such command", where=name, hint="is it in PATH?") from None
     except (OSError, ValueError) as error:
