@@ -226,6 +226,9 @@ def test_p6_an_index_with_credentials_goes_by_name_too() -> None:
     """PIP_INDEX_URL like a proxy; other variables may have an @ that belongs to no URL."""
     pairs = {"PIP_INDEX_URL": "https://me:word@h/simple", "PIP_TRUSTED_HOST": "h", "MAIL": "me@h"}
     assert render(pairs, "docker-run") == "-e PIP_INDEX_URL\n-e PIP_TRUSTED_HOST=h\n-e MAIL=me@h\n"
+    with pytest.raises(UsageError, match="PIP_INDEX_URL holds credentials") as caught:
+        render(pairs, "dockerfile")
+    assert "--mount=type=secret" in caught.value.hint
 
 
 @pytest.mark.parametrize("fmt", FORMATS)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from vmproxy import quoting
 from vmproxy.errors import UsageError
-from vmproxy.proxyenv import holds_credentials
+from vmproxy.proxyenv import FAMILY, holds_credentials
 
 _COMPOSE = "# Below a service; build: only in one that has a build.\n"
 _DOCKERFILE = """\
@@ -15,6 +15,7 @@ _DOCKERFILE = """\
 # The proxy variables are predefined: passed by --build-arg they need no line here, and docker history does not show
 # them, as it does with one. PIP_... and, to Docker 20.10, ALL_PROXY are not: they need their ARG.
 """
+_PREDEFINED = "docker build $(vmproxy env --format docker-build), without ARG lines for the proxy"
 
 
 def dotenv(variables: Mapping[str, str]) -> str:
@@ -36,7 +37,7 @@ def dockerfile(variables: Mapping[str, str]) -> str:
         if holds_credentials(name, value):
             raise UsageError(
                 f"{name} holds credentials, and an ARG line would leave them in the image's history",
-                hint="docker build $(vmproxy env --format docker-build), without ARG lines for the proxy",
+                hint=_PREDEFINED if name.lower() in FAMILY else "RUN --mount=type=secret keeps them out (BuildKit)",
             )
     return _DOCKERFILE + "".join(f"ARG {quoting.dockerfile(name, value)}\n" for name, value in variables.items())
 
