@@ -69,6 +69,7 @@ def test_names_of_containers_are_warned_of_only_where_they_reach_too_far() -> No
     assert warnings((), ("db", "my_cache", "10")) == ()
     (line,) = warnings((), ("app", "db"))
     assert line.startswith("no_proxy: app: ")
+    assert warnings((), ("pp",)) and warnings((), ("APP",))
 
 
 @given(st.lists(st.text(max_size=12), max_size=6), st.lists(st.text(max_size=5), max_size=2))
@@ -95,4 +96,5 @@ def test_a_spelling_goes_where_the_entry_goes() -> None:
     assert all(bypasses("10.1.2.0/28", f"{ip}:80") for ip in spellings("10.1.2.0/28"))
     assert spellings("bücher.test") == ("xn--bcher-kva.test",)
     assert spellings("[FD00::1]") == ("fd00::1",)
-    assert spellings("10.0.0.0/8") == spellings("a.test") == spellings("fe80::1%eth0") == ()
+    assert spellings("a.test.") == ("a.test",)
+    assert spellings("10.0.0.0/8") == spellings("a.test") == spellings("[fe80::1%eth0]") == ()
