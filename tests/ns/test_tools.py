@@ -30,6 +30,7 @@ THEIRS = {
     "/etc/gitconfig": b"[user]\r\n\tname = Somebody",
     "/etc/wgetrc": b"# theirs\ntries = 3\nhttp_proxy = http://127.0.0.1:9/\n",
     "/etc/pip.conf": b"[install]\nno-compile = yes\n[global]\n  timeout = 7\n  retries = 1\n[list]\nformat = columns\n",
+    "/etc/dnf/dnf.conf": b"[main]\ngpgcheck=1\nreposdir=/none\n",
     "/etc/environment": b"",
     "/usr/etc/npmrc": b"; theirs\nfund=false",
 }
@@ -76,7 +77,7 @@ class Box:
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """One VM for all tests of this file, with everybody's files and no block of ours."""
     with contextlib.ExitStack() as stack:
-        machine = stack.enter_context(NamespaceVM(docker="stub", more=("apt", "git", "python3-pip")))
+        machine = stack.enter_context(NamespaceVM(docker="stub", more=("apt", "dnf", "git", "python3-pip")))
         proxy = stack.enter_context(host_proxy(machine))
         for path, content in THEIRS.items():
             machine.path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +109,7 @@ def test_each_program_asks_the_proxy_without_any_variable(box: Box) -> None:
     gets its variables from log-in shells, sudo and PAM. Without their files none of them does."""
     commands = {
         "apt": "apt-get update",
+        "dnf": f"dnf --repofrompath=x,{URL}/ --repo=x --setopt=cachedir=/tmp/dnf --setopt=retries=1 makecache",
         "git": f"git ls-remote {URL}/x.git",
         "pip": f"pip3 download --retries 0 -d /tmp -i {URL}/simple --trusted-host only-the-proxy-knows.test x",
         "wget": f"wget -t 1 -qO- {URL}/",
@@ -143,6 +145,8 @@ def test_the_programs_read_back_exactly_what_was_said(box: Box) -> None:
         ("http://[::1]/", ""),
     ):
         assert box.says(f"git config --get-urlmatch http.proxy '{address}'").strip() == wanted, address
+    dnf = "import dnf.conf; c = dnf.conf.Conf(); c.read(); print(c.proxy, c.gpgcheck)"
+    assert box.says(f"python3 -c '{dnf}'").strip() == "http://192.0.2.7:3129 True"
     assert box.says("git config --system user.name").strip() == "Somebody"
     listed = box.says("pip3 config list")
     assert "global.proxy='http://192.0.2.7:3129'" in listed
@@ -318,4 +322,6 @@ def test_dry_run_shows_each_file(box: Box) -> None:
 
 def test_the_lab_has_what_these_tests_are_about(box: Box) -> None:
     """The programs are the real ones."""
-    assert all(Path(box.machine.path(f"/usr/bin/{name}")).exists() for name in ("apt-get", "git", "pip3", "wget"))
+    assert all(
+        Path(box.machine.path(f"/usr/bin/{name}")).exists() for name in ("apt-get", "dnf", "git", "pip3", "wget")
+    )

@@ -157,7 +157,7 @@ def test_what_a_tool_cannot_say_is_a_warning() -> None:
     no_proxy = ("a.test", ".corp", "10.0.0.0/8", "b.test:81", "*")
     _made, said = managed.for_tools(facts(), ALL, order(*no_proxy).variables, secret=False)
     told = {line.split()[0]: line for line in said}
-    assert set(told) == {"apk", "apt", "git", "npm", "pip", "wget"}
+    assert set(told) == {"apk", "apt", "dnf", "git", "npm", "pip", "wget"}
     assert ".corp, 10.0.0.0/8, b.test:81 and 1 more" in told["apt"]
     assert "for 10.0.0.0/8, * of" in told["git"]
     assert "a.test" in told["pip"]
@@ -380,17 +380,19 @@ def test_entries_that_are_no_names_never_reach_these_files(name: str, no_proxy: 
 
 contents = st.binary(max_size=40) | st.lists(
     st.sampled_from(
-        [b"[a]", b"[global]", b"  x = 1", b"y=2", b"# c", b"", b"proxy = u", b"\tz", b"[user]\r", b"no_proxy=x", b"\\"]
+        [b"[a]", b"[global]", b"  x = 1", b"[main]", b"y=2", b"# c", b"", b"proxy = u", b"\tz\r", b"no_proxy=x", b"\\"]
     ),
     max_size=8,
 ).map(b"\n".join)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["git", "npm", "wget", "environment", "pip"])
+@pytest.mark.parametrize("name", ["dnf", "git", "npm", "wget", "environment", "pip"])
 @given(content=contents)
 def test_every_byte_comes_back(name: str, content: bytes) -> None:
     """Apply, the same again, another list, remove: nothing to do the second time, and exactly the bytes of before."""
-    key = {"git": "etc_gitconfig", "npm": "usr_local_etc_npmrc", "pip": "etc_pip_conf"}.get(name)
+    key = {"git": "etc_gitconfig", "npm": "usr_local_etc_npmrc", "pip": "etc_pip_conf", "dnf": "etc_dnf_dnf_conf"}.get(
+        name
+    )
     key = key or {"wget": "etc_wgetrc", "environment": "etc_environment"}[name]
     seen = facts(**{key: content})
     try:
@@ -441,9 +443,9 @@ def test_pip_has_one_section_of_that_name(case: str) -> None:
 
 PIP_REFUSED = {
     "a proxy of its own": (b"[global]\nproxy = http://x:1\n", "a proxy of its own"),
-    "broken": (b"x = 1\n", "pip cannot read"),
-    "two of them": (b"[global]\n[global]\n", "pip cannot read"),
-    "no text": (b"[global]\nx = \xff\n", "pip cannot read"),
+    "broken": (b"x = 1\n", "no ini file"),
+    "two of them": (b"[global]\n[global]\n", "no ini file"),
+    "no text": (b"[global]\nx = \xff\n", "no ini file"),
     "a header in depth": (b" [global]\nx = 1\n", "no section"),
 }
 
@@ -468,6 +470,21 @@ def test_lines_that_need_our_section_keep_us_from_leaving() -> None:
         edited = Facts(paths=there.paths, files={**there.files, path: File(path=path, content=content + line)})
         with pytest.raises(ForeignFile):
             after(edited, Desired())
+
+
+def test_dnf_and_yum() -> None:
+    """dnf's file where there is one, else yum's; in [main], which other sections may follow."""
+    seen = facts(etc_dnf_dnf_conf=b"[main]\ngpgcheck=1\n[x]\nproxy=_none_\n")
+    there, _done = after(seen, wanted(seen, "dnf"))
+    content = there.files["/etc/dnf/dnf.conf"].content or b""
+    assert content.startswith(
+        b"[main]\n# >>> vmproxy 1 {}\nproxy = " + HTTPS.encode() + b"\n# <<< vmproxy\ngpgcheck=1\n[x]"
+    )
+    (block,) = tools.load("dnf").render(order(), facts(without=("/etc/dnf/dnf.conf",)))
+    assert block.path == "/etc/yum.conf"
+    seen = facts(etc_dnf_dnf_conf=b"[main]\nproxy = http://x:1\n")
+    with pytest.raises(ForeignFile, match=r"proxy of its own in \[main\]"):
+        wanted(seen, "dnf")
 
 
 def test_npm_files_with_a_section_are_refused() -> None:

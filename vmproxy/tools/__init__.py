@@ -16,7 +16,10 @@ from vmproxy.errors import Refused, UsageError
 from vmproxy.model import BlockWish, Facts, printable
 from vmproxy.values import dataclass
 
-NAMES = ("apk", "apt", "environment", "git", "npm", "pip", "sudo", "wget")
+NAMES = ("apk", "apt", "dnf", "environment", "git", "npm", "pip", "sudo", "wget")
+
+LOCAL = ("localhost", "127.0.0.1", "::1")
+"""The names of no_proxy that mean the VM itself."""
 
 NONE = "none"
 """The word that takes every tool off the list again."""
