@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vmproxy.composeyaml import Reset, documents, forgets, inner, items, mapping, text
+from vmproxy.direct import HOST
 from vmproxy.errors import UsageError
 from vmproxy.values import dataclass
 
@@ -36,7 +37,9 @@ class Service:
 
     ``environment`` and ``args`` are the lower-case names of the variables and build arguments it sets itself, with any
     value or none; ``names`` what other containers may call it, Compose's own ``${…}`` in them as written; ``build``
-    whether it is built; ``host_network`` and ``host_build`` whether it runs, or is built, in Docker's host's network.
+    whether it is built; ``host_network`` and ``host_build`` whether it runs, or is built, in Docker's host's network;
+    ``takes_hosts`` and ``build_takes_hosts`` whether ``host.docker.internal`` can be added to the names it knows: not
+    where it has that name already, nor where it shares another network's names.
     """
 
     name: str
@@ -46,6 +49,8 @@ class Service:
     build: bool = False
     host_network: bool = False
     host_build: bool = False
+    takes_hosts: bool = True
+    build_takes_hosts: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,8 @@ class _Draft:
         self.name = name
         self.environment: set[str] = set()
         self.args: set[str] = set()
+        self.hosts: set[str] = set()
+        self.build_hosts: set[str] = set()
         self.names: dict[str, None] = {name: None}
         self.build = False
         self.hostname = self.domain = self.network = self.build_network = ""
@@ -100,6 +107,8 @@ class _Draft:
             build=self.build,
             host_network=self.network == "host",
             host_build=self.build and self.build_network == "host",
+            takes_hosts=not self.network and HOST not in self.hosts,
+            build_takes_hosts=self.build and not self.build_network and HOST not in self.build_hosts,
         )
 
 
@@ -177,7 +186,9 @@ class _Loading:
             draft.build = True
             parts = build if isinstance(build, dict) else {}
             _gather(draft.args, parts.get("args"), path, f"build.args of service {draft.name}")
+            draft.build_hosts |= _hosts(parts.get("extra_hosts"))
             draft.build_network = text(parts.get("network")) or draft.build_network
+        draft.hosts |= _hosts(said.get("extra_hosts"))
         draft.network = text(said.get("network_mode")) or draft.network
         draft.hostname = text(said.get("hostname")) or draft.hostname
         draft.domain = text(said.get("domainname")) or draft.domain
@@ -230,6 +241,14 @@ def _gather(names: set[str], value: Any, path: str, what: str) -> None:
         found = {text(item).partition("=")[0]: None for item in found}
     for name, item in mapping(found, path, what).items():
         (names.discard if isinstance(item, Reset) else names.add)(name.lower())
+
+
+def _hosts(value: Any) -> set[str]:
+    """The names in ``extra_hosts``: a mapping, or a list of ``name:address`` or ``name=address``."""
+    found = inner(value)
+    return (
+        {*found} if isinstance(found, dict) else {re.split("[:=]", text(item), maxsplit=1)[0] for item in items(found)}
+    )
 
 
 def _names(said: Mapping[str, Any]) -> Iterator[str]:

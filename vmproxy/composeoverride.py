@@ -9,6 +9,7 @@ from typing import Any
 from vmproxy import quoting
 from vmproxy.composefile import OWN_HEAD, Project
 from vmproxy.dialects import warnings as dialects
+from vmproxy.direct import HOST
 from vmproxy.errors import UsageError
 from vmproxy.noproxy import merge
 from vmproxy.proxyenv import holds_credentials
@@ -23,11 +24,16 @@ Variables = Mapping[str, str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What one service gets; ``arguments`` is empty where it is not built."""
+    """What one service gets; ``arguments`` is empty where it is not built.
+
+    ``hosts`` and ``build_hosts`` are ``extra_hosts`` for the two.
+    """
 
     name: str
     environment: Variables
     arguments: Variables
+    hosts: tuple[str, ...] = ()
+    build_hosts: tuple[str, ...] = ()
 
 
 def values(project: Project, variables: Mapping[str, str]) -> dict[str, str | None]:
@@ -50,8 +56,17 @@ def values(project: Project, variables: Mapping[str, str]) -> dict[str, str | No
     return {**found, "NO_PROXY": no_proxy, "no_proxy": no_proxy}
 
 
-def parts(project: Project, given: Variables) -> tuple[Part, ...]:
-    """What each service gets: all but what it sets itself, in either case of the name."""
+def calls_host(variables: Mapping[str, str]) -> bool:
+    """Whether a container needs the name ``host.docker.internal`` to make use of these values."""
+    return any(HOST in value for name, value in variables.items() if name.lower() != "no_proxy")
+
+
+def parts(project: Project, given: Variables, *, host: bool = False) -> tuple[Part, ...]:
+    """What each service gets: all but what it sets itself, in either case of the name.
+
+    With ``host`` the name ``host.docker.internal`` too, which Docker Engine on Linux gives nobody who does not ask.
+    """
+    hosts = (f"{HOST}:host-gateway",) if host else ()
     return tuple(
         Part(
             name=service.name,
@@ -59,6 +74,8 @@ def parts(project: Project, given: Variables) -> tuple[Part, ...]:
             arguments={
                 name: value for name, value in given.items() if service.build and name.lower() not in service.args
             },
+            hosts=hosts if service.takes_hosts else (),
+            build_hosts=hosts if service.build_takes_hosts else (),
         )
         for service in project.services
     )
@@ -85,10 +102,13 @@ def document(services: Sequence[Part]) -> dict[str, Any]:
     """The override as plain values, for JSON."""
     found: dict[str, Any] = {}
     for part in services:
-        environment = {"environment": dict(part.environment)} if part.environment else {}
-        build = {"build": {"args": dict(part.arguments)}} if part.arguments else {}
-        found[part.name] = {**environment, **build}
+        build = _without_empty(args=dict(part.arguments), extra_hosts=[*part.build_hosts])
+        found[part.name] = _without_empty(environment=dict(part.environment), extra_hosts=[*part.hosts], build=build)
     return {"services": found}
+
+
+def _without_empty(**parts: Any) -> dict[str, Any]:
+    return {key: value for key, value in parts.items() if value}
 
 
 def render(services: Sequence[Part], comments: Iterable[str] = ()) -> str:
@@ -111,14 +131,21 @@ def render(services: Sequence[Part], comments: Iterable[str] = ()) -> str:
             scalar = "" if value is None else f" {quoting.yaml(value)}"
             lines.append(f"{indent}  {quoting.yaml_key(name)}:{scalar}")
 
+    def hosts(names: Sequence[str], indent: str) -> None:
+        if names:
+            lines.append(f"{indent}extra_hosts: [{', '.join(map(quoting.yaml, names))}]")
+
     for part in services:
-        empty = "" if part.environment or part.arguments else " {}"
-        lines.append(f"  {quoting.yaml(part.name)}:{empty}")
+        build = bool(part.arguments or part.build_hosts)
+        lines.append(f"  {quoting.yaml(part.name)}:{'' if part.environment or part.hosts or build else ' {}'}")
         if part.environment:
             block("environment", part.environment, "    ")
-        if part.arguments:
+        hosts(part.hosts, "    ")
+        if build:
             lines.append("    build:")
+        if part.arguments:
             block("args", part.arguments, "      ")
+        hosts(part.build_hosts, "      ")
     return "\n".join(lines) + "\n"
 
 

@@ -197,6 +197,18 @@ def builds(shop: Shop) -> None:
     assert "8123" not in json.dumps(image) + shop.machine.docker("history", "--no-trunc", "shop-web")
 
 
+def host_by_name(shop: Shop) -> None:
+    """See the tests."""
+    ran = shop.vmproxy.run("compose", "--proxy", "http://localhost:8123")
+    assert (ran.code, ran.err) == (0, ""), ran
+    shop.write("compose.proxy.yaml", ran.out)
+    text = shop.compose("build", "--no-cache", *shop.build_words, "web")
+    assert told(text)["http_proxy"] == "http://host.docker.internal:8123"
+    assert f"build: {KNOWS}" in text
+    shop.compose("up", "-d", "web", "store")
+    assert shop.logs("shop-web").splitlines()[1:] == ["from the store"] * 3 + [KNOWS]
+
+
 def credentials_by_name(shop: Shop) -> None:
     """See the tests."""
     proxy = ("--proxy", "http://user:s3cret@proxy.test:3128")

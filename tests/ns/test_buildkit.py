@@ -43,6 +43,11 @@ def test_build_arguments_are_used_and_not_kept(shop: Shop) -> None:
     composing.builds(shop)
 
 
+def test_services_know_the_host_by_name(shop: Shop) -> None:
+    """Without ``--vm`` the proxy is host.docker.internal: services and builds get to know that name, and reach it."""
+    composing.host_by_name(shop)
+
+
 def test_credentials_come_from_the_environment(shop: Shop) -> None:
     """A proxy's password is not in the printed file; ``vmproxy run`` gives it to the client, which fills it in."""
     composing.credentials_by_name(shop)

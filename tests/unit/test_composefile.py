@@ -221,6 +221,30 @@ def test_the_hosts_network_is_told() -> None:
     assert [line.split(" the network")[0] for line in lines] == ["service web uses", "service b is built in"]
 
 
+def test_the_hosts_name_is_given_to_who_can_have_it() -> None:
+    """Where the proxy is host.docker.internal, services and builds get to know that name; not those that have it, nor
+    those that live in another's network, where Docker refuses it."""
+    found = project(
+        a="""
+services:
+  web: {build: .}
+  own: {build: {extra_hosts: ["host.docker.internal:1.2.3.4"]}, extra_hosts: {host.docker.internal: 1.2.3.4}}
+  equals: {image: x, extra_hosts: [host.docker.internal=1.2.3.4]}
+  join: {network_mode: "service:web", build: {network: none}}
+"""
+    )
+    given = proxyenv.variables(proxyenv.parse_proxy("http://host.docker.internal:8123"), None)
+    assert composeoverride.calls_host(given)
+    assert not composeoverride.calls_host(GIVEN | {"no_proxy": "host.docker.internal"})
+    parts = composeoverride.parts(found, composeoverride.values(found, given), host=True)
+    read = yaml.safe_load(composeoverride.render(parts))
+    assert read == composeoverride.document(parts)
+    hosts = ["host.docker.internal:host-gateway"]
+    assert read["services"]["web"]["extra_hosts"] == read["services"]["web"]["build"]["extra_hosts"] == hosts
+    others = [read["services"][name] for name in ("own", "equals", "join")]
+    assert not [part for part in (*others, *(other.get("build", {}) for other in others)) if "extra_hosts" in part]
+
+
 def test_a_list_of_its_own_is_told() -> None:
     """A service with a no_proxy of its own does not get the names, and that is said."""
     found = project(a="services: {web: {image: x, environment: [NO_PROXY=x]}}")

@@ -55,14 +55,17 @@ def main(run: Run) -> int:
     return 0
 
 
-def variables(run: Run) -> Mapping[str, str]:
-    """The variables of the one VM named, or of this host's own settings; what is wrong with them is said."""
+def variables(run: Run, *, knows_host: bool = False) -> Mapping[str, str]:
+    """The variables of the one VM named, or of this host's own settings; what is wrong with them is said.
+
+    ``knows_host`` is for a caller whose containers know ``host.docker.internal``.
+    """
     if len(run.targets) > 1:
         raise UsageError("env is about one VM", hint="name one --vm")
-    return _of_vm(run) if run.targets else _of_host(run)
+    return _of_vm(run) if run.targets else _of_host(run, knows_host)
 
 
-def _of_host(run: Run) -> Mapping[str, str]:
+def _of_host(run: Run, knows_host: bool) -> Mapping[str, str]:
     from vmproxy import dialects, direct, pip, proxyenv
 
     settings = run.settings
@@ -88,8 +91,10 @@ def _of_host(run: Run) -> Mapping[str, str]:
     entries = direct.entries(no_proxy, names=settings.names, hosts=hosts)
     _warn(run, dialects.warnings(no_proxy, settings.names))
     found = proxyenv.variables(from_container(first), from_container(https), entries, others)
-    if sys.platform == "linux" and any(
-        direct.HOST in value for name, value in found.items() if name.lower() != "no_proxy"
+    if (
+        not knows_host
+        and sys.platform == "linux"
+        and any(direct.HOST in value for name, value in found.items() if name.lower() != "no_proxy")
     ):
         run.output.warn(_BY_OPTION)
     return {**found, **(pip.variables(index, host=host) if index else {})}
