@@ -32,7 +32,7 @@ def test_every_row_is_shown_by_a_test(row: str) -> None:
     cells = row.split("\n     - ")
     assert len(cells) == 4
     named = re.findall(r"``(test_\w+)``", cells[3])
-    every = "\n".join(path.read_text(encoding="utf-8") for path in (TOP / "tests" / "ns").glob("test_*.py"))
+    every = "\n".join(path.read_text(encoding="utf-8") for path in (TOP / "tests").rglob("test_*.py"))
     assert named and all(f"def {name}(" in every for name in named)
 
 
