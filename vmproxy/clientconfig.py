@@ -11,12 +11,13 @@ import ntpath
 import posixpath
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from vmproxy import jsonedit
 from vmproxy.errors import ForeignFile, Refused, UsageError
 from vmproxy.jsonedit import Taken, Value
-from vmproxy.model import Finding, printable
-from vmproxy.proxyenv import redact
+from vmproxy.model import Finding, Settings, printable
+from vmproxy.proxyenv import merge_no_proxy, parse_proxy, redact
 from vmproxy.values import dataclass
 
 DEFAULT = "default"
@@ -151,6 +152,29 @@ def removed(document: bytes | None, name: str, wish: Callable[[], Mapping[str, s
     return Change(document=taken.document, made=taken.made, diff=_diff(name, found.value, {}), warnings=warnings)
 
 
+def recorded(document: bytes | None, name: str) -> dict[str, str]:
+    """The entry that an earlier apply wrote, empty where there is none or it is not written as we write."""
+    found = jsonedit.find(document, (_PROXIES, name))
+    if not (found and found.ours and isinstance(found.value, Mapping)):
+        return {}
+    return {key: text for key, text in found.value.items() if isinstance(text, str)}
+
+
+def filled(settings: Settings, record: Mapping[str, str]) -> Settings:
+    """``settings`` with proxies and no_proxy of :func:`recorded` where nobody said them; as they are where the record
+    has no proxy that can be read (somebody edited it)."""
+    try:
+        first, second = (parse_proxy(record.get(key, "")) for key in ("httpProxy", "httpsProxy"))
+    except UsageError:
+        return settings
+    return replace(
+        settings,
+        proxy=first,
+        https_proxy=settings.https_proxy or second,
+        no_proxy=settings.no_proxy if "no_proxy" in settings.given else merge_no_proxy(record.get("noProxy", "")),
+    )
+
+
 def drift(document: bytes | None, name: str, wish: Mapping[str, str]) -> tuple[Finding, ...]:
     """Each point in which the entry differs from the wish; none where it is as wished."""
     found = jsonedit.find(document, (_PROXIES, name))
@@ -166,7 +190,7 @@ def drift(document: bytes | None, name: str, wish: Mapping[str, str]) -> tuple[F
         Finding(
             subject=f"{here}.{printable(key, limit=60)}",
             ok=False,
-            detail=f"{_shown(key, found.value.get(key))} instead of {_shown(key, wish.get(key))}",
+            detail=_differs(key, found.value.get(key), wish.get(key)),
             code=_DRIFT,
         )
         for key in keys
@@ -219,16 +243,20 @@ def _taken(document: bytes, name: str) -> Taken:
 
 def _diff(name: str, old: Value | None, new: Mapping[str, str]) -> str:
     """The entry's lines that differ, as a unified diff has them. Nothing else of the file is shown: it has secrets."""
-    before, after = _lines(old), _lines(new)
-    kept = set(before) & set(after)
-    lines = [f"-{line}" for line in before if line not in kept] + [f"+{line}" for line in after if line not in kept]
+    before = old if isinstance(old, Mapping) else {}
+    lines = [] if isinstance(old, Mapping) else ["-  a value that is no object of texts"]
+    for sign, one, other in (("-", before, new), ("+", new, before)):
+        lines += [
+            f'{sign}  "{printable(key, limit=60)}": {_shown(key, item)}'
+            for key, item in one.items()
+            if other.get(key) != item
+        ]
     return "\n".join([f"@@ {subject(name)} @@", *lines])
 
 
-def _lines(value: Value | None) -> list[str]:
-    if isinstance(value, Mapping):
-        return [f'  "{printable(key, limit=60)}": {_shown(key, item)}' for key, item in value.items()]
-    return ["  a value that is no object of texts"]
+def _differs(key: str, old: Value | None, new: str | None) -> str:
+    before, after = _shown(key, old), _shown(key, new)
+    return f"{before} instead of {after}" if before != after else f"{before} with other credentials"
 
 
 def _shown(key: str, value: Value | None) -> str:

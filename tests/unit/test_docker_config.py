@@ -142,6 +142,52 @@ def test_with_a_vm_the_values_are_the_vms(home: Home, monkeypatch: pytest.Monkey
     assert len(gone.asked) == 1
 
 
+def test_what_nobody_says_is_what_was_applied(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without options status is in sync with what apply wrote and apply changes nothing; an option changes its own
+    part; another proxy in the host's environment is only said. Where the entry is not as we write it, the usual order
+    counts."""
+    words = ("--proxy", "http://user:s3cr3t@proxy.example:3128", "--https-proxy", "http://tls.example:3129")
+    monkeypatch.setenv("ftp_proxy", "http://ftp.example:21")
+    assert home.run("apply", *words, "--no-proxy", "a.example") == 0
+    first = home.entry()
+    assert home.run("status") == 0
+    assert home.run("apply") == 0
+    assert "nothing to do" in home.out
+    monkeypatch.setenv("http_proxy", "http://host.example:8080")
+    assert home.run("status") == 0
+    assert (
+        "http://***@proxy.example:3128, is kept; this host's own http_proxy says http://host.example:8080" in home.err
+    )
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    assert home.run("status") == 0
+    assert home.err == ""
+    assert home.run("apply", "--no-proxy", "b.example") == 0
+    assert home.entry()["noProxy"] == first["noProxy"].replace("a.example", "b.example")
+    assert {**home.entry(), "noProxy": ""} == {**first, "noProxy": ""}
+    assert home.run("apply", "--names", "db") == 0
+    assert set(home.entry()["noProxy"].split(",")) == {"db", *first["noProxy"].replace("a.ex", "b.ex").split(",")}
+    assert home.run("apply", "--proxy", "http://new.example:1") == 0
+    assert home.entry()["httpsProxy"] == "http://new.example:1"
+    home.write(home.file.read_bytes().replace(b"\\/", b"/"))
+    assert home.run("status") == 1
+    assert home.run("apply") == 6
+    home.write(b'{"proxies": {"default": {"httpProxy": "no\\/url"}}}')
+    assert home.run("apply", "--no-proxy", "c.example") == 0
+    assert home.entry()["httpProxy"] == "http://proxy.example:3128"
+
+
+def test_other_credentials_are_drift_that_can_be_seen(home: Home) -> None:
+    """Two URLs that differ in the password alone: status and the diff say so, and show neither."""
+    assert home.run("apply", *SECRET) == 0
+    other = ("--proxy", "http://user:0th3r@proxy.example:3128")
+    assert home.run("status", *other) == 1
+    assert '"http://***@proxy.example:3128" with other credentials' in home.out
+    assert home.run("apply", *other, "--dry-run", "--exit-code") == 3
+    line = '  "httpProxy": "http://***@proxy.example:3128"\n'
+    assert f"-{line}" in home.out
+    assert f"+{line}" in home.out
+
+
 def test_an_unchanged_file_is_not_written(home: Home) -> None:
     """apply twice, remove of nothing, status, dry-runs and refusals: not even a time of the file changes."""
     home.write(LOGIN)
@@ -277,7 +323,7 @@ def test_credentials_close_a_file_that_others_could_read(home: Home) -> None:
     assert home.run("apply", *SECRET, "--dry-run") == 0
     assert "old mode 0644, new mode 0600" in home.out
     assert home.run("apply", *SECRET) == 0
-    assert "its mode is 0600" in home.err
+    assert "its mode is 0600, and stays so" in home.err
     assert stat.S_IMODE(home.file.stat().st_mode) == 0o600
     assert home.entry()["httpProxy"] == "http://user:s3cr3t@proxy.example:3128"
 

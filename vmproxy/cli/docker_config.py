@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _WISH = ("proxy", "https-proxy", "no-proxy", "vm", "daemon", "gateway", "names", "pip-index", "wait")
 _CHANGE = ("dry-run", "exit-code", "force", "lock-timeout")
+_SAID = {"proxy", "https_proxy", "no_proxy", "gateway", "names", "pip_index"}
+_OTHERS: tuple[str, ...] = ("ftpProxy", "allProxy")  # what no option says
 _DRIFT = "E_DRIFT"
 
 
@@ -45,10 +47,10 @@ def _apply(run: Run) -> int:
 
     name = clientconfig.daemon(run.value("daemon", ""))
     force = bool(run.value("force"))
-    wish = _wish(run)
+    wish = _wish(run, name)
 
     def edit(seen: Look) -> Change:
-        return clientconfig.applied(seen.content, name, wish(), force=force, missing=len(seen.missing))
+        return clientconfig.applied(seen.content, name, wish(seen.content), force=force, missing=len(seen.missing))
 
     return _changed(run, edit, name=name, done="written", nothing="in sync, nothing to do")
 
@@ -63,9 +65,10 @@ def _status(run: Run) -> int:
 
     name = clientconfig.daemon(run.value("daemon", ""))
     path = _path(run)
-    wish = _wish(run)
+    wish = _wish(run, name)
     with hostfiles.placed(path):
-        points = clientconfig.drift(hostfiles.look(path).content, name, wish())
+        content = hostfiles.look(path).content
+        points = clientconfig.drift(content, name, wish(content))
     report = Report(target=path, message="in sync")
     if points:
         hint = "vmproxy docker-config apply, with the same options"
@@ -91,10 +94,10 @@ def _remove(run: Run) -> int:
 
     name = clientconfig.daemon(run.value("daemon", ""))
     force = bool(run.value("force"))
-    wish = _wish(run)
+    wish = _wish(run, name)
 
     def edit(seen: Look) -> Change:
-        return clientconfig.removed(seen.content, name, wish, force=force)
+        return clientconfig.removed(seen.content, name, lambda: wish(seen.content), force=force)
 
     return _changed(run, edit, name=name, done="removed", nothing="nothing to do")
 
@@ -105,18 +108,48 @@ def _path(run: Run) -> str:
     return clientconfig.place(run.environ, windows=os.name == "nt")
 
 
-def _wish(run: Run) -> Callable[[], Mapping[str, str]]:
-    """The entry that is wished, looked up (in the VM, too) when it is first needed."""
+def _wish(run: Run, name: str) -> Callable[[bytes | None], Mapping[str, str]]:
+    """The entry that is wished, given the file; looked up (in the VM, too) when it is first needed.
+
+    What nobody says is what an earlier apply wrote into the file, as with a VM what it recorded there; then the host's
+    own variables.
+    """
     if len(run.targets) > 1:
         raise UsageError("the entry has the address of one VM", hint="name one --vm, and its --daemon")
+    from vmproxy import clientconfig
+
+    said = run.settings.given & _SAID
 
     @functools.cache
-    def wish() -> Mapping[str, str]:
-        from vmproxy import clientconfig
+    def computed(kept: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+        record = dict(kept)
+        if record and not said:
+            _compare(run, record)
+            return record
+        asked = run
+        others: dict[str, str] = {}
+        if record and (settings := clientconfig.filled(run.settings, record)) is not run.settings:
+            asked = Run(values=run.values, environ=run.environ, output=run.output)
+            asked.settings = settings
+            others = {key: record[key] for key in _OTHERS if key in record}
+        return {**clientconfig.entry(variables(asked)), **others}
 
-        return clientconfig.entry(variables(run))
+    def wish(document: bytes | None) -> Mapping[str, str]:
+        kept = {} if run.targets or said & {"proxy", "gateway"} else clientconfig.recorded(document, name)
+        return computed(tuple(kept.items()))
 
     return wish
+
+
+def _compare(run: Run, record: Mapping[str, str]) -> None:
+    """Say where the host's own variables name another proxy than the one that is kept."""
+    from vmproxy.proxyenv import is_loopback, redact
+
+    host = run.settings.host_environment_proxy
+    kept = record.get("httpProxy", "")
+    same = f":{host.port}" if host and is_loopback(host.host) else f"{host}".replace("***@", "")
+    if host and not redact(kept).replace("***@", "").endswith(same):
+        run.output.warn(f"the proxy in config.json, {redact(kept)}, is kept; this host's own http_proxy says {host}")
 
 
 def _changed(run: Run, edit: Callable[[Look], Change], *, name: str, done: str, nothing: str) -> int:
@@ -149,7 +182,10 @@ def _changed(run: Run, edit: Callable[[Look], Change], *, name: str, done: str, 
     diff, narrowed = _diff(path, seen, made)
     warnings = made.warnings
     if narrowed:
-        warnings = (*warnings, f"others could read it; it holds credentials now, so its mode is {narrowed}")
+        warnings = (
+            *warnings,
+            f"others could read it; it holds credentials now, so its mode is {narrowed}, and stays so",
+        )
     if dry_run:
         report = Report(target=path, message="would change", diff=diff, warnings=warnings)
         if run.value("exit-code"):
