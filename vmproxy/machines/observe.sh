@@ -110,7 +110,7 @@ look_rules() {
   if [ -n "$six" ]; then
     if have ip6tables-nft-save || have ip6tables-legacy-save; then
       have ip6tables-nft-save && dump nft6 ip6tables-nft-save
-      if have ip6tables-legacy-save && { ! have ip6tables-nft-save || first_line /proc/net/ip6_tables_names; }; then
+      if have ip6tables-legacy-save && { ! have ip6tables-nft-save || first_line /proc/net/ip_tables_names; }; then
         dump legacy6 ip6tables-legacy-save
       fi
     elif have ip6tables-save; then dump default6 ip6tables-save; fi
