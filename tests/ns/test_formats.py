@@ -175,12 +175,13 @@ def test_p4_compose_reads_the_fragment(which: str, compose: str, request: pytest
     no_canary(vm)
 
 
-def test_p4_fish_reads_its_lines(vm: NamespaceVM) -> None:
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+def test_p4_fish_reads_its_lines(vm: NamespaceVM, locale: str) -> None:
     """``vmproxy env --format fish | source`` exports exactly the values, and sets nothing else."""
     pairs = variables("S", VALUES) | PROXY
     put(vm, "lines.fish", render(pairs, "fish"))
     script = "set -n | sort > before; source < lines.fish; set -n | sort > after; command cat /proc/self/environ"
-    done = vm.run(["env", "LC_ALL=C.UTF-8", "sh", "-c", f"cd /tmp/work && exec fish --no-config -c '{script}'"])
+    done = vm.run(["env", f"LC_ALL={locale}", "sh", "-c", f"cd /tmp/work && exec fish --no-config -c '{script}'"])
     assert not done.stderr
     assert_within(environment(done.stdout), pairs)
     names = [set(vm.path(f"/tmp/work/{file}").read_text().split()) for file in ("before", "after")]
