@@ -96,6 +96,8 @@ class LabIndex:
                     self._say(HTTPStatus.OK, f'<!DOCTYPE html><a href="../{_WHEEL}">{_WHEEL}</a>'.encode(), "text/html")
                 elif self.path == f"/simple/{_WHEEL}":
                     self._say(HTTPStatus.OK, index._wheel, "application/octet-stream")
+                elif self.path == "/":
+                    self._say(HTTPStatus.OK, b"a package index", "text/plain")
                 else:
                     self._say(HTTPStatus.NOT_FOUND, b"", "text/plain")
 

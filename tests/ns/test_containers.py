@@ -19,6 +19,7 @@ from tests.lab.proxy import ANSWER, KNOWN, LabProxy
 from tests.lab.pyimage import build_python_image
 from tests.ns.story import Vmproxy, host_proxy
 
+INDEX = "a package index"
 KNOWS = ANSWER.decode().strip()
 FETCH = """
 import sys, urllib.request
@@ -119,14 +120,15 @@ def test_run_reaches_the_proxy_from_every_network(world: World) -> None:
 
 def test_names_and_networks_go_without_the_proxy(world: World) -> None:
     """A container that --names lists is reached directly by name, and by its address where the program knows networks
-    (pip); the VM's own addresses are direct too, and what is elsewhere is not."""
+    (pip); the VM's own addresses and the host's other ports are direct too, and what is elsewhere is not."""
     address = "{{.NetworkSettings.Networks.shop.IPAddress}}"
     got = world.script(
         f"docker run -d --name my_web --network shop -p 8000:8000 python sh -c '{SERVE}' >/dev/null\n"
         f"ip=$(docker inspect -f '{address}' my_web)\n"
-        'run() { docker run --rm --network shop $(cat arguments) python python3 -c "$(cat "$1")" $2 $3 $4 $5; }\n'
+        'run() { docker run --rm --network shop $(cat arguments) python python3 -c "$(cat "$1")" $2 $3 $4 $5 $6; }\n'
         "run warm http://my_web:8000/\n"
-        f"run fetch http://my_web:8000/ http://10.0.2.15:8000/ http://172.18.0.1:8000/ http://{KNOWN}/\n"
+        f"run fetch http://my_web:8000/ http://10.0.2.15:8000/ http://172.18.0.1:8000/ http://{KNOWN}/ "
+        "http://10.0.2.2:3141/\n"
         "run pip_fetch http://my_web:8000/ http://$ip:8000/\n"
         "docker rm -f my_web >/dev/null",
         arguments=world.env("docker-run", "--names", "my_web,db"),
@@ -134,7 +136,7 @@ def test_names_and_networks_go_without_the_proxy(world: World) -> None:
         fetch=FETCH,
         pip_fetch=PIP_FETCH,
     )
-    assert got.split("\n")[:-1] == [*["from the container"] * 3, KNOWS, *["from the container"] * 2]
+    assert got.split("\n")[:-1] == [*["from the container"] * 3, KNOWS, INDEX, *["from the container"] * 2]
     assert world.asked() == [f"GET http://{KNOWN}/ HTTP/1.1"]
 
 
