@@ -43,9 +43,9 @@ def main(run: Run) -> int:
     """Print a Compose file that gives every service the proxy variables, and the build arguments where it is built.
 
     Lay it over your own files as the last -f, for docker-compose 1.27 and later or docker compose 2. What a service
-    sets itself is left to it. The names of all services are in no_proxy. Where the proxy is host.docker.internal, they get to
-    know that name. Without -f the files are those that Compose would take: COMPOSE_FILE, else compose.yaml with
-    compose.override.yaml, here or in a directory above.
+    sets itself is left to it. The names of all services are in no_proxy. Where the proxy is host.docker.internal,
+    they get to know that name. Without -f the files are those that Compose would take: COMPOSE_FILE, else compose.yaml
+    with compose.override.yaml, here or in a directory above.
 
     A value that holds credentials is not printed: Compose takes it from its own environment, as in
     vmproxy run --vm default -- docker compose up.
