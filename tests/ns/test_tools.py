@@ -6,6 +6,7 @@ import base64
 import contextlib
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,9 @@ PROGRAMS = {
     "/sbin/apk": "#!/bin/sh\nexec wget --no-config -qO- http://only-the-proxy-knows.test/\n",
     "/usr/bin/npm": "#!/bin/sh\n",
 }
+NPM = """NODE_PATH=/usr/share/nodejs node -e '
+console.log(JSON.stringify(require("ini").parse(require("fs").readFileSync("/usr/etc/npmrc", "utf8"))))'"""
+"""npm's own reader of the file, without the 400 packages of npm."""
 PAM = "auth sufficient pam_permit.so\naccount required pam_permit.so\nsession required pam_env.so readenv=1\n"
 
 
@@ -77,7 +81,9 @@ class Box:
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """One VM for all tests of this file, with everybody's files and no block of ours."""
     with contextlib.ExitStack() as stack:
-        machine = stack.enter_context(NamespaceVM(docker="stub", more=("apt", "dnf", "git", "python3-pip")))
+        machine = stack.enter_context(
+            NamespaceVM(docker="stub", more=("apt", "dnf", "git", "node-ini", "nodejs", "python3-pip"))
+        )
         proxy = stack.enter_context(host_proxy(machine))
         for path, content in THEIRS.items():
             machine.path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -152,6 +158,9 @@ def test_the_programs_read_back_exactly_what_was_said(box: Box) -> None:
     assert "global.proxy='http://192.0.2.7:3129'" in listed
     for theirs in ("global.timeout='7'", "global.retries='1'", "install.no-compile='yes'", "list.format='columns'"):
         assert theirs in listed
+    read = json.loads(box.says(NPM))
+    assert (read["fund"], read["proxy"], read["https-proxy"]) == (False, PROXY, "http://192.0.2.7:3129")
+    assert read["noproxy"].split(",")[:2] == ["intern.test", ".corp.test"]
     # wget goes without the proxy where it is told to: nothing listens there.
     before = len(box.proxy.requests)
     box.says("wget -t 1 -T 3 -qO- http://127.0.0.1:9/")
@@ -261,10 +270,13 @@ HARD = ("a=b", "%41", "é.test", "a'b", 'a"b', "a#b", "a\\b", "$HOME", "a;b&c", 
 
 
 def test_hard_values_reach_their_readers(box: Box) -> None:
-    """What is in no_proxy is exactly what a session of PAM, a log-in shell and wget get, or is refused."""
-    seen = Facts(paths=frozenset(tools.paths(ALL)))
+    """What is in no_proxy is exactly what a session of PAM, a log-in shell, npm's reader and wget get, or is refused.
+
+    (npm's file is the one of NodeSource's package.)
+    """
+    seen = Facts(paths=frozenset(path for path in tools.paths(ALL) if not re.search("local|share", path)))
     readers = {"environment": "su docker -s /bin/sh -c 'printenv no_proxy'", "apk": "sh -lc 'printenv no_proxy'"}
-    carried: dict[str, set[str]] = {name: set() for name in (*readers, "wget")}
+    carried: dict[str, set[str]] = {name: set() for name in (*readers, "npm", "wget")}
     box.apply(*carried)
     for value in HARD:
         said = tools.Order(variables=variables(parse_proxy(PROXY), None, (value, "127.0.0.1")))
@@ -276,17 +288,20 @@ def test_hard_values_reach_their_readers(box: Box) -> None:
             box.machine.path(block.path).write_bytes(block.payload)
             if name in readers:
                 assert box.says(readers[name]) == f"{value},127.0.0.1\n", (name, value)
+            elif name == "npm":
+                assert json.loads(box.says(NPM))["noproxy"] == f"{value},127.0.0.1", value
             else:
                 before = len(box.proxy.requests)
                 box.says("wget -t 1 -T 3 -qO- http://127.0.0.1:9/")
                 assert len(box.proxy.requests) == before, value
             values.add(value)
-    assert carried["apk"] == carried["wget"] == set(HARD)
+    assert carried["apk"] == carried["npm"] == carried["wget"] == set(HARD)
     assert carried["environment"] == {"a=b", "%41", "é.test", "*", "[::1]:80", "@{HOME}"}
     for path in ("/etc/profile.d/vmproxy.sh", "/etc/environment"):
         box.machine.path(path).unlink()
     box.machine.path("/etc/environment").write_bytes(THEIRS["/etc/environment"])
-    box.machine.path("/etc/wgetrc").write_bytes(THEIRS["/etc/wgetrc"])
+    for path in ("/etc/wgetrc", "/usr/etc/npmrc"):
+        box.machine.path(path).write_bytes(THEIRS[path])
 
 
 def test_what_is_not_there_is_refused(box: Box) -> None:
