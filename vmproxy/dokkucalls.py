@@ -31,10 +31,11 @@ SEVERAL: Version = (0, 38, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One run of ``dokku``; ``words`` are printable ASCII."""
+    """One run of ``dokku``; ``words`` are printable ASCII. ``filtered``: only lines of proxy variables are told."""
 
     words: tuple[str, ...]
     stdin: bytes = field(default=b"", repr=False)
+    filtered: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +83,9 @@ def apps() -> Call:
     return Call(words=("--quiet", "apps:list"))
 
 
-def keys(scope: str) -> Call:
-    """The names of a scope's variables, one a line."""
-    return Call(words=("config:keys", scope))
-
-
-def get(scope: str, key: str) -> Call:
-    """One value and a newline; exit 1 where it is not set."""
-    return Call(words=("config:get", scope, key))
+def export(scope: str) -> Call:
+    """The proxy variables of a scope as ``NAME="value"``, one a line: a line break in a value is ``\\n`` there."""
+    return Call(words=("config:export", "--format", "envfile", scope), filtered=True)
 
 
 def builder(app: str) -> Call:
@@ -173,5 +169,6 @@ def _lines(action: Action) -> bytes:
             return b"forget\n"
         return f"write {len(action.content)}\n".encode("ascii") + action.content + b"\n"
     assert all(word.isascii() and word.isprintable() and word for word in action.words)  # noqa: S101 - ours
-    head = "".join(f"{line}\n" for line in (f"call {len(action.words)} {len(action.stdin)}", *action.words))
+    kind = "export" if action.filtered else "call"
+    head = "".join(f"{line}\n" for line in (f"{kind} {len(action.words)} {len(action.stdin)}", *action.words))
     return head.encode("ascii") + action.stdin + b"\n"

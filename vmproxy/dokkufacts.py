@@ -24,6 +24,10 @@ _KEY = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 _FAMILY = re.compile(r"(?:http|https|ftp|all|no)_proxy|pip_(?:index_url|trusted_host)", re.ASCII)
 
+_VALUE = re.compile(r'"((?:[^"\\]|\\.)*)"|-?[0-9]+', re.ASCII)
+_ESCAPE = re.compile(r"\\(.)")
+_ESCAPES = {"n": "\n", "r": "\r"}
+
 Asked = tuple[tuple[Action, Answer], ...]
 
 
@@ -78,67 +82,49 @@ def digest(value: str) -> str:
     return hashlib.sha256(value.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-# ---- three rounds of questions, each made of the answers before it -------------------------------------------------
+# ---- two rounds of questions, the second made of the answers of the first ------------------------------------------
 
 
 def first_questions() -> tuple[Action, ...]:
-    """Version, apps, the names of global variables, our record."""
-    return dokku.version(), dokku.apps(), dokku.keys(GLOBAL), ReadRecord()
+    """Version, apps, global proxy variables, our record."""
+    return dokku.version(), dokku.apps(), dokku.export(GLOBAL), ReadRecord()
 
 
 def second_questions(first: Asked) -> tuple[Action, ...]:
-    """Builder, options and the names of variables of each app. Raises Refused."""
+    """Builder, options and proxy variables of each app. Raises Refused."""
     _check(first[0], "dokku version")
     _check(first[1], "dokku apps:list")
-    _check(first[2], "dokku config:keys")
+    _check(first[2], "dokku config:export")
     version = read_version(first[0][1].stdout)
     if version < dokku.OLDEST:
         raise Refused(
             f"Dokku {'.'.join(map(str, version))} is too old", hint=f"{'.'.join(map(str, dokku.OLDEST))} or newer"
         )
     return tuple(
-        call for app in app_names(first) for call in (dokku.builder(app), dokku.options(app), dokku.keys(app))
+        call for app in app_names(first) for call in (dokku.builder(app), dokku.options(app), dokku.export(app))
     )
 
 
-def third_questions(first: Asked, second: Asked) -> tuple[Action, ...]:
-    """The values of those variables that are of the family."""
-    out: list[Action] = [dokku.get(GLOBAL, key) for key in family(first[2][1].stdout)]
-    for number, app in enumerate(app_names(first)):
-        out += [dokku.get(app, key) for key in family(second[3 * number + 2][1].stdout)]
-    return tuple(out)
-
-
-def read(first: Asked, second: Asked, third: Asked) -> DokkuFacts:
+def read(first: Asked, second: Asked) -> DokkuFacts:
     """All answers as facts. Raises Refused for answers that are not Dokku's."""
-    config: dict[str, dict[str, str]] = {}
-    asked: dict[str, list[tuple[Action, Answer]]] = {GLOBAL: [first[2]]}
-    values = iter(third)
-
-    def take(scope: str, names: tuple[Action, Answer]) -> None:
-        for key in family(names[1].stdout):
-            pair = next(values)
-            _check(pair, "dokku config:get")
-            asked[scope].append(pair)
-            config.setdefault(scope, {})[key] = pair[1].stdout.decode("utf-8", "surrogateescape").removesuffix("\n")
-
-    take(GLOBAL, first[2])
+    config = {GLOBAL: family(first[2][1].stdout, GLOBAL)}
+    asked: dict[str, Asked] = {GLOBAL: (first[2],)}
     apps = []
     for number, name in enumerate(app_names(first)):
-        builder, options, keys = second[3 * number : 3 * number + 3]
-        for pair, what in ((builder, "builder:report"), (options, "docker-options:report"), (keys, "config:keys")):
+        builder, options, export = second[3 * number : 3 * number + 3]
+        for pair, what in ((builder, "builder:report"), (options, "docker-options:report"), (export, "config:export")):
             _check(pair, f"dokku {what} {name}")
-        asked[name] = [options, keys]
-        take(name, keys)
+        asked[name] = (options, export)
+        config[name] = family(export[1].stdout, name)
         apps.append(_app(name, builder[1].stdout, options[1].stdout))
     held = first[3][1]
     return DokkuFacts(
         version=read_version(first[0][1].stdout),
         apps=tuple(apps),
-        config=config,
+        config={scope: values for scope, values in config.items() if values},
         record=read_record(held.stdout) if held.status == 0 else Record(),
         record_bytes=held.stdout if held.status == 0 else None,
-        asked={scope: tuple(pairs) for scope, pairs in asked.items()},
+        asked=asked,
     )
 
 
@@ -148,10 +134,20 @@ def app_names(first: Asked) -> tuple[str, ...]:
     return tuple(dict.fromkeys(line.strip() for line in lines if _APP.fullmatch(line.strip())))
 
 
-def family(stdout: bytes) -> tuple[str, ...]:
-    """Of the names of ``config:keys`` those that say which proxy to use."""
-    names = stdout.decode("utf-8", "replace").split("\n")
-    return tuple(dict.fromkeys(name for name in names if _KEY.fullmatch(name) and _FAMILY.fullmatch(name.lower())))
+def family(stdout: bytes, scope: str) -> dict[str, str]:
+    """The proxy variables of a ``config:export --format envfile`` (godotenv's Marshal: quotes and escapes, a whole
+    number bare). Raises Refused for a line that is none, naming no value."""
+    found = {}
+    for line in stdout.decode("utf-8", "surrogateescape").split("\n"):
+        name, _equals, text = line.partition("=")
+        if not _FAMILY.fullmatch(name.lower()):
+            continue
+        value = _VALUE.fullmatch(text)
+        if value is None:
+            hint = f"dokku config:get {scope} {name}, in the VM"
+            raise Refused(f"Dokku's {name} cannot be read", where=scope, hint=hint)
+        found[name] = text if value[1] is None else _ESCAPE.sub(lambda m: _ESCAPES.get(m[1], m[1]), value[1])
+    return found
 
 
 def read_version(stdout: bytes) -> Version:

@@ -1,4 +1,4 @@
-"""Dokku in one open VM: asked in three rounds, told all or nothing. The two ends of ``machines/dokku.sh``."""
+"""Dokku in one open VM: asked in two rounds, told all or nothing. The two ends of ``machines/dokku.sh``."""
 
 from __future__ import annotations
 
@@ -32,12 +32,11 @@ class DokkuHost:
         """Whether the last look found our record."""
 
     def look(self) -> DokkuFacts:
-        """Three rounds of questions, nothing is changed. Raises Refused where there is no Dokku, or an old one."""
+        """Two rounds of questions, nothing is changed. Raises Refused where there is no Dokku, or an old one."""
         self._session.tell("asking Dokku")
         first = self._ask(dokkufacts.first_questions())
         second = self._ask(dokkufacts.second_questions(first))
-        third = self._ask(dokkufacts.third_questions(first, second))
-        facts = dokkufacts.read(first, second, third)
+        facts = dokkufacts.read(first, second)
         self.known = bool(facts.record)
         return facts
 

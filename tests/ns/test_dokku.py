@@ -239,9 +239,9 @@ def test_a_command_that_fails_in_the_middle(vmproxy: Vmproxy, host: DokkuLab, ho
     with pytest.raises(RolledBack, match="Failure of the lab"):
         tell(vmproxy, dokku.remove)
     assert (host.state(), dump(machine)) == (there, rules)
-    host.switch(how, "config:import .* web")
-    with pytest.raises(RolledBack, match="Failure of the lab"):
-        tell(vmproxy, dokku.apply, proxy=parse_proxy("http://10.0.2.2:3128"))
+    host.switch(how, "docker-options:add")
+    with pytest.raises(RolledBack, match="Docker's part is done and stays"):
+        tell(vmproxy, dokku.apply, proxy=parse_proxy("http://127.0.0.1:3128"), pip_index="http://10.0.2.2/simple/")
     assert host.state() == there
 
 
@@ -275,11 +275,17 @@ def test_docker_that_does_not_come_back_gives_dokku_back_too(vmproxy: Vmproxy, h
 
 
 def test_somebody_else_at_the_same_moment(vmproxy: Vmproxy, host: DokkuLab) -> None:
-    """A variable set between look and lock: looked at again, and kept. Another run that holds the lock: exit 8."""
-    host.switch("before", "config:keys new\nconfig:set --global MEANWHILE=1")
+    """A proxy variable set between look and lock: looked at again, and refused as any other's; another variable is no
+    matter. Another run that holds the lock: exit 8."""
+    host.switch("before", "config:export .* new\nconfig:set --global no_proxy=meanwhile")
+    with pytest.raises(Refused, match="no_proxy"):
+        tell(vmproxy, dokku.apply)
+    assert sorted(host.config()) == ["SENTRY", "no_proxy"]
+    assert held(vmproxy.machine, PROFILE) is None
+    host.dokku("config:unset", "--global", "no_proxy")
+    host.switch("before", "config:export .* new\nconfig:set --global MEANWHILE=1")
     assert tell(vmproxy, dokku.apply).changed
     assert host.config()["MEANWHILE"] == "1"
-    assert tell(vmproxy, dokku.status).ok
     host.dokku("config:unset", "--global", "http_proxy")
     there = host.state()
     holder = vmproxy.machine.run("flock /run/vmproxy/lock sleep 20 >/dev/null 2>&1 & echo $!").stdout.decode().strip()

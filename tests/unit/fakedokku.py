@@ -12,6 +12,9 @@ from vmproxy import dokkufacts
 from vmproxy.dokkucalls import GLOBAL, Action, Answer, Call, ReadRecord, Step, Write
 from vmproxy.dokkufacts import DokkuFacts
 
+FAMILY = re.compile(r"((https?|ftp|all|no)_proxy|pip_(index_url|trusted_host))=", re.IGNORECASE)
+"""What dokku.sh lets out of the VM."""
+
 
 class Refusal(Exception):
     """Dokku says no."""
@@ -46,7 +49,7 @@ class FakeDokku:
         """The facts of now."""
         first = self.ask(dokkufacts.first_questions())
         second = self.ask(dokkufacts.second_questions(first))
-        return dokkufacts.read(first, second, self.ask(dokkufacts.third_questions(first, second)))
+        return dokkufacts.read(first, second)
 
     def ask(self, actions: Iterable[Action]) -> dokkufacts.Asked:
         """Each action with its answer."""
@@ -93,14 +96,13 @@ class FakeDokku:
     def _apps_list(self, _words: list[str], _call: Call) -> str:
         return "".join(f"{name}\n" for name in sorted(self.builders))
 
-    def _config_keys(self, words: list[str], _call: Call) -> str:
-        return "".join(f"{key}\n" for key in sorted(self.config.get(self._scope(words[0]), {})))
-
-    def _config_get(self, words: list[str], _call: Call) -> str:
-        values = self.config.get(self._scope(words[0]), {})
-        if words[1] not in values:
-            raise Refusal("")
-        return values[words[1]] + "\n"
+    def _config_export(self, words: list[str], call: Call) -> str:
+        assert words[:2] == ["--format", "envfile"]
+        lines = []
+        for name, value in sorted(self.config.get(self._scope(words[2]), {}).items()):
+            escaped = "".join({"\n": "\\n", "\r": "\\r"}.get(c, f"\\{c}") if c in '\\\n\r"!$`' else c for c in value)
+            lines.append(f"{name}={int(value)}" if re.fullmatch("[0-9]+", value) else f'{name}="{escaped}"')
+        return "\n".join(line for line in lines if not call.filtered or FAMILY.match(line)) + "\n"
 
     def _config_import(self, words: list[str], call: Call) -> str:
         assert words[:2] == ["--format", "json"]

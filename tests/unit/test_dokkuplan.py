@@ -341,6 +341,17 @@ def test_the_builder_is_the_selected_one_else_the_detected_one(report: str, buil
     assert asked(builder=report).builder == builder
 
 
+def test_values_are_read_as_dokku_writes_them() -> None:
+    """godotenv's escapes, a bare number; a line that is no assignment of the family is none; one that cannot be read
+    is refused without its value."""
+    text = b'HTTP_PROXY="a\\"b\\\\n\\$c\\!\\`\\nd\\re=f"\nno_proxy=12\nOTHER="x"\nhttp_proxy_x="y"\n\n'
+    assert dokkufacts.family(text, "web") == {"HTTP_PROXY": 'a"b\\n$c!`\nd\re=f', "no_proxy": "12"}
+    for bad in (b"http_proxy=hunter22", b'http_proxy="hunter22', b"http_proxy='hunter22'"):
+        with pytest.raises(Refused, match=r"http_proxy cannot be read \(web\)") as caught:
+            dokkufacts.family(bad, "web")
+        assert "hunter" not in f"{caught.value} {caught.value.hint}"
+
+
 def test_options_are_read_as_words() -> None:
     """Both spellings of a flag, quotes, options of one process; links of every phase; names that are none are left."""
     report = (
@@ -390,7 +401,10 @@ def test_hostile_answers_raise_nothing_but_refusals(noise: bytes) -> None:
     first = (*dokku.ask(dokkufacts.first_questions())[:1], *answers(dokkufacts.first_questions()[1:3]))
     first = (*first, (dokkufacts.ReadRecord(), dokkucalls.Answer(status=1)))
     second = answers(dokkufacts.second_questions(first))
-    facts = dokkufacts.read(first, second, answers(dokkufacts.third_questions(first, second)))
+    try:
+        facts = dokkufacts.read(first, second)
+    except Refused:
+        return
     for scope in (GLOBAL, *(app.name for app in facts.apps)):
         calls = dokkucalls.take(scope, facts.config.get(scope, {}))
         assert all(word.isascii() for call in calls for word in call.words)

@@ -1,6 +1,7 @@
 # A Dokku host, asked and told by Dokku's own commands; vmproxy/dokkucalls.py writes what comes on stdin.
-# A program is lines: "call W B", then W words one a line and B bytes for its stdin; "write B", then B bytes for our record;
-# "forget" and "read", the same record. Bytes are followed by a newline.
+# A program is lines: "call W B", then W words one a line and B bytes for its stdin; "export W B", the same, and of what it
+# says only the lines of proxy variables are told, so that nobody's other values leave the VM; "write B", then B bytes for
+# our record; "forget" and "read", the same record. Bytes are followed by a newline.
 # After "ask" comes one program, up to ".": each call is run, and what it says is told.
 # After "tell S" (seconds to wait for the lock): "expect N M", a program and what it has to say; "do N" and "undo N", two
 # programs for each step; up to ".". Where a step fails, on a signal, and when the client is gone, the undo of that step and
@@ -12,6 +13,7 @@ trap : PIPE
 
 place=/var/lib/vmproxy
 record=$place/dokku.json
+family='^((https?|ftp|all|no)_proxy|pip_(index_url|trusted_host))='
 # Dokku takes a forced ssh command from the first of these, and an app's name for every command from the second.
 unset SSH_ORIGINAL_COMMAND DOKKU_APP_NAME DOKKU_TRACE
 if have timeout; then limit='timeout -k 5 300'; else limit=''; fi
@@ -39,9 +41,9 @@ program() { # stdin: a program; told "tell", each call is told, else the first t
     status=0 said=''
     case $line in
       .) return 0 ;;
-      'call '*)
+      'call '*|'export '*)
         set -f; set -- $line; set +f
-        left=$2 size=$3; set --
+        kind=$1 left=$2 size=$3; set --
         while [ "$left" -gt 0 ]; do
           IFS= read -r word || return 1
           set -- "$@" "$word"; left=$((left - 1))
@@ -49,7 +51,8 @@ program() { # stdin: a program; told "tell", each call is told, else the first t
         bytes "$size" > "$work/in"
         # The x keeps its last newlines.
         said=$($limit dokku "$@" < "$work/in" 2> "$work/err" 7<&- 9>&-; s=$?; printf x; exit "$s"); status=$?
-        said=${said%x} ;;
+        said=${said%x}
+        [ "$kind" = call ] || said=$(printf %s "$said" | grep -iE "$family") ;;
       'write '*) bytes "${line#write }" > "$work/in"; write_record < "$work/in" 2> "$work/err"; status=$? ;;
       forget) rm -f "$record" 2> "$work/err"; status=$?; rmdir "$place" 2>/dev/null ;;
       read)
