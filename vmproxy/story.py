@@ -155,6 +155,7 @@ class Story:
             # --yes has answered already: then the restart is part of this change, and is put back with it (F46).
             restart="always" if settings.yes and settings.restart == "auto" else settings.restart,
             restart_argv=scene.guest.RESTART,
+            reload_argv=scene.guest.RELOAD,
             log=scene.guest.LOG,
             daemon_pid=scene.facts.daemon.pid if scene.facts.daemon else 0,
             check=check,

@@ -26,7 +26,8 @@ DIRECTORIES = (DIRECTORY,)
 DAEMON_CONFIG = "/etc/docker/daemon.json"
 PATHS = (DIRECTORY, *_init.PATHS)
 RELOAD = ("systemctl", "daemon-reload")
-RESTART = (("systemctl", "restart", "docker.service"),)
+# The first forgets how often Docker was started lately: a put-back must not end at the unit's StartLimitBurst.
+RESTART = (("systemctl", "reset-failed", "docker.service"), ("systemctl", "restart", "docker.service"))
 LOG = ""
 WISH_FILE = DROP_IN
 

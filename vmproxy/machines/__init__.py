@@ -40,7 +40,8 @@ class Terms:
     """On which terms a plan is carried out. Times are limits in seconds.
 
     ``restart`` is auto, always or never; ``restart_argv`` the guest's commands in order, of constant words
-    without blanks or quotes, each of which must succeed; ``log`` the daemon's log file.
+    without blanks or quotes, each of which must succeed; ``reload_argv`` one that is run whenever files were changed;
+    ``log`` the daemon's log file.
     ``legacy_writer`` is a Python in the VM and the directory of this package there: they write legacy rules instead of
     iptables-legacy-restore. ``daemon_pid`` is that of the look, 0 for none: where another one runs by now, it is looked
     again.
@@ -51,6 +52,7 @@ class Terms:
     lock_timeout_seconds: float = 30.0
     restart: str = "auto"
     restart_argv: tuple[tuple[str, ...], ...] = ()
+    reload_argv: tuple[str, ...] = ()
     log: str = ""
     legacy_writer: tuple[str, str] | None = None
     daemon_pid: int | None = None

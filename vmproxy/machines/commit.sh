@@ -61,7 +61,11 @@ leave() { # status exit-code text…: the last frame, then out
   # A proof that was cut short; where Docker does not run there is nothing to ask.
   if [ -n "${proof_image:-}" ] && docker_pid; then proof_clean; fi
   # By name, not by variable: a signal may come between mktemp and the assignment.
-  if [ -n "$locked" ]; then clear_beside; rm -rf "$work" "$area/held"; fi
+  if [ -n "$locked" ]; then
+    clear_beside
+    for d in $own_dirs; do rmdir "$d" 2>/dev/null && flush "${d%/*}"; done # only where empty
+    rm -rf "$work" "$area/held"
+  fi
   frame "result $*"
   exit 0
 }
@@ -129,6 +133,7 @@ put_back() { # exit-code text…
       elif ! as_seen "$i"; then bad="$bad $p"; fi
     fi
   done
+  [ -z "$did_reload" ] || reload || bad="$bad init"
   code=$1; shift
   if [ -n "$did_restart" ]; then
     # A daemon that did not stop when told may still do so; while the old one runs it has the old environment (F47).
@@ -193,6 +198,10 @@ docker_up() { # the daemon answers; bounded, also where each question takes its 
   return 1
 }
 
+reload() { # the VM's init reads its files again
+  limit 60 env -i PATH="$PATH" $reload_argv </dev/null >"$work/err" 2>&1 7<&- 9>&-
+}
+
 restart() { did_restart=1; begin_restart; restarted; }
 
 begin_restart() {
@@ -225,7 +234,7 @@ restarted() {
 
 # In the order of writing; those that end in 6 are ip6tables'.
 tables='filter nat filter6 nat6'
-boot='' files=0 variant='' xwait=5 lock_timeout=0 restart_argv='' policy=never python='' package='' seen_pid='' ask_at='' locked='' watcher='' did_restart='' in_flight='' old_pid='' log='' did_nat='' did_filter='' did_nat6='' did_filter6='' old_restore='' proof_args=''
+boot='' files=0 variant='' xwait=5 lock_timeout=0 restart_argv='' policy=never python='' package='' seen_pid='' ask_at='' locked='' watcher='' did_restart='' reload_argv='' did_reload='' own_dirs='' in_flight='' old_pid='' log='' did_nat='' did_filter='' did_nat6='' did_filter6='' old_restore='' proof_args=''
 REPLY=''; first_line /proc/sys/kernel/random/boot_id; boot=$REPLY
 open_area || { frame "result refused 6 $area is not ours"; exit 0; }
 
@@ -243,8 +252,10 @@ while IFS= read -r line; do
     'file '*) # file I MODE OWNER WAS NEW SHELL PATH
       set -f; set -- $line; set +f
       i=$2 files=$((i + 1))
-      eval "mode_$i=\$3 owner_$i=\$4 was_$i=\$5 new_$i=\$6 shell_$i=\$7 stage_$i='' did_file_$i=''"
+      eval "mode_$i=\$3 owner_$i=\$4 was_$i=\$5 new_$i=\$6 shell_$i=\$7 stage_$i='' did_file_$i='' own_$i=''"
       p=${line#file * * * * * * }; eval "path_$i=\$p" ;;
+    'directory '*) eval "own_${line#directory }=1" ;;
+    'reload '*) reload_argv=${line#reload } ;;
     'variant '*) variant=${line#variant } ;;
     'xwait '*) xwait=${line#xwait } ;;
     'daemon '*) seen_pid=${line#daemon } ;;
@@ -296,7 +307,14 @@ watcher=$!
 step stage
 i=0
 while [ "$i" -lt "$files" ]; do
-  eval "p=\$path_$i was=\$was_$i new=\$new_$i mode=\$mode_$i owner=\$owner_$i shell=\$shell_$i"
+  eval "p=\$path_$i was=\$was_$i new=\$new_$i mode=\$mode_$i owner=\$owner_$i shell=\$shell_$i own=\$own_$i"
+  if [ -n "$own" ]; then # the directory is ours: here from now on, and gone in the end where it is empty
+    d=${p%/*}
+    if [ ! -d "$d" ]; then
+      mkdir -m 755 "$d" 2>"$work/err" || put_back 7 "cannot make $d: $(tail_of_error)"
+      flush "${d%/*}"; own_dirs="$own_dirs $d"
+    elif [ "$new" = delete ]; then own_dirs="$own_dirs $d"; fi
+  fi
   s=$(mktemp -d "${p%/*}/.vmproxy-XXXXXX") || put_back 7 "cannot write beside $p"
   eval "stage_$i=\$s"
   if [ "$new" = write ]; then
@@ -378,6 +396,12 @@ while [ "$i" -lt "$files" ]; do
   flush "${p%/*}"
   i=$((i + 1))
 done
+
+if [ -n "$reload_argv" ] && [ "$files" -gt 0 ]; then
+  step reload
+  reload || put_back 7 "$reload_argv fails: $(tail_of_error)"
+  did_reload=1
+fi
 
 outcome=none
 if [ "$policy" != no ]; then

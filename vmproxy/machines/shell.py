@@ -204,6 +204,8 @@ def _plan_lines(plan: Plan, terms: Terms) -> bytes:
     out = [f"lock {int(terms.lock_timeout_seconds)}\n".encode("ascii")]
     for number, change in enumerate(plan.files):
         out.append(_file_lines(number, change.before, change.after, shell=change.shell))
+        if change.directory:
+            out.append(f"directory {number}\n".encode("ascii"))
     if plan.rules is not None:
         out.append(f"variant {plan.rules.variant}\nxwait {XTABLES_WAIT_SECONDS}\n".encode("ascii"))
         out.append(_blob("seen", plan.rules.seen))
@@ -213,6 +215,8 @@ def _plan_lines(plan: Plan, terms: Terms) -> bytes:
             if text:
                 out += [_blob(f"{table}.do", text), _blob(f"{table}.undo", plan.rules.undo[table])]
     out.append(f"restart {terms.restart if plan.restart else 'no'}\n".encode("ascii"))
+    if terms.reload_argv:
+        out.append(f"reload {' '.join(_word(word) for word in terms.reload_argv)}\n".encode("ascii"))
     out += [f"argv {' '.join(_word(word) for word in argv)}\n".encode("ascii") for argv in terms.restart_argv]
     if terms.daemon_pid is not None:
         out.append(f"daemon {terms.daemon_pid}\n".encode("ascii"))
