@@ -98,6 +98,17 @@ def warnings(project: Project, given: Variables) -> tuple[str, ...]:
     return (*project.warnings, *lines, *dialects((), project.names))
 
 
+def kept(project: Project, given: Variables) -> str:
+    """Which services keep variables of their own, with or without a value: one line, "" where none does."""
+    family = {name.lower(): None for name in given}
+    found = []
+    for service in project.services:
+        names = [name for name in family if name in service.environment | service.args]
+        if names:
+            found.append(f"{service.name} ({', '.join(names)})")
+    return f"left as the files say: {', '.join(found)}" if found else ""
+
+
 def document(services: Sequence[Part]) -> dict[str, Any]:
     """The override as plain values, for JSON."""
     found: dict[str, Any] = {}

@@ -143,5 +143,6 @@ def test_hints_for_a_reader_are_on_stderr(here: Path, capsys: pytest.CaptureFixt
     assert "http_proxy:\n" in out
     assert "by name, because the values hold credentials" in err
     assert "sets no_proxy itself" in err
+    assert "left as the files say: web (no_proxy)" in err
     assert run([*words, "-q"]) == 0
     assert capsys.readouterr().err == ""

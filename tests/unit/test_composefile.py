@@ -245,6 +245,16 @@ services:
     assert not [part for part in (*others, *(other.get("build", {}) for other in others)) if "extra_hosts" in part]
 
 
+def test_who_keeps_its_own_is_told() -> None:
+    """One line names each service that sets a variable or an argument itself; without one there is no line."""
+    found = project(
+        a="services: {a: {image: x}, b: {image: x, environment: [HTTP_PROXY]}, c: {build: {args: [https_proxy=]}}}"
+    )
+    given = composeoverride.values(found, GIVEN)
+    assert composeoverride.kept(found, given) == "left as the files say: b (http_proxy), c (https_proxy)"
+    assert composeoverride.kept(project(a="services: {a: {image: x, environment: [OTHER=1]}}"), given) == ""
+
+
 def test_a_list_of_its_own_is_told() -> None:
     """A service with a no_proxy of its own does not get the names, and that is said."""
     found = project(a="services: {web: {image: x, environment: [NO_PROXY=x]}}")

@@ -57,6 +57,8 @@ def main(run: Run) -> int:
     services = composeoverride.parts(project, given, host=composeoverride.calls_host(found))
     for warning in composeoverride.warnings(project, given):
         run.output.warn(warning, beside_json=True)
+    if kept := composeoverride.kept(project, given):
+        run.output.note(kept)
     if run.output.json:
         run.output.document(composeoverride.document(services))
     else:
