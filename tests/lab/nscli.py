@@ -21,6 +21,7 @@ from tests.lab.hostside import connect, listen
 from tests.lab.leftovers import started
 from tests.lab.nsvm import NamespaceVM
 from tests.lab.proxy import LabProxy
+from tests.lab.tree import RELEASES
 
 _WAIT_SECONDS = 600.0
 
@@ -33,6 +34,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--docker", choices=("yes", "no", "stub"), default="yes")
     parser.add_argument("--ssh", choices=("openssh", "dropbear"), default="openssh")
     parser.add_argument("--shell", choices=("dash", "bash", "busybox"), default="dash", help="what /bin/sh is")
+    parser.add_argument("--release", choices=("", *RELEASES), default="", help="a release of Debian for the VM")
     parser.add_argument("--proxy", type=int, default=8123, help="port of the proxy on the VM's host (0: none)")
     parser.add_argument("command", choices=("up", "down", "reset", "shell", "root", "status", "hold"))
     parser.add_argument("words", nargs="*", help="for shell (ssh as docker) and root (no ssh): a command, after --")
@@ -75,9 +77,8 @@ def run(options: argparse.Namespace) -> int:
 def _up(options: argparse.Namespace, record: Path) -> dict[str, Any]:
     """Start the holder and wait for its record; its own words on stderr where it fails."""
     record.parent.mkdir(parents=True, exist_ok=True)
-    words = [
-        word for name in ("name", "iptables", "docker", "ssh", "shell", "proxy") for word in _option(options, name)
-    ]
+    names = ("name", "iptables", "docker", "ssh", "shell", "release", "proxy")
+    words = [word for name in names for word in _option(options, name)]
     if options.overlay:
         words += ["--overlay", str(options.overlay.resolve())]
     log = record.with_suffix(".log")
@@ -106,7 +107,12 @@ def _hold(options: argparse.Namespace, record: Path) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     docker = {"yes": True, "no": False}.get(options.docker, options.docker)
     vm = NamespaceVM(
-        iptables=options.iptables, docker=docker, ssh=options.ssh, shell=options.shell, overlay=options.overlay
+        iptables=options.iptables,
+        docker=docker,
+        ssh=options.ssh,
+        shell=options.shell,
+        overlay=options.overlay,
+        release=options.release,
     )
     log = record.with_suffix(".proxy.log")
     with vm, log.open("a", encoding="utf-8") as sink:
