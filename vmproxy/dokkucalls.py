@@ -104,9 +104,10 @@ def put(scope: str, values: Mapping[str, str], since: Version) -> tuple[Call, ..
         return ()
     if since >= IMPORT:
         data = json.dumps(dict(values), ensure_ascii=True).encode("ascii") + b"\n"
-        return (Call(words=("config:import", "--no-restart", "--format", "json", scope, "-"), stdin=data),)
+        # Without --quiet it says each value.
+        return (Call(words=("--quiet", "config:import", "--no-restart", "--format", "json", scope, "-"), stdin=data),)
     coded = (f"{name}={base64.b64encode(value.encode()).decode('ascii')}" for name, value in values.items())
-    return (Call(words=("config:set", "--no-restart", "--encoded", scope, *coded)),)
+    return (Call(words=("--quiet", "config:set", "--no-restart", "--encoded", scope, *coded)),)
 
 
 def take(scope: str, names: Iterable[str]) -> tuple[Call, ...]:
