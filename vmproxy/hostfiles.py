@@ -4,7 +4,8 @@ As the docker client replaces its config.json (docker/cli: cli/config/configfile
 are made 0700, a new file is 0600, symbolic links are followed (one that leads nowhere yet, too), owner and mode are
 kept, and the new bytes come by rename. Beyond that they are on the disk before the rename, and the file is looked at
 once more right before it (and after it, where two names can change places): where another program wrote it meanwhile,
-its bytes stay and the edit is made anew on them.
+its bytes stay and the edit is made anew on them. What is left is a program that reads in the very microseconds between
+our rename and its taking back, and writes again from that: no rename can guard against it.
 
 Two runs of vmproxy take turns: they lock the directory, so that no lock file is left. Windows and some network file
 systems have no such lock; then only the second look guards.
