@@ -211,7 +211,7 @@ def test_a_program_gets_the_exact_text_whatever_the_terminals_encoding_is(encodi
     done = subprocess.run(
         [sys.executable, "-m", "vmproxy", *argv],
         cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"},
+        env={**os.environ, "PYTHONIOENCODING": encoding, "LC_ALL": "C.UTF-8"},
         capture_output=True,
         check=True,
         timeout=60,
