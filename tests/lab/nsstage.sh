@@ -73,7 +73,7 @@ esac
 mkdir -p "$root/opt" "$root/usr/local/etc/init.d" "$root/usr/local/etc/ssh"
 cp "${0%/*}/nsboot.sh" "$root/opt/bootsync.sh"
 cp "${0%/*}/nssshd.sh" "$root/usr/local/etc/init.d/openssh"
-chmod 755 "$root"/etc/init.d/* "$root/opt/bootsync.sh" "$root/usr/local/etc/init.d/openssh"
+chmod 755 "$root/etc/init.d/docker" "$root/opt/bootsync.sh" "$root/usr/local/etc/init.d/openssh"
 ln -sf "$shell" "$root/bin/sh"
 for name in iptables ip6tables; do
     for tail in '' -save -restore; do
