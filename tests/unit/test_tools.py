@@ -364,6 +364,18 @@ def test_values_are_read_back_exactly_or_refused(name: str, no_proxy: tuple[str,
     assert len(text.splitlines()) == text.count("\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("npm", "${HOME}"), ("environment", "a#b"), ("environment", "a\\"), ("environment", "a;b"), ("wget", "a\u00a0b")],
+)
+def test_values_that_a_reader_would_take_for_more(name: str, value: str) -> None:
+    """Replaced, cut or split by the reader: refused without being shown."""
+    said = tools.Order(variables={**order().variables, "no_proxy": value})
+    with pytest.raises(Refused) as caught:
+        payload(name, said)
+    assert value not in str(caught.value) + caught.value.hint
+
+
 @pytest.mark.parametrize("name", ["apt", "git"])
 @given(no_proxy=no_proxies)
 def test_entries_that_are_no_names_never_reach_these_files(name: str, no_proxy: tuple[str, ...]) -> None:
