@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from vmproxy import dialects, direct, pip
 from vmproxy.errors import Refused
 from vmproxy.model import Door, Facts, Wish
-from vmproxy.plan import View, bridge_address
+from vmproxy.plan import View, bridge_address, host_gateway
 from vmproxy.proxyenv import is_loopback, variables, with_host
 from vmproxy.routes import choose_gateway
 
@@ -43,9 +43,10 @@ def container_variables(
 
 def container_view(facts: Facts, wish: Wish, *, names: Sequence[str] = (), pip_index: str = "") -> dict[str, str]:
     """The same, from a look without root, which sees no rules: only the address matters. Raises NoGateway, Refused."""
-    loopback = is_loopback(wish.proxy.host) or (wish.https_proxy is not None and is_loopback(wish.https_proxy.host))
-    here = is_loopback(wish.proxy.host) or wish.forward or wish.proxy.host == wish.gateway
-    gateway = wish.gateway or (choose_gateway(facts.routes).gateway if loopback else "")
+    gateway = host_gateway(facts, wish) or wish.gateway
+    here = bool(host_gateway(facts, wish)) or wish.forward
+    if not gateway and wish.https_proxy is not None and is_loopback(wish.https_proxy.host):
+        gateway = choose_gateway(facts.routes).gateway
     proxy, https = wish.proxy, wish.https_proxy
     door = None
     address = bridge_address(facts, wish, "")

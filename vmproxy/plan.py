@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from vmproxy import blocks, ipv6, managed, ruleplan, rules
@@ -69,14 +70,11 @@ def seen_wish(facts: Facts, guest: Guest) -> Wish | None:
 
 def view(facts: Facts, wish: Wish, variant: str) -> View:
     """How the proxy is reached in this VM. Raises NoGateway, Refused."""
-    here = is_loopback(wish.proxy.host)
-    gateway = wish.gateway
-    if here:
-        gateway = gateway or choose_gateway(facts.routes).gateway
-    elif wish.forward:
-        gateway = gateway or _resolve(wish.proxy.host, facts)
-    if not here and gateway and wish.proxy.host == gateway:
-        here = True
+    here = bool(gateway := host_gateway(facts, wish))
+    if not here:
+        gateway = wish.gateway
+        if wish.forward:
+            gateway = gateway or _resolve(wish.proxy.host, facts)
     address = bridge_address(facts, wish, variant) or ("" if facts.live else ADDRESS_AT_BOOT)
     proxy, https = wish.proxy, wish.https_proxy
     if here:
@@ -102,6 +100,18 @@ def view(facts: Facts, wish: Wish, variant: str) -> View:
         )
         door = replace(door, six=ipv6.door(facts, wish, variant, door))
     return View(proxy=proxy, https_proxy=https, door=door, gateway=gateway, bridge_address=address)
+
+
+def host_gateway(facts: Facts, wish: Wish) -> str:
+    """The host's address as the VM sees it where the proxy is on the host, also where that very address was named; ""
+    where the proxy is elsewhere. Raises NoGateway."""
+    if is_loopback(wish.proxy.host):
+        return wish.gateway or choose_gateway(facts.routes).gateway
+    here = wish.gateway
+    if not here:
+        with suppress(NoGateway):
+            here = choose_gateway(facts.routes).gateway
+    return here if here == wish.proxy.host else ""
 
 
 def _resolve(host: str, facts: Facts) -> str:

@@ -21,7 +21,7 @@ ENDS: dict[str, tuple[Callable[[Wish], Wish], str]] = {
     "elsewhere": (lambda wish: replace(wish, proxy=parse_proxy("http://p.test:1")), "http://p.test:1"),
     "the gateway by its address": (
         lambda wish: replace(wish, proxy=parse_proxy("http://10.0.2.2:1")),
-        "http://10.0.2.2:1",
+        "http://172.17.0.1:1",
     ),
     "the gateway by --gateway": (
         lambda wish: replace(wish, proxy=parse_proxy("http://10.9.9.9:1"), gateway="10.9.9.9"),

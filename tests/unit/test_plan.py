@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from tests.unit import worlds
-from tests.unit.rulekernel import foreign, form
-from vmproxy import blocks, guests, plan, rules, scene
+from tests.unit.rulekernel import Kernel, foreign, form
+from vmproxy import blocks, guests, ipv6, plan, rules, scene
 from vmproxy.errors import ForeignFile, NoGateway, Refused
 from vmproxy.guests.boot2docker import BOOTLOCAL, PROFILE, USERDATA
 from vmproxy.model import (
@@ -20,6 +20,7 @@ from vmproxy.model import (
     File,
     Mount,
     Plan,
+    Route,
     Rule,
     Settings,
     Syntax,
@@ -40,6 +41,7 @@ WISHES = {
     ),
     "an https proxy of its own": Wish(proxy=DEFAULT, https_proxy=parse_proxy("http://127.0.0.1:8124")),
     "a gateway by hand": Wish(proxy=DEFAULT, gateway="10.0.2.9"),
+    "the gateway by its address": Wish(proxy=parse_proxy("http://10.0.2.2:3128")),
     "one bridge": Wish(proxy=DEFAULT, bridges=("docker0",)),
     "elsewhere": Wish(proxy=parse_proxy("http://proxy.corp.test:3128")),
 }
@@ -417,3 +419,73 @@ def test_the_blocks_record_no_credentials() -> None:
         assert "hunter22" not in str(found.record)
     again = plan.seen_wish(applied, GUEST)
     assert again == WISHES["credentials"]
+
+
+def test_a_proxy_named_by_the_gateways_address_is_on_the_host() -> None:
+    """http://10.0.2.2:P, where 10.0.2.2 is the VM's gateway, is the host's proxy and gets its door; others get none."""
+    facts = worlds.world("fresh-nft")
+    door = plan.view(facts, Wish(proxy=parse_proxy("http://10.0.2.2:3128")), "nft").door
+    assert door is not None
+    assert (door.gateway, door.port) == ("10.0.2.2", 3128)
+    assert plan.view(facts, Wish(proxy=parse_proxy("http://10.0.2.9:3128")), "nft").door is None
+    assert plan.view(replace(facts, routes=()), Wish(proxy=parse_proxy("http://10.0.2.2:3128")), "nft").door is None
+
+
+def six(facts: Facts, gateway: str = "fd00:2::2", metric: int = 7) -> Facts:
+    """The VM with IPv6 in Docker and a default route by IPv6."""
+    address = Address(interface="docker0", cidr="fd00:17::1/64", family="inet6")
+    local = Address(interface="docker0", cidr="fe80::1/64", family="inet6")
+    route = Route(destination="::/0", gateway=gateway, interface="eth0", metric=metric, family="inet6")
+    return replace(
+        facts, addresses=(local, address, *facts.addresses), routes=(*facts.routes, route), dumps6={"nft": b""}
+    )
+
+
+@pytest.mark.parametrize(
+    ("gateway", "wish", "wanted"),
+    [
+        ("fd00:2::2", Wish(proxy=DEFAULT), ("fd00:2::2", "")),
+        ("fe80::2", Wish(proxy=DEFAULT), ("", "link-local")),
+        ("", Wish(proxy=DEFAULT), ("", "no gateway address")),
+        ("fd00:2::2", Wish(proxy=DEFAULT, gateway="10.0.2.9"), ("", "--gateway names")),
+        ("fd00:2::2", Wish(proxy=parse_proxy("http://proxy.corp.test:1")), ("", "")),
+    ],
+)
+def test_where_a_door_by_ipv6_can_be(gateway: str, wish: Wish, wanted: tuple[str, str]) -> None:
+    """The host's IPv6 address where a rule can name it, else one line of why; nothing where none is needed."""
+    found, why = ipv6.candidate(six(worlds.world("fresh-nft"), gateway), wish, "nft")
+    assert found == wanted[0]
+    assert bool(why) == bool(wanted[1])
+    assert wanted[1] in why
+
+
+def test_a_door_by_ipv6_there_and_back() -> None:
+    """Wanted only as recorded; its rules are ip6tables' and are undone by their own texts; gone with the wish."""
+    facts = six(worlds.world("fresh-nft"))
+    wish = Wish(proxy=DEFAULT, gateway6="fd00:2::2")
+    desired = plan.desire(facts, GUEST, wish, "nft")
+    assert desired.door is not None
+    assert desired.door.six is not None
+    made = plan.diff(facts, GUEST, desired, "nft")
+    assert made.rules is not None
+    assert set(made.rules.do) == {"filter", "nat", "filter6", "nat6"}
+    assert b"[fd00:2::2]:8123" in made.rules.do["nat6"]
+    assert b"-d fd00:17::1/128" in made.rules.do["nat6"]
+    assert any(line.startswith("+ ip6tables -t nat -A") for line in made.rules.lines)
+    assert b"ip6tables-nft-restore" in next(block.payload for block in desired.blocks if block.path == BOOTLOCAL)
+    kernel = Kernel()
+    for table in ("filter6", "nat6"):
+        kernel.restore(made.rules.do[table])
+    applied = replace(facts, dumps6={"nft": kernel.save()})
+    again = plan.diff(applied, GUEST, desired, "nft")
+    assert again.rules is not None
+    assert not any(again.rules.do.get(table) for table in ("filter6", "nat6"))
+    gone = plan.diff(applied, GUEST, Desired(), "nft").rules
+    assert gone is not None
+    for table in ("filter6", "nat6"):
+        kernel.restore(gone.do[table])
+    assert not [rule for chain in kernel.ruleset().chains for rule in chain.rules]
+    assert plan.desire(facts, GUEST, Wish(proxy=DEFAULT), "nft").door == replace(desired.door, six=None)
+    moved = plan.desire(six(worlds.world("fresh-nft"), "fd00:2::9"), GUEST, wish, "nft").door
+    assert moved is not None
+    assert moved.six is None
