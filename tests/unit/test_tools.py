@@ -11,16 +11,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.test_cli import complete
 from tests.unit.test_tree import GATEWAY, Root
 from vmproxy import blocks, converge, guests, managed, tools
+from vmproxy.cli.params import click_option
 from vmproxy.errors import ForeignFile, Refused, UsageError
 from vmproxy.machines import Look
 from vmproxy.machines.tree import Tree
 from vmproxy.model import Desired, Facts, File, FileChange, Mount, Settings, Wish
+from vmproxy.options import OPTIONS
 from vmproxy.proxyenv import merge_no_proxy, parse_proxy, variables
 from vmproxy.quoting import read_sh_exports
 from vmproxy.wish import DEFAULT, choose, record, recorded
@@ -619,6 +623,16 @@ def test_a_record_of_a_newer_vmproxy(root: Root) -> None:
         file.write_bytes(file.read_bytes().replace(b'["git"]', b'["brew"]'))
     with pytest.raises(Refused, match="no tool named brew"):
         root.tell(converge.apply)
+
+
+def test_the_list_is_completed_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Tab press knows the tools, behind a comma those that are not in the list yet."""
+    assert complete("vmproxy apply --tools a", monkeypatch, capsys) == ["apk", "apt"]
+    assert complete("vmproxy apply --tools n", monkeypatch, capsys) == ["npm", "none"]
+    context, option = click.Context(click.Command("x")), click_option(OPTIONS["tools"])
+    assert [item.value for item in option.shell_complete(context, "apt,a")] == ["apt,apk"]
 
 
 def test_no_tool_is_named_in_other_rooms() -> None:

@@ -26,7 +26,7 @@ def click_option(option: Option) -> click.Option:
         kind = click.Choice(option.choices)
     elif option.kind in ("path", "paths"):
         kind = click.Path()
-    complete = _complete_vm if option.name == "vm" else None
+    complete = {"vm": _complete_vm, "tools": _complete_tools}.get(option.name)
     return click.Option(
         names,
         type=kind,
@@ -42,6 +42,14 @@ def _complete_vm(_ctx: click.Context, _param: click.Parameter, incomplete: str) 
     from vmproxy.cli.completion import vm_names
 
     return vm_names(incomplete)
+
+
+def _complete_tools(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    from vmproxy.tools import NAMES, NONE
+
+    before, comma, last = incomplete.rpartition(",")
+    names = NAMES if comma else (*NAMES, NONE)
+    return [f"{before}{comma}{name}" for name in names if name.startswith(last) and name not in before.split(",")]
 
 
 def said(ctx: click.Context) -> dict[str, Any]:
