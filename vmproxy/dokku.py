@@ -17,7 +17,7 @@ from vmproxy.dokkuhost import DokkuHost, Moved, restart_apps
 from vmproxy.dokkuplan import DokkuDesired, DokkuPlan
 from vmproxy.errors import Refused, RolledBack, VmproxyError
 from vmproxy.model import Event, Finding, Report, Settings
-from vmproxy.session import Session
+from vmproxy.session import STILL_IN_DOKKU, Session
 
 if TYPE_CHECKING:
     from vmproxy.scene import Scene
@@ -81,6 +81,7 @@ def remove(
         made = story.gone()
         if dry_run:
             main = converge.remove(target, settings, progress=progress, ask=ask, dry_run=True)
+            main = replace(main, warnings=tuple(text for text in main.warnings if text != STILL_IN_DOKKU))
             return story.preview(main, made)
         done = story.carry_out(story.gone, made)
         try:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from vmproxy.scene import Scene
 
 _PAUSE_SECONDS = 1.0
+DOKKU_RECORD = "/var/lib/vmproxy/dokku.json"
+"""Where a VM remembers what Dokku in it was told."""
+STILL_IN_DOKKU = "Dokku in this VM still gives the proxy to its apps: vmproxy dokku remove"
 
 
 class Session:
@@ -63,7 +66,7 @@ class Session:
         name = settings.proxy.host if settings.proxy is not None and settings.forward else ""
         return Look(
             files=(*guests.files(), *tools.files(self._tools)),
-            paths=(*guests.paths(), *tools.paths(self._tools)),
+            paths=(*guests.paths(), *tools.paths(self._tools), DOKKU_RECORD),
             texts=(*guests.texts(), *tools.texts(self._tools)),
             configs=guests.daemon_configs(),
             resolve=name,

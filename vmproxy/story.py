@@ -18,7 +18,7 @@ from vmproxy.model import Desired, Facts, Finding, Plan, Report, Route, printabl
 from vmproxy.proof import LEGS, Question
 from vmproxy.routes import Sighting, agree, choose_gateway, default_routes, parse
 from vmproxy.scene import Scene, judged, question, read, why_not_asked
-from vmproxy.session import Session
+from vmproxy.session import DOKKU_RECORD, STILL_IN_DOKKU, Session
 from vmproxy.wish import choose, host_notes
 
 Confirm = Callable[[str], bool]
@@ -69,6 +69,8 @@ class Story:
             scene.variant = scene.variant_with_ours
             made = self._plan(scene, Desired())
             scene.warnings += made.warnings
+            if DOKKU_RECORD in scene.facts.paths:
+                scene.warnings.append(STILL_IN_DOKKU)
             if not made:
                 return self._report(scene, "removed" if changed else "nothing to do", changed=changed)
             self._writable(scene, made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -44,7 +45,8 @@ def host(base: Base) -> Iterator[DokkuLab]:
 
 def tell(vmproxy: Vmproxy, story: Any, **settings: Any) -> Report:
     """A story in this process, without the proof and the question before it: no proxy is there."""
-    return vmproxy.tell(story, **{"verify": False, "check": False, **settings})
+    preview = {"dry_run": True} if settings.pop("dry_run", False) else {}
+    return vmproxy.tell(functools.partial(story, **preview), **{"verify": False, "check": False, **settings})
 
 
 def points(report: Report) -> list[tuple[str, str]]:
@@ -103,6 +105,7 @@ def test_there_and_back(vmproxy: Vmproxy, host: DokkuLab, host_proxy: HostProxy)
     assert not [word for word in said if word.endswith((":set", ":unset", ":import", ":add", ":remove"))]
     assert host.state() == held_then
 
+    assert "still gives the proxy" in tell(vmproxy, converge.remove, dry_run=True).warnings[0]
     removed = run("remove")
     assert removed.code == 0, removed
     assert (host.state(), dump(machine), held(machine, PROFILE)) == (before, rules, None)
