@@ -15,7 +15,7 @@ from vmproxy import converge, dokkuplan, preview
 from vmproxy.converge import Ask, Confirm, Progress
 from vmproxy.dokkuhost import DokkuHost, Moved, restart_apps
 from vmproxy.dokkuplan import DokkuDesired, DokkuPlan
-from vmproxy.errors import Refused, RolledBack, VmproxyError
+from vmproxy.errors import Busy, Refused, RolledBack, VmproxyError
 from vmproxy.model import Event, Finding, Report, Settings
 from vmproxy.session import STILL_IN_DOKKU, Session
 
@@ -52,7 +52,7 @@ def apply(
             return story.preview(main, made)
         try:
             done = story.carry_out(lambda: story.wanted(story.scene), made)
-        except (RolledBack, Refused, KeyboardInterrupt) as error:
+        except (RolledBack, Refused, Busy, KeyboardInterrupt) as error:
             if not main.changed or (isinstance(error, RolledBack) and not error.complete):
                 raise
             if story.fresh:  # nothing of ours was there before this run: all of it goes
