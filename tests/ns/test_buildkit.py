@@ -9,7 +9,7 @@ import pytest
 
 from tests.lab.proxy import KNOWN
 from tests.ns import composing
-from tests.ns.composing import KNOWS, Shop, told
+from tests.ns.composing import ASK, KNOWS, STORE, Shop, told
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +93,35 @@ def test_a_build_sees_the_variables_and_the_image_does_not(shop: Shop) -> None:
     again = shop.machine.run(f"cd /tmp/shop; {build.replace(':8123', ':8124')}", user="docker", seconds=120).stdout
     assert b"CACHED" in again
     assert shop.asked() == []
+
+
+def test_run_hands_the_variables_to_a_container(shop: Shop) -> None:
+    """``vmproxy run --names db -- docker run -e http_proxy -e no_proxy …``: the container asks the proxy for what is
+    elsewhere and the named container directly, whatever proxy the host itself has."""
+    shop.machine.docker("network", "create", "back")
+    shop.machine.docker("run", "-d", "--name", "db", "--network", "back", "python", "sh", "-c", STORE)
+    ask = ASK.replace("store", "db").replace("shelf", "db").replace("shop-db", "db")
+    words = (
+        "docker",
+        "run",
+        "--rm",
+        "--network",
+        "back",
+        "-e",
+        "http_proxy",
+        "-e",
+        "no_proxy",
+        "python",
+        "python3",
+        "-c",
+        ask,
+    )
+    inside = ("nsenter", "-t", str(shop.machine.pid), "-m", "-n", "-p", "-u", "-i", "--")
+    shop.asked()
+    ran = shop.vmproxy.command(
+        "run", "--names", "db", "--", *inside, *words, environ={"http_proxy": "http://127.0.0.1:9"}
+    )
+    assert ran.code == 0, ran
+    assert ran.out.splitlines()[1:] == ["from the store"] * 3 + [KNOWS]
+    assert told(ran.out)["http_proxy"] == "http://172.17.0.1:8123"
+    assert shop.asked() == [f"GET http://{KNOWN}/ HTTP/1.1"]
