@@ -23,8 +23,10 @@ OWN_HEAD = b"# Made by vmproxy compose"
 """How a file begins that ``vmproxy compose`` printed: what it sets is not a service's own."""
 
 _MOST_SERVICES = 1000
-_MOST_STEPS = 20_000
+_MOST_WORK = 1_000_000
+_A_SERVICE = 50
 _DEEPEST = 50
+_MOST_WARNINGS = 20
 _ENV_LINE = re.compile(rb"^[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*(?:=|$)", re.MULTILINE)
 _NAME = re.compile(
     r"(?:[A-Za-z0-9._-]|\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*(?::?[-?][A-Za-z0-9._-]*)?\})+"
@@ -78,9 +80,10 @@ def load(files: Sequence[str], read: Read) -> Project:
         loading.file(file, base, ())
     if not loading.drafts:
         raise UsageError("there are no services", where=", ".join(files))
-    return Project(
-        services=tuple(draft.service() for draft in loading.drafts.values()), warnings=tuple(loading.warnings)
-    )
+    warnings = tuple(loading.warnings)
+    if len(warnings) > _MOST_WARNINGS:
+        warnings = (*warnings[:_MOST_WARNINGS], f"{len(warnings) - _MOST_WARNINGS} more like these")
+    return Project(services=tuple(draft.service() for draft in loading.drafts.values()), warnings=warnings)
 
 
 class _Draft:
@@ -120,7 +123,8 @@ class _Loading:
         self.warnings: dict[str, None] = {}
         self._read = read
         self._known: dict[str, tuple[Any, ...] | None] = {}
-        self._steps = 0
+        self._set: dict[str, frozenset[str]] = {}
+        self._work = 0
 
     def file(self, path: str, base: str, above: tuple[str, ...]) -> None:
         """All documents of one file; ``base`` is the project's directory, ``above`` the files that include this one."""
@@ -163,7 +167,7 @@ class _Loading:
         files = [os.path.join(base, file) for file in map(text, items(parts.get("path"))) if file]
         directory = text(parts.get("project_directory"))
         for file in files:
-            self._step(path, len(above))
+            self._spend(path, _A_SERVICE, len(above))
             if "$" in file or self._documents(file) is None:
                 self._warn(f"{path}: the services that {file} includes are not known")
             elif file in above:
@@ -173,7 +177,7 @@ class _Loading:
 
     def _absorb(self, draft: _Draft, said: Mapping[str, Any], path: str, base: str, above: tuple[Any, ...]) -> None:
         """What one file says of one service, on top of what is known of it."""
-        self._step(path, len(above))
+        self._spend(path, _A_SERVICE + sum(map(_size, said.values())), len(above))
         self._extend(draft, said.get("extends"), path, base, above)
         for item in items(said.get("env_file")):
             self._env_file(draft, text(item.get("path") if isinstance(item, dict) else item), path, base)
@@ -185,6 +189,7 @@ class _Loading:
         if build is not None:
             draft.build = True
             parts = build if isinstance(build, dict) else {}
+            self._spend(path, sum(map(_size, parts.values())))
             _gather(draft.args, parts.get("args"), path, f"build.args of service {draft.name}")
             draft.build_hosts |= _hosts(parts.get("extra_hosts"))
             draft.build_network = text(parts.get("network")) or draft.build_network
@@ -193,6 +198,7 @@ class _Loading:
         draft.hostname = text(said.get("hostname")) or draft.hostname
         draft.domain = text(said.get("domainname")) or draft.domain
         for name in _names(said):
+            self._spend(path, 1)
             if _NAME.fullmatch(name):
                 draft.names[name] = None
             else:
@@ -220,16 +226,26 @@ class _Loading:
         if "$" in file:
             self._warn(f"{path}: service {draft.name}: what the env_file {file} sets is not known")
         elif file:
-            data = self._read(os.path.join(base, file)) or b""
-            draft.environment.update(name.decode().lower() for name in _ENV_LINE.findall(data))
+            place = os.path.join(base, file)
+            if place not in self._set:
+                found = _ENV_LINE.findall(self._read(place) or b"")
+                self._set[place] = frozenset(name.decode().lower() for name in found)
+            self._spend(path, _A_SERVICE + len(self._set[place]))
+            draft.environment |= self._set[place]
 
-    def _step(self, path: str, depth: int) -> None:
-        self._steps += 1
-        if self._steps > _MOST_STEPS or depth > _DEEPEST:
+    def _spend(self, path: str, work: int, depth: int = 0) -> None:
+        """Refuse what would take for ever: aliases, ``include`` and ``extends`` make much of a short file."""
+        self._work += work
+        if self._work > _MOST_WORK or depth > _DEEPEST:
             raise UsageError("the files include and extend too much", where=path)
 
     def _warn(self, text: str) -> None:
         self.warnings[text] = None
+
+
+def _size(value: Any) -> int:
+    found = inner(value)
+    return len(found) if isinstance(found, dict | list) else 1
 
 
 def _gather(names: set[str], value: Any, path: str, what: str) -> None:

@@ -296,13 +296,31 @@ def test_a_missing_file_is_named() -> None:
         "services: {" + ", ".join(f"s{i}: " for i in range(1001)) + "}",
         "services: {" + ", ".join(f"s{i}: {{extends: s{i + 1}}}" for i in range(999)) + "}",
         "services: {web: {image: x, container_name: " + "x" * 200_000 + "}}",
+        "services: {s: {environment: &e ["
+        + "a," * 9000
+        + "]}, "
+        + "".join(f"s{i}: {{environment: *e}}, " for i in range(900))
+        + "}",
+        "services: {s: {networks: {n: &n {aliases: ["
+        + "a," * 9000
+        + "]}, "
+        + "".join(f"n{i}: *n, " for i in range(900))
+        + "}}}",
+        "services: {s: {env_file: [" + "a.yaml," * 50_000 + "]}}",
     ],
-    ids=["many", "chain", "long"],
+    ids=["many", "chain", "long", "shared", "aliases", "env-files"],
 )
 def test_hostile_projects_are_refused(text: str) -> None:
     """Too many services, chains of ``extends`` and names beyond what a variable can hold are refused."""
     with pytest.raises(UsageError):
         override(project(a=text))
+
+
+def test_warnings_have_an_end() -> None:
+    """A file that could be warned of for ever is warned of twenty times."""
+    text = "services: {s: {image: x, links: [" + ",".join(f"'?{i}'" for i in range(50)) + "]}}"
+    warnings = project(a=text).warnings
+    assert (len(warnings), warnings[-1]) == (21, "30 more like these")
 
 
 def test_odd_shapes_do_no_harm() -> None:
