@@ -37,7 +37,7 @@ def apply(
 
     Doing it twice changes nothing. Raises VmproxyError; after RolledBack everything is as it was.
     """
-    with _open(target, settings, progress, ask) as session:
+    with _open(target, settings, progress, ask, change=not dry_run) as session:
         from vmproxy.story import Story
 
         return Story(session).apply(confirm, dry_run=dry_run)
@@ -56,7 +56,7 @@ def remove(
     from vmproxy import tools
 
     # All of them: a record that another program took away tells of none.
-    with _open(target, settings, progress, ask, look_at_tools=tools.NAMES) as session:
+    with _open(target, settings, progress, ask, change=not dry_run, look_at_tools=tools.NAMES) as session:
         from vmproxy.story import Story
 
         return Story(session).remove(confirm, dry_run=dry_run)
@@ -108,6 +108,7 @@ def _open(
     ask: Ask | None,
     *,
     root: bool = True,
+    change: bool = False,
     look_at_tools: tuple[str, ...] = (),
 ) -> Session:
     """The VM, with the first look on its way where that needs root: what tells the story is imported meanwhile."""
@@ -122,7 +123,7 @@ def _open(
     )
     try:
         if root:
-            session.begin()
+            session.begin(change=change)
     except BaseException:
         session.close()
         raise

@@ -1,8 +1,8 @@
 """What to ask a proxy, and what its answers mean. PURE: bytes in, findings out.
 
-Two questions are put, always both, so that the VM decides nothing: a CONNECT (RFC 9110 §9.3.6) to a name that no
-resolver
-answers (``.invalid``, RFC 2606), and a GET of an absolute URI (RFC 9112 §3.2.2). A proxy shows itself by how it fails.
+Two questions are put: a CONNECT (RFC 9110 §9.3.6) to a name that no resolver answers (``.invalid``, RFC 2606), and a
+GET of an absolute URI (RFC 9112 §3.2.2). A proxy shows itself by how it fails. Before a change the VM leaves the GET
+out where the CONNECT has said all (``SURE_CODES``).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ NAME = "vmproxy.invalid"
 _STATUS = re.compile(rb"^HTTP/1\.[01] (\d{3})(?:[ \r\n]|$)")
 # A CONNECT answered so comes from a proxy: it let us through, forbade it, or could not reach the name (DESIGN §2).
 _PROXY_CODES = frozenset({200, 403, 502, 503, 504})
+SURE_CODES = _PROXY_CODES - {403}
+"""Those of a proxy that has tried, and so wants no other credentials; it may forbid before it asks for any."""
 # A GET of a foreign absolute URI answered so comes from a proxy without CONNECT; a web server says 200, 3xx, 400,
 # 404 of its own.
 _GET_PROXY_CODES = frozenset({403, 500, 502, 503, 504})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vmproxy import guests, machines, targets, tools, transports
 from vmproxy.errors import LostContact, Refused, Unreachable, Untrusted, UsageError
 from vmproxy.machines import Look, Machine
-from vmproxy.model import Facts, Settings, Target
+from vmproxy.model import Desired, Facts, Plan, Settings, Target
 
 if TYPE_CHECKING:
     from vmproxy.scene import Scene
@@ -72,10 +72,15 @@ class Session:
             resolve=name,
         )
 
-    def begin(self) -> None:
-        """Send the first look on its way; :meth:`scene` waits for what it says, or tries again."""
+    def begin(self, *, change: bool = False) -> None:
+        """Send the first look on its way; :meth:`scene` waits for what it says, or tries again. ``change``: what a
+        change takes is sent along."""
         with contextlib.suppress(LostContact):
-            self.machine.begin(self.look_for_all())
+            self.machine.begin(self.look_for_all(), change=change)
+        # What it takes to read the answer is imported while the VM looks.
+        from vmproxy.guests import _boot, _payload  # noqa: F401
+
+        tools.owner("")
 
     def scene(self, *, wait_for_docker: bool = True, with_tools: bool = True) -> Scene:
         """One look, or as many as ``--wait`` allows until Docker has made its bridge and rules.
@@ -110,6 +115,26 @@ class Session:
         except UsageError as error:
             raise Refused(f"{error.what}, and the VM's record has it", hint="upgrade vmproxy") from None
 
+    def plan(self, scene: Scene, desired: Desired) -> Plan:
+        """The steps from what was seen to what is wanted. Raises Refused, ForeignFile and what the machine raises.
+
+        Of a file that is to change, and of no other, it matters what the VM's own shell says: so it is asked then.
+        """
+        from vmproxy.plan import diff
+
+        def made() -> Plan:
+            force, always = self.settings.force, self.settings.restart == "always"
+            return diff(scene.facts, scene.guest, desired, scene.variant, force=force, restart_always=always)
+
+        self.tell("planning")
+        found = made()
+        changed = {change.before.path for change in found.files if change.shell and change.before.content is not None}
+        if desired.blocks and not changed <= set(scene.facts.syntax):
+            said = self.machine.check(tuple(sorted(changed)))
+            scene.facts = replace(scene.facts, syntax={**scene.facts.syntax, **said})
+            found = made()
+        return found
+
     def observe(self, look: Look) -> Facts:
         """One look. A VM that is just starting may drop us: then again, over a new connection, while time is left."""
         while True:
@@ -136,6 +161,7 @@ class Session:
             ask=self._ask,
             notify=self._news,
             secrets=_secrets_of_this_process(),
+            meanwhile=self.look_for_all,  # its guests are imported with it
         )
         self.tell(f"connecting to {target.name}")
         transport = transports.load(target.transport)

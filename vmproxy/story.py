@@ -91,15 +91,7 @@ class Story:
         raise Refused("the VM keeps changing under our hands", hint="try again")
 
     def _plan(self, scene: Scene, desired: Desired) -> Plan:
-        self._tell("planning")
-        return planning.diff(
-            scene.facts,
-            scene.guest,
-            desired,
-            scene.variant,
-            force=self._settings.force,
-            restart_always=self._settings.restart == "always",
-        )
+        return self._session.plan(scene, desired)
 
     def _by_ipv6(self, scene: Scene) -> None:
         """Whether the door is wanted by IPv6 too: where Docker has IPv6 the proxy is asked there, once."""

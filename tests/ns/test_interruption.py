@@ -1,9 +1,8 @@
 """A change that is cut short at every step: by an error, by a lost client, by SIGKILL. What is left, and what a
 second run makes of it.
 
-A shim stands before each command of the guest that changes something. The first run only counts; then the k-th of
-them is
-where it happens, for every k. (Power cuts need a disk of their own: tests/qemu.)
+A shim stands before each command of the guest that changes something. The first run only counts; then the k-th call of
+each is where it happens, for every k. (Power cuts need a disk of their own: tests/qemu.)
 """
 
 from __future__ import annotations
@@ -33,10 +32,13 @@ OLD_PROFILE = b"# mine\nexport EXTRA_ARGS='--debug'"  # no final newline
 OLD_BOOTLOCAL = b"echo hello > /run/hello\r\n"
 
 _SHIM = """
-n=$(cat /run/lab/shim/count 2>/dev/null || echo 0)
+# Two may run side by side: each counts for itself, so that the n-th of a name is the same in every run.
+n=0
+[ ! -e /run/lab/shim/count.$name ] || read -r n < /run/lab/shim/count.$name
 n=$((n + 1))
-echo "$n" > /run/lab/shim/count
-if [ "$n" = "$(cat /run/lab/shim/at)" ]; then
+echo "$n" > /run/lab/shim/count.$name
+read -r at < /run/lab/shim/at
+if [ "$name $n" = "$at" ]; then
   top=$$ parent=$PPID
   # Up to the script itself: the last sh below sudo or sshd.
   while :; do
@@ -63,24 +65,30 @@ class Shims:
 
     def __init__(self, machine: NamespaceVM) -> None:
         self._machine = machine
+        self._found: dict[str, str] = {}
         machine.run("mkdir -p /run/lab/shim && chmod 777 /run/lab/shim")
         self.off()
 
-    def on(self, at: int, how: str) -> None:
-        """From now on, stop at the ``at``-th changing command (0: only count)."""
-        self._machine.run(f"echo 0 > /run/lab/shim/count; echo {at} > /run/lab/shim/at; echo {how} > /run/lab/shim/how")
+    def on(self, at: str, how: str) -> None:
+        """From now on, stop at this changing command ("NAME N", its N-th call; "" to count only)."""
+        place = "/run/lab/shim"
+        self._machine.run(f"rm -f {place}/count.*; echo '{at}' > {place}/at; echo {how} > {place}/how")
         for name in CHANGING:
-            found = self._machine.run(f"PATH=/usr/sbin:/usr/bin:/sbin:/bin command -v {name}").stdout.decode().strip()
+            if name not in self._found:
+                found = self._machine.run(f"PATH=/usr/sbin:/usr/bin:/sbin:/bin command -v {name}").stdout
+                self._found[name] = found.decode().strip()
             # dd also reads; only one that writes a file counts.
-            reading = f'case "$*" in *of=*) ;; *) exec {found} "$@" ;; esac' if name == "dd" else ""
-            shim(self._machine, name, f'{reading}\n{_SHIM}\nexec {found} "$@"')
+            reading = f'case "$*" in *of=*) ;; *) exec {self._found[name]} "$@" ;; esac' if name == "dd" else ""
+            shim(self._machine, name, f'{reading}\nname={name}\n{_SHIM}\nexec {self._found[name]} "$@"')
 
-    def off(self) -> int:
-        """The shims gone; how many changing commands were run."""
+    def off(self) -> list[str]:
+        """The shims gone; the changing commands that were run, as :meth:`on` names them."""
+        steps = []
         for name in CHANGING:
             self._machine.path(f"/usr/local/sbin/{name}").unlink(missing_ok=True)
-        count = self._machine.path("/run/lab/shim/count")
-        return int(count.read_text()) if count.exists() else 0
+            count = self._machine.path(f"/run/lab/shim/count.{name}")
+            steps += [f"{name} {n + 1}" for n in range(int(count.read_text()) if count.exists() else 0)]
+        return steps
 
 
 class World:
@@ -96,7 +104,7 @@ class World:
         machine.run("/etc/init.d/docker restart")
         until(lambda: daemon_pid(machine) > 0, "the daemon")
         self.before = self.state()
-        self.shims.on(0, "error")
+        self.shims.on("", "error")
         self.apply()
         self.steps = self.shims.off()
         self.after = self.state()
@@ -165,9 +173,9 @@ def _goes_on(world: World, state: dict[str, object]) -> None:
 def test_an_error_at_every_step_leaves_all_or_nothing(world: World) -> None:
     """A changing command that fails, whichever it is: either the change is done all the same, or everything is as
     before."""
-    assert world.steps > 20
+    assert len(world.steps) > 20, world.steps
     ended = {"done": 0, "put back": 0}
-    for at in range(1, world.steps + 1):
+    for at in world.steps:
         world.shims.on(at, "error")
         try:
             world.apply()
@@ -189,7 +197,7 @@ def test_an_error_at_every_step_leaves_all_or_nothing(world: World) -> None:
 def test_a_lost_client_at_every_step_leaves_all_or_nothing(world: World) -> None:
     """The connection drops at a changing command: the VM puts everything back by itself, or had the last word
     already."""
-    for at in range(1, world.steps + 1):
+    for at in world.steps:
         world.shims.on(at, "hangup")
         try:
             world.apply()
@@ -208,7 +216,7 @@ def test_a_lost_client_at_every_step_leaves_all_or_nothing(world: World) -> None
 def test_sigkill_at_every_step_leaves_whole_files_and_a_second_apply_converges(world: World) -> None:
     """The script in the VM is killed at a changing command: every file old or new, and the next apply ends as a
     clean one."""
-    for at in range(1, world.steps + 1):
+    for at in world.steps:
         world.shims.on(at, "kill")
         try:
             world.apply()

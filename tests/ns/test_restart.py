@@ -90,8 +90,8 @@ def test_f47_a_daemon_that_does_not_stop_is_left_running(vmproxy: Vmproxy) -> No
     switch(machine, "fail-stop")
     machine.run("kill -KILL $(cat /var/run/docker.pid); /etc/init.d/docker start")
     until(lambda: daemon_pid(machine) != 0, "the stub runs")
-    # Nobody has to see the seconds pass.
-    shim(machine, "sleep", "exec /bin/sleep 0.05")
+    # Nobody has to see the seconds pass, but the six that the question is given.
+    shim(machine, "sleep", '[ "$1" = 6 ] || set -- 0.05; exec /bin/sleep "$1"')
     before, kept, pid, began = dump(machine), files(machine), daemon_pid(machine), starts(machine)
     ran = vmproxy.apply("--no-verify")
     assert ran.code == 7, ran

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from vmproxy.errors import LostContact
-from vmproxy.machines import Look
+from vmproxy.machines import Look, Terms
 from vmproxy.machines.loader import AS_ROOT, AS_USER
 from vmproxy.machines.shell import Shell
+from vmproxy.model import Plan
 
 
 class Channel:
@@ -19,12 +20,16 @@ class Channel:
     def __init__(self, connection: Connection, dies_after: int) -> None:
         self.connection, self.dies_after = connection, dies_after
         self.scripts: list[bytes] = []
+        self.texts: list[bytes] = []
         self.answers: list[bytes] = []
         self.closed = False
 
     def send(self, data: bytes, *, timeout_seconds: float) -> None:
         length, rest = data.split(b"\n", 1)
         behind = rest[int(length) :]
+        self.texts.append(rest[: int(length)])
+        if not behind:  # functions only: nothing is said
+            return
         self.scripts.append(behind)
         self.connection.count += 1
         nonce = behind.split(b"\n", 1)[0]
@@ -95,6 +100,24 @@ def test_another_look_does_not_get_its_answer() -> None:
     machine.begin(ONE)
     assert machine.observe(TWO).uid == 2
     assert [channel.closed for channel in connection.channels] == [True, False]
+
+
+def test_functions_travel_once() -> None:
+    """A loader that has looked is not told the look's functions again; for a change to come they go along with it."""
+    connection = Connection()
+    machine = Shell(connection)
+    machine.begin(ONE, change=True)
+    machine.observe(ONE)
+    machine.observe(TWO)
+    with pytest.raises(LostContact):  # this loader knows looks only
+        machine.commit(Plan(), Terms(look=ONE), judge=bool, verdict=bool, step=str)
+    first, functions, second, story = connection.channels[0].texts
+    for name, text in ((b"look_files() {", first), (b"put_back() {", functions), (b"ask() {", functions)):
+        assert [one for one in (first, functions, second, story) if name in one] == [text]
+    assert b"step stage" in story
+    machine = Shell(Connection())
+    machine.observe(ONE)
+    assert machine.check(("/etc/one",)) == {}
 
 
 def test_rights_are_not_shared() -> None:

@@ -141,9 +141,12 @@ def test_t05_t06_no_value_and_no_secret_in_a_command() -> None:
 
 
 def test_blobs_say_their_length() -> None:
-    """Content is framed by its length, so that nothing in it can end it."""
+    """Content is framed by its length, in lines or in bytes, so that nothing in it can end it."""
     plan, terms = hostile_plan()
     data = shell._plan_lines(plan, terms)
+    contents = [b"", b"\n", b".\ngo\n", b"no end", b"\0\n", b"\x81\xff\n", b"x" * 9000 + b"\n"]
+    data = b"".join(shell._blob(f"content.{i}", content) for i, content in enumerate(contents)) + data
+    assert b"lines content.2 2\n" in data
     lines, blobs = [], {}
     while data:
         line, _, data = data.partition(b"\n")
@@ -153,7 +156,12 @@ def test_blobs_say_their_length() -> None:
             blobs[name.decode()], data = data[: int(length)], data[int(length) :]
             assert data.startswith(b"\n")
             data = data[1:]
+        elif line.startswith(b"lines "):
+            name, count = line.split()[1:]
+            content = b"".join(line + b"\n" for line in data.split(b"\n")[: int(count)])
+            blobs[name.decode()], data = content, data[len(content) :]
     assert lines[-1] == b"."
+    assert [blobs[f"content.{i}"] for i in range(len(contents))] == contents
     assert blobs["was.0"] == plan.files[0].before.content
     assert blobs["new.0"] == plan.files[0].after.content
     assert all(line.isascii() for line in lines)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from typing import Any, Protocol, cast
 
 from vmproxy.errors import UsageError
 from vmproxy.machines.frames import Frame
-from vmproxy.model import Facts, Finding, Plan
+from vmproxy.model import Facts, Finding, Plan, Syntax
 from vmproxy.proof import Question
 from vmproxy.values import dataclass
 
@@ -18,7 +18,7 @@ NAMES = ("shell", "tree", "native")
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What to look at. ``files`` are read whole and checked by the VM's own shell, ``paths`` only for being there.
+    """What to look at. ``files`` are read whole, ``paths`` are only looked for.
 
     ``texts`` are only read. In both a ``*`` stands for any part of one name.
     ``root`` asks for root (firewall rules, the daemon's environment); without it nothing that needs root is looked at.
@@ -100,12 +100,17 @@ class Conversation(Protocol):
 class Machine(Protocol):
     """One VM that can be looked at, changed, and asked."""
 
-    def begin(self, look: Look) -> None:
+    def begin(self, look: Look, *, change: bool = False) -> None:
         """Send a look on its way and do not wait: the next :meth:`observe` of the same look gives what it says.
+        ``change``: a commit is likely to follow.
         Raises LostContact, NotPermitted."""
 
     def observe(self, look: Look) -> Facts:
         """One look; nothing is changed. Raises LostContact, NotPermitted, Refused."""
+
+    def check(self, files: tuple[str, ...]) -> Mapping[str, Syntax]:
+        """What the VM's own shell says of those files that are there, by path; nothing is run. Raises LostContact,
+        NotPermitted, Refused."""
 
     def commit(
         self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]

@@ -1,7 +1,8 @@
 # One question to a proxy: the bytes of file $3 go to $1:$2, the head of what comes back goes to stdout.
 # With the first there is of bash's /dev/tcp, nc, curl, wget (DESIGN §6). Prints "@tool NAME" first; 1 where no answer came in time.
+# ask_status is then the answer's first line, where it is one that we have asked for (wget puts a question of its own).
 ask() {
-  ask_dir=$4
+  ask_pipe=$3.pipe ask_late=$4/late ask_status=''
   if command -v bash >/dev/null 2>&1; then ask_tool=bash
   elif command -v nc >/dev/null 2>&1; then ask_tool=nc
   elif command -v curl >/dev/null 2>&1; then ask_tool=curl
@@ -9,31 +10,32 @@ ask() {
   else echo '@tool none'; return 1; fi
   echo "@tool $ask_tool"
   case $1 in *:*) ask_url=[$1]:$2 ;; *) ask_url=$1:$2 ;; esac
-  rm -f "$ask_dir/pipe" "$ask_dir/late"; mkfifo "$ask_dir/pipe" || return 1
+  mkfifo "$ask_pipe" || return 1
   # The writer keeps its end open: a proxy may take a half-closed connection for a lost one.
   case $ask_tool in
-    bash) bash -c 'exec 5<>"/dev/tcp/$1/$2" || exit 1; cat "$3" >&5; exec cat <&5' ask "$1" "$2" "$3" > "$ask_dir/pipe" 2>/dev/null < /dev/null 9>&- & ;;
-    nc) { cat "$3"; exec sleep 8; } 2>/dev/null 9>&- | nc "$1" "$2" > "$ask_dir/pipe" 2>/dev/null 9>&- & ;;
-    curl) { cat "$3"; exec sleep 8; } 2>/dev/null 9>&- | curl -sN -m 8 "telnet://$ask_url" > "$ask_dir/pipe" 2>/dev/null 9>&- & ;;
+    bash) bash -c 'exec 5<>"/dev/tcp/$1/$2" || exit 1; IFS= read -r -d "" q <"$3"; printf %s "$q" >&5; exec cat <&5' ask "$1" "$2" "$3" > "$ask_pipe" 2>/dev/null < /dev/null 9>&- & ;;
+    nc) { cat "$3"; exec sleep 8; } 2>/dev/null 9>&- | nc "$1" "$2" > "$ask_pipe" 2>/dev/null 9>&- & ;;
+    curl) { cat "$3"; exec sleep 8; } 2>/dev/null 9>&- | curl -sN -m 8 "telnet://$ask_url" > "$ask_pipe" 2>/dev/null 9>&- & ;;
     # wget writes its own request, and its -S header lines are read instead; it cannot do a CONNECT. Told to, it tries again and again.
-    wget) http_proxy="http://$ask_url/" wget -S -T 5 -O /dev/null http://vmproxy.invalid/ > "$ask_dir/pipe" 2>&1 < /dev/null 9>&- & ;;
+    wget) http_proxy="http://$ask_url/" wget -S -T 5 -O /dev/null http://vmproxy.invalid/ > "$ask_pipe" 2>&1 < /dev/null 9>&- & ;;
   esac
   ask_pid=$!
-  ( sleep 6; : > "$ask_dir/late"; kill "$ask_pid" ) >/dev/null 2>&1 9>&- &
+  ( sleep 6; : > "$ask_late"; kill "$ask_pid" ) >/dev/null 2>&1 9>&- &
   ask_clock=$!
   case $ask_tool in
-    wget) sed -n 's/^ *\(HTTP\/[0-9.]* .*\)/\1/p;s/.*server returned error: \(HTTP.*\)/\1/p' < "$ask_dir/pipe" | dd bs=2048 count=1 2>/dev/null ;;
+    wget) sed -n 's/^ *\(HTTP\/[0-9.]* .*\)/\1/p;s/.*server returned error: \(HTTP.*\)/\1/p' < "$ask_pipe" | dd bs=2048 count=1 2>/dev/null ;;
     *)
       ask_lines=0
       while [ "$ask_lines" -lt 40 ] && IFS= read -r ask_line; do
         printf '%s\n' "$ask_line"
+        [ "$ask_lines" != 0 ] || ask_status=$ask_line
         ask_lines=$((ask_lines + 1))
         case $ask_line in ''|"$ask_cr") break ;; esac
-      done < "$ask_dir/pipe"
+      done < "$ask_pipe"
       printf '%s\n' "$ask_line" ;;
   esac
   kill "$ask_pid" "$ask_clock" 2>/dev/null
-  rm -f "$ask_dir/pipe"
-  [ ! -e "$ask_dir/late" ]
+  rm -f "$ask_pipe"
+  [ ! -e "$ask_late" ]
 }
 ask_cr=$(printf '\r')

@@ -39,12 +39,13 @@ OUTPUT_LIMIT_BYTES = 8 << 20
 
 
 class Loader:
-    """The channel of one loader: it takes one script after the other."""
+    """The channel of one loader: it takes one script after the other. It has the functions of the ``known`` files."""
 
     def __init__(self, connection: Connection, *, root: bool) -> None:
         self.root = root
         self.channel: Channel = connection.start(AS_ROOT if root else AS_USER)
         self.heard = False
+        self.known: set[str] = set()
 
 
 class Run:
@@ -56,12 +57,8 @@ class Run:
         self._loader = loader
         self._channel = loader.channel
         self.begun = False
-        body = script.encode("utf-8")
         self._unsent: LostContact | None = None
-        try:
-            self.send(f"{len(body)}\n".encode("ascii") + body + f"{nonce}\n".encode("ascii") + data)
-        except LostContact as lost:  # the command ended before it had read all: what it said is the better reason
-            self._unsent = lost
+        self.send_script(script, f"{nonce}\n".encode("ascii") + data)
 
     def __enter__(self) -> Run:
         return self
@@ -72,6 +69,14 @@ class Run:
     def close(self) -> None:
         """End the loader, whatever it is doing."""
         self._channel.close()
+
+    def send_script(self, script: str, data: bytes = b"") -> None:
+        """A script and its data; behind the first of a run, one that says nothing."""
+        body = script.encode("utf-8")
+        try:
+            self.send(f"{len(body)}\n".encode("ascii") + body + data)
+        except LostContact as lost:  # the command ended before it had read all: what it said is the better reason
+            self._unsent = lost
 
     def send(self, data: bytes) -> None:
         """More for the script's stdin. Raises LostContact."""

@@ -11,13 +11,13 @@ import ipaddress
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from vmproxy.errors import Refused, UsageError
 from vmproxy.machines import Conversation, Judge, Look, Machine, Outcome, Terms, Verdict, shell
-from vmproxy.model import Facts, Finding, Plan, Route
+from vmproxy.model import Facts, Finding, Plan, Route, Syntax
 from vmproxy.proof import Question
 from vmproxy.transports import Connection
 
@@ -41,13 +41,17 @@ class Native:
     def __init__(self, scripts: Machine) -> None:
         self._scripts = scripts
 
-    def begin(self, look: Look) -> None:
+    def begin(self, look: Look, *, change: bool = False) -> None:
         """As of any VM."""
-        self._scripts.begin(look)
+        self._scripts.begin(look, change=change)
 
     def observe(self, look: Look) -> Facts:
         """As of any VM, with the routes from the kernel itself: all tables, every hop, no text between."""
         return replace(self._scripts.observe(look), routes=routes(), route_save=b"")
+
+    def check(self, files: tuple[str, ...]) -> Mapping[str, Syntax]:
+        """As of any VM."""
+        return self._scripts.check(files)
 
     def commit(
         self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]

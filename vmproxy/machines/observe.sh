@@ -1,23 +1,36 @@
 # The look: read-only, POSIX sh, framed by a nonce that nothing in the VM can know beforehand.
-# Reads from stdin: the nonce, then "flag WORD", "file PATH", "path PATH", "text PATH", "resolve NAME" lines up to ".".
+# `hear` reads from stdin: the nonce, then "flag WORD", "file PATH", "path PATH", "text PATH", "resolve NAME" lines up to ".".
 # Values arrive as data by `read` and are only ever used inside double quotes.
 
-IFS= read -r nonce
 nl='
 '
-want_root='' want_rules='' want_save='' want_files='' want_paths='' want_texts='' want_name=''
-while IFS= read -r line && [ "$line" != . ]; do
-  case $line in
-    'flag rules') want_rules=1 ;;
-    'flag save') want_save=1 ;;
-    'file '*) want_files="$want_files${line#file }$nl" ;;
-    'path '*) want_paths="$want_paths${line#path }$nl" ;;
-    'text '*) want_texts="$want_texts${line#text }$nl" ;;
-    'resolve '*) want_name=${line#resolve } ;;
-  esac
-done
+hear() {
+  IFS= read -r nonce
+  want_rules='' want_save='' want_files='' want_paths='' want_texts='' want_name=''
+  while IFS= read -r line && [ "$line" != . ]; do
+    case $line in
+      'flag rules') want_rules=1 ;;
+      'flag save') want_save=1 ;;
+      'file '*) want_files="$want_files${line#file }$nl" ;;
+      'path '*) want_paths="$want_paths${line#path }$nl" ;;
+      'text '*) want_texts="$want_texts${line#text }$nl" ;;
+      'resolve '*) want_name=${line#resolve } ;;
+    esac
+  done
+}
 
-frame() { printf '\n@%s %s\n' "$nonce" "$*"; }
+said=''
+frame() { printf '%s\n@%s %s\n' "$said" "$nonce" "$*"; said=''; }
+# What a function says, in one piece, which is one packet: sshd sends small pieces only one for each answer of ours.
+whole() { "$@" | dd ibs=65536 obs=262144 2>/dev/null; said=''; }
+lines() { # name count: so many lines of stdin into a work file; short plain text, for which no program is needed
+  n=$2
+  while [ "$n" -gt 0 ] && IFS= read -r line; do
+    printf '%s\n' "$line" || { n=-1; break; }
+    n=$((n - 1))
+  done > "$work/$1" || n=-1
+  [ "$n" != -1 ]
+}
 have() { command -v "$1" >/dev/null 2>&1; }
 first_line() { [ -r "$1" ] && { IFS= read -r REPLY < "$1" || [ -n "$REPLY" ]; }; } 2>/dev/null
 
@@ -49,7 +62,9 @@ look_system() {
     if [ "$key" = Uid: ]; then uid=$value; break; fi
   done </proc/self/status 2>/dev/null
   frame "system ${uid:-$(id -u)} $REPLY"
-  frame os; cat /etc/os-release 2>/dev/null
+  frame os
+  # A short file is read by the shell itself: cat would take longer to start.
+  while IFS= read -r line || [ -n "$line" ]; do printf '%s\n' "$line"; done 2>/dev/null </etc/os-release
   found=''
   for cmd in ip netstat route docker dockerd systemctl rc-service initctl service flock timeout setsid getent \
     iptables iptables-save iptables-restore iptables-nft-save iptables-legacy-save bash nc curl wget; do
@@ -82,9 +97,19 @@ look_network() {
   fi
 }
 
+at_work() { # does a run that holds the lock live? It has written down its process and boot.
+  for f in /run/vmproxy /var/run/vmproxy; do
+    REPLY=''; first_line "$f/held/owner" || first_line "$f/lock" || continue
+    case ${REPLY% *} in ''|*[!0-9]*) continue ;; esac
+    owner=$REPLY; first_line /proc/sys/kernel/random/boot_id
+    if [ "${owner#* }" = "$REPLY" ] && kill -0 "${owner% *}" 2>/dev/null; then return 0; fi
+  done
+  return 1
+}
+
 look_rules() {
   # What a run that was killed left in its work area; beside the files, see look_files.
-  for d in /run/vmproxy/work /var/run/vmproxy/work; do [ -e "$d" ] && frame "leftover $d" && break; done
+  for d in /run/vmproxy/work /var/run/vmproxy/work; do [ -n "$busy" ] || { [ -e "$d" ] && frame "leftover $d" && break; }; done
   # 0A is TCP_LISTEN (include/net/tcp_states.h).
   frame listeners; grep -h ' 0A ' /proc/net/tcp /proc/net/tcp6 2>/dev/null
   frame mounts; cat /proc/mounts 2>/dev/null
@@ -122,21 +147,33 @@ look_files() {
   for p in $want_texts; do
     if [ -f "$p" ] && [ -r "$p" ]; then frame "text $p"; dd if="$p" bs=65536 count=17 2>/dev/null; fi
   done
+  set --
   for p in $want_files; do
-    frame "stat $p"; ls -ldin -- "$p" 2>/dev/null
-    for t in "${p%/*}"/.vmproxy-*; do [ -e "$t" ] && frame "leftover $t"; done
+    frame "stat $p"
+    if [ -e "$p" ] || [ -L "$p" ]; then set -- "$@" "$p"; fi
+    for t in "${p%/*}"/.vmproxy-*; do [ -n "$busy" ] || { [ -e "$t" ] && frame "leftover $t"; }; done
     if [ -f "$p" ] && [ ! -L "$p" ]; then
       frame "file $p"; dd if="$p" bs=65536 count=17 2>/dev/null
-      # The here-document probe: where the file's tail is swallowed, a stray ")" behind it goes unnoticed.
+    fi
+  done
+  if [ "$#" != 0 ]; then frame stats; ls -ldin -- "$@" 2>/dev/null; fi
+}
+
+look_syntax() { # what this VM's shell says of the files
+  for p in $want_files; do
+    if [ -f "$p" ] && [ ! -L "$p" ]; then
       frame "parse $p"; sh -n "$p" 2>&1
       rc=$?
+      # The here-document probe: where the file's tail is swallowed, a stray ")" behind it goes unnoticed.
       { cat "$p"; printf '\n)\n'; } 2>/dev/null | sh -n >/dev/null 2>&1
       frame "parsed $rc $? $p"
     fi
   done
+  frame end
 }
 
 look() {
+  busy=''; if at_work; then busy=1; fi
   look_system; look_network
   if [ -n "$want_rules" ]; then look_rules; fi
   look_files

@@ -34,6 +34,11 @@ def facts(frames: Iterable[Frame]) -> Facts:
     return reader.facts()
 
 
+def syntax(frames: Iterable[Frame]) -> Mapping[str, Syntax]:
+    """What the VM's shell says of files, by path. Raises Refused as :func:`facts`."""
+    return facts(frames).syntax
+
+
 class _Reader:
     def __init__(self) -> None:
         self._uid = -1
@@ -168,6 +173,15 @@ class _Reader:
 
     def _take_stat(self, frame: Frame) -> None:
         self._stats[frame.rest] = stat(frame.rest, frame.body)
+
+    def _take_stats(self, frame: Frame) -> None:
+        """One line for each file that is there; only for files that were asked for, and the first counts."""
+        for line in frame.body[: 1 << 20].splitlines():
+            words = line.split()
+            name = words[words.index(b"->") - 1] if b"->" in words else words[-1] if words else b""
+            path = name.decode("ascii", "replace")
+            if path in self._stats and self._stats[path].kind == "absent":
+                self._stats[path] = stat(path, line)
 
     def _take_leftover(self, frame: Frame) -> None:
         self._leftovers.append(printable(frame.rest))

@@ -9,7 +9,7 @@ import ipaddress
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 
 from vmproxy.errors import LostContact, Refused, RolledBack, VmproxyError
@@ -17,8 +17,9 @@ from vmproxy.machines import Judge, Look, Outcome, Terms, Verdict
 from vmproxy.machines.frames import Frame
 from vmproxy.machines.loader import AS_ROOT, AS_USER, LOOK_SECONDS, Loader, Run
 from vmproxy.machines.reading import facts as read_facts
-from vmproxy.model import Facts, File, Finding, Plan, printable
-from vmproxy.proof import Question
+from vmproxy.machines.reading import syntax as read_syntax
+from vmproxy.model import Facts, File, Finding, Plan, Syntax, printable
+from vmproxy.proof import SURE_CODES, Question
 from vmproxy.proof import judge as judge_answer
 from vmproxy.transports import Connection
 
@@ -33,6 +34,8 @@ _NOTES = {
     "without-owner": "the disk does not keep owner and mode of {}; its content is right",
 }
 _PATH_OK = re.compile(r"/[A-Za-z0-9._/+@-]+\Z")
+_LINES = re.compile(rb"(?:[\t\r -~]*\n)*")
+_LINES_LIMIT_BYTES = 8192
 _WORD_OK = re.compile(r"[A-Za-z0-9._/+@:=-]+\Z")
 
 
@@ -42,23 +45,38 @@ def _text(name: str) -> str:
     return "\n".join(line.lstrip(" ") for line in lines if line.strip() and not line.lstrip().startswith("#")) + "\n"
 
 
-def _with_proof() -> str:
-    return _text("ask.sh") + f"ask_text={shlex.quote(_text('ask.sh'))}\n" + _text("prove.sh")
+_LOOK, _ASK, _PROVE, _CHANGE = "observe.sh", "ask.sh", "prove.sh", "change.sh"
+"""Functions only: a loader that has them needs them no second time."""
 
 
-def observe_script() -> str:
-    """The look alone."""
-    return _text("observe.sh") + "look\n"
+def observe_script(known: Container[str] = ()) -> str:
+    """The look alone. Of ``known`` files the loader has the functions."""
+    return _functions((_LOOK,), known) + "hear\nwhole look\n"
 
 
-def commit_script() -> str:
-    """The look's functions, the question, the proof, and the change."""
-    return _text("observe.sh") + _with_proof() + _text("commit.sh")
+def syntax_script(known: Container[str] = ()) -> str:
+    """Have the VM's shell read files without running them."""
+    return _functions((_LOOK,), known) + "hear\nlook_syntax\n"
 
 
-def prove_script() -> str:
+def commit_script(known: Container[str] = (), *, asks: bool = True, proves: bool = True) -> str:
+    """The look's functions, the question and the proof where they are wanted, and the change."""
+    needed = [_LOOK, *([_ASK] if asks or proves else []), *([_PROVE] if proves else []), _CHANGE]
+    return _functions(needed, known) + _text("commit.sh")
+
+
+def prove_script(known: Container[str] = ()) -> str:
     """The proof alone, in a work directory of its own that it removes."""
-    return _text("observe.sh") + _with_proof() + _text("proof.sh")
+    return _functions((_LOOK, _ASK, _PROVE), known) + _text("proof.sh") + "exit\n"
+
+
+def _functions(names: Iterable[str], known: Container[str]) -> str:
+    out = ""
+    for name in names:
+        if name not in known:
+            # The proof asks inside containers too: it has the question also as a text.
+            out += f"ask_text={shlex.quote(_text(_ASK))}\n" * (name == _PROVE) + _text(name)
+    return out
 
 
 def first_command(*, root: bool) -> str:
@@ -79,12 +97,19 @@ class Shell:
         self._loader: Loader | None = None
         self._begun: tuple[Look, Run] | None = None
 
-    def begin(self, look: Look) -> None:
-        """Send the script of :meth:`observe`."""
+    def begin(self, look: Look, *, change: bool = False) -> None:
+        """Send the script of :meth:`observe`, and behind it, for a change, the functions of :meth:`commit`."""
         if self._begun is not None:  # its answer is still to come, and nobody wants it any more
             self._let_go()
         lines = _look_lines(look)
-        self._begun = (look, self._run(observe_script(), lines, root=look.root))
+        loader = self._loaded(root=look.root)
+        run = Run(loader, observe_script(loader.known), lines)
+        loader.known.add(_LOOK)
+        self._begun = (look, run)
+        if change:
+            # They travel and are read while the answer is on its way.
+            run.send_script(_functions((_ASK, _CHANGE), loader.known))
+            loader.known.update((_ASK, _CHANGE))
 
     def observe(self, look: Look) -> Facts:
         """One script, read-only; the loader is there for the next."""
@@ -98,10 +123,22 @@ class Shell:
             self._let_go()
             raise
 
+    def check(self, files: tuple[str, ...]) -> Mapping[str, Syntax]:
+        """One script, read-only, to the loader that has looked."""
+        loader = self._loaded(root=True)
+        run = Run(loader, syntax_script(loader.known), _look_lines(Look(files=files)))
+        loader.known.add(_LOOK)
+        try:
+            return read_syntax(run.until_end(LOOK_SECONDS))
+        except BaseException:
+            self._let_go()
+            raise
+
     def prove(self, question: Question) -> tuple[Finding, ...]:
         """One script, the loader's last; what it makes it removes."""
         data = _look_lines(Look()) + _question_lines(question) + b".\n"
-        with self._last_run(prove_script() + "exit\n", data, root=True) as run:
+        loader = self._taken(root=True)
+        with Run(loader, prove_script(loader.known), data) as run:
             legs = _Legs(question)
             for frame in run.frames(STEP_SECONDS):
                 legs.take(frame)
@@ -114,39 +151,41 @@ class Shell:
     ) -> Outcome:
         """One script, the loader's last: see commit.sh for the steps."""
         data = _look_lines(terms.look) + _plan_lines(plan, terms)
-        with self._last_run(commit_script(), data, root=True) as run:
+        loader = self._taken(root=True)
+        script = commit_script(loader.known, asks=terms.check is not None, proves=terms.proof is not None)
+        with Run(loader, script, data) as run:
             return _Commit(run, terms, judge=judge, verdict=verdict, step=step).follow()
 
     def reach(self, hosts: tuple[str, ...], port: int) -> tuple[str, ...]:
         """One script without root, the loader's last: a TCP connection to each, nothing sent."""
         lines = [str(ipaddress.ip_address(host)) for host in hosts] + ["."]
         data = f"{port}\n".encode("ascii") + "".join(f"{line}\n" for line in lines).encode("ascii")
-        with self._last_run(_text("reach.sh"), data, root=False) as run:
+        with Run(self._taken(root=False), _text("reach.sh"), data) as run:
             run.end_input()
             heard = {frame.rest for frame in run.frames(LOOK_SECONDS) if frame.kind == "reached"}
         return tuple(host for host in hosts if host in heard)
 
     def converse(self, script: str, data: bytes) -> Run:
         """One script as root, the loader's last. Its input stays open until the caller ends or closes it."""
-        return self._last_run(_text(script), data, root=True)
+        return Run(self._taken(root=True), _text(script), data)
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
-    def _run(self, script: str, data: bytes, *, root: bool) -> Run:
-        """Send a script to the loader that is there, or to a new one where that has other rights."""
+    def _loaded(self, *, root: bool) -> Loader:
+        """The loader that is there, or a new one where that has other rights."""
         if self._loader is not None and self._loader.root != root:
             self._let_go()
         if self._loader is None:
             self._loader = Loader(self._connection, root=root)
-        return Run(self._loader, script, data)
+        return self._loader
 
-    def _last_run(self, script: str, data: bytes, *, root: bool) -> Run:
+    def _taken(self, *, root: bool) -> Loader:
         """The same for a script after which the loader is gone; its channel is closed with the run."""
-        run = self._run(script, data, root=root)
+        loader = self._loaded(root=root)
         self._loader = None
-        return run
+        return loader
 
     def _let_go(self) -> None:
         """Give up the loader, whatever it is doing."""
@@ -188,6 +227,9 @@ def _word(word: str) -> str:
 
 
 def _blob(name: str, content: bytes) -> bytes:
+    """Content for a work file. Short plain text goes as lines, which the shell itself reads; all else by length."""
+    if len(content) <= _LINES_LIMIT_BYTES and _LINES.fullmatch(content):
+        return f"lines {name} {content.count(10)}\n".encode("ascii") + content
     return f"blob {name} {len(content)}\n".encode("ascii") + content + b"\n"
 
 
@@ -227,7 +269,8 @@ def _plan_lines(plan: Plan, terms: Terms) -> bytes:
         out.append(f"log {_path(terms.log)}\n".encode("ascii"))
     if terms.check is not None:
         out.append(_blob("connect", terms.check.connect) + _blob("get", terms.check.get))
-        out.append(f"ask {terms.check.vm_host} {terms.check.vm_port}\n".encode("ascii"))
+        codes = " ".join(str(code) for code in sorted(SURE_CODES))
+        out.append(f"ask {terms.check.vm_host} {terms.check.vm_port} {codes}\n".encode("ascii"))
     if terms.proof is not None:
         out.append(_question_lines(terms.proof))
     return b"".join([*out, b".\n"])
@@ -359,7 +402,11 @@ class _Commit:
         elif kind in ("leg", "ran"):
             (self._proof_legs if self._looking or self._changing else self._check_legs).take(frame)
         elif kind == "asked":
-            self._run.send(b"go\n" if self._judge(self._check_legs.finding("vm")) else b"no\n")
+            agreed = self._judge(self._check_legs.finding("vm"))
+            if frame.rest != "sure":
+                self._run.send(b"go\n" if agreed else b"no\n")
+            elif not agreed:  # a VM that contradicts itself
+                self._run.end_input()
         elif kind == "restart":
             self._restart = frame.rest
         elif kind == "log":

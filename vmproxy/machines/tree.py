@@ -40,7 +40,7 @@ class Tree:
     def __init__(self, root: str) -> None:
         self._root = root
 
-    def begin(self, look: Look) -> None:
+    def begin(self, look: Look, *, change: bool = False) -> None:
         """Nothing: files are read at once."""
 
     def observe(self, look: Look) -> Facts:
@@ -52,12 +52,16 @@ class Tree:
             os_release=os_release(self._read("/etc/os-release") or b""),
             paths=frozenset(path for pattern in look.paths for path in self._matching(pattern)),
             files=files,
-            syntax={path: _syntax(file.content) for path, file in files.items() if file.content is not None},
             texts=self._texts(look.texts),
             addresses=self._bridge(look.configs),
             bridges=frozenset({"docker0"}),
             interfaces=frozenset({"docker0"}),
         )
+
+    def check(self, files: tuple[str, ...]) -> Mapping[str, Syntax]:
+        """By this machine's shell."""
+        contents = {path: self._file(path).content for path in files}
+        return {path: _syntax(content) for path, content in contents.items() if content is not None}
 
     def commit(
         self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]

@@ -39,14 +39,19 @@ def _keep_quiet(_line: str) -> None:
     """The notify callback of somebody who does not want to know."""
 
 
+def _nothing() -> None:
+    """What is to be done while the server works, where nothing is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SshOptions:
     """How to get in over SSH, as the user said it; "" and () mean "not said".
 
     ``ssh_config`` is OpenSSH's -F (``none`` for no file at all). ``host_key`` is the ``SHA256:…`` the VM must show.
     ``ask`` puts one question to the person at the terminal and gives the answer, or None; it is None where there is no
-    terminal. ``notify`` takes one printable line at a time. ``output_limit_bytes`` bounds what one command may say on
-    stdout, whatever the caller bounds.
+    terminal. ``notify`` takes one printable line at a time;
+    ``meanwhile`` may be called while the server works at the log-in, and must not wait for anything.
+    ``output_limit_bytes`` bounds what one command may say on stdout, whatever the caller bounds.
     """
 
     connect_timeout_seconds: float = 10.0
@@ -60,6 +65,7 @@ class SshOptions:
     secrets: Secrets = field(default_factory=Secrets, repr=False)
     ask: Callable[[str], str | None] | None = field(default=None, repr=False)
     notify: Callable[[str], None] = field(default=_keep_quiet, repr=False)
+    meanwhile: Callable[[], object] = field(default=_nothing, repr=False)
 
 
 class Channel(Protocol):

@@ -9,6 +9,7 @@ and takes the plain way; nothing is lost but the time, and a refusal is then sai
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,18 +46,31 @@ def only_key(endpoint: Endpoint, options: SshOptions) -> paramiko.PKey | None:
 
 
 def burst(
-    transport: paramiko.Transport, user: str, key: paramiko.PKey, command: str, *, timeout_seconds: float
+    transport: paramiko.Transport,
+    user: str,
+    key: paramiko.PKey,
+    command: str,
+    *,
+    timeout_seconds: float,
+    meanwhile: Callable[[], object],
 ) -> paramiko.Channel:
-    """The channel with the command running. Raises NoBurst for anything else."""
+    """The channel with the command running; ``meanwhile`` is called while the server works. Raises NoBurst for
+    anything else."""
     try:
-        return _burst(transport, user, key, command, timeout_seconds)
+        sent = _send(transport, user, key, command)
+    except Exception as error:  # a paramiko whose insides have changed raises anything
+        raise NoBurst from error
+    meanwhile()
+    try:
+        return _answered(transport, *sent, timeout_seconds)
     except NoBurst:
         raise
     except Exception as error:  # a paramiko whose insides have changed raises anything
         raise NoBurst from error
 
 
-def _burst(transport: Any, user: str, key: paramiko.PKey, command: str, timeout_seconds: float) -> paramiko.Channel:
+def _send(transport: Any, user: str, key: paramiko.PKey, command: str) -> tuple[Any, threading.Event, threading.Event]:
+    """All four requests; the channel, and the events of the log-in and of the channel's being open."""
     import paramiko
     from paramiko.auth_handler import AuthHandler
 
@@ -86,7 +100,12 @@ def _burst(transport: Any, user: str, key: paramiko.PKey, command: str, timeout_
     request.add_string(command)
     channel._event_pending()
     transport._send_user_message(request)
+    return channel, authenticated, opened
 
+
+def _answered(
+    transport: Any, channel: Any, authenticated: threading.Event, opened: threading.Event, timeout_seconds: float
+) -> paramiko.Channel:
     for event in (authenticated, opened, channel.event):
         if not event.wait(timeout_seconds) or not transport.is_active():
             raise NoBurst

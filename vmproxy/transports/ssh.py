@@ -70,7 +70,10 @@ def _connect(endpoint: Endpoint, options: SshOptions, pin: str, path: Path, firs
         _trust(transport.get_remote_server_key(), endpoint, options, pin, path, name, known)
         if key is not None:
             with connection.guard(SECONDS):
-                connection.keep(first, burst(transport, endpoint.user, key, first, timeout_seconds=SECONDS))
+                running = burst(
+                    transport, endpoint.user, key, first, timeout_seconds=SECONDS, meanwhile=options.meanwhile
+                )
+                connection.keep(first, running)
         else:
             Login(transport, endpoint, options, connection.guard).run()
         transport.set_keepalive(options.keepalive_seconds)
