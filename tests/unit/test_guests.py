@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +113,12 @@ def test_an_unknown_vm_is_refused_with_the_list() -> None:
         guests.detect(Facts(os_release={"PRETTY_NAME": "Plan 9"}))
     assert "Plan 9" in str(error.value)
     assert all(name in str(error.value) for name in guests.NAMES)
+
+
+def test_the_reference_names_every_kind_and_its_files() -> None:
+    """The table of kinds is whole: each guest, and each file that it writes."""
+    text = (Path(__file__).parents[2] / "docs/reference.rst").read_text(encoding="utf-8")
+    for name in guests.NAMES:
+        assert f"``{name}``" in text
+        for path in guests.load(name).FILES:
+            assert path in text or path.rpartition("/")[2] in text, path
