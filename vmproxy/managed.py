@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from vmproxy import blocks, tools
@@ -55,15 +55,25 @@ def changes(facts: Facts, guest: Guest, desired: Desired) -> tuple[tuple[FileCha
 
 
 def for_tools(
-    facts: Facts, names: Iterable[str], variables: Mapping[str, str], *, secret: bool
+    facts: Facts, names: Iterable[str], variables: Mapping[str, str], *, secret: bool, said: Collection[str]
 ) -> tuple[tuple[BlockWish, ...], tuple[str, ...]]:
-    """The blocks of these tools, and what the user has to know of them. Raises Refused."""
+    """The blocks of these tools, and what the user has to know of them. Raises Refused.
+
+    One that the VM has not is refused where it is among those ``said`` now; where only the record names it, it has gone
+    since then, which must not keep a hook from its main job.
+    """
     made: list[BlockWish] = []
     warnings, lost = [], []
     order = tools.Order(variables=variables, secret=secret)
     for name in names:
         tool = tools.load(name)
-        own = tool.render(order, facts)
+        try:
+            own = tool.render(order, facts)
+        except tools.Missing as error:
+            if name in said:
+                raise
+            warnings.append(f"{error}: it is passed over until it is there again")
+            continue
         made += own
         lost += [name] if forgotten(facts, (block.path for block in own)) else []
         if wins := tool.overrides(facts):

@@ -254,7 +254,8 @@ class Wish:
     """What an ``apply`` wants of a VM, free of credentials when written down (see ``wish.py``).
 
     ``proxy`` and ``https_proxy`` are as the user said them (a loopback host still means "my host").
-    ``tools`` are members of the tools family, sorted. ``gateway6`` is the host's IPv6 address at which the proxy
+    ``tools`` are members of the tools family, sorted; ``tools_said`` those of them that were said now, and not only
+    recorded. ``gateway6`` is the host's IPv6 address at which the proxy
     answered when it was asked, "" for no door there.
     ``hidden_credentials`` says that the record knows of credentials which this look could not read.
     """
@@ -268,6 +269,7 @@ class Wish:
     gateway6: str = ""
     bridges: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
+    tools_said: frozenset[str] = field(default=frozenset(), compare=False)
     hidden_credentials: bool = False
 
 

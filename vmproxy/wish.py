@@ -102,6 +102,7 @@ def choose(settings: Settings, seen: Wish | None) -> Wish:
             fields[name] = getattr(settings, name)
     if "tools" in fields:
         fields["tools"] = tuple(sorted(set(fields["tools"]) - {"none"}))
+        fields["tools_said"] = frozenset(fields["tools"])
     return replace(base, **fields)
 
 

@@ -63,7 +63,7 @@ def after(seen: Facts, desired: Desired) -> tuple[Facts, tuple[FileChange, ...]]
 
 def wanted(seen: Facts, *names: str, no_proxy: tuple[str, ...] = ()) -> Desired:
     """These tools and nothing else."""
-    made, _warnings = managed.for_tools(seen, names, order(*no_proxy).variables, secret=False)
+    made, _warnings = managed.for_tools(seen, names, order(*no_proxy).variables, secret=False, said=ALL)
     return Desired(blocks=made)
 
 
@@ -156,10 +156,12 @@ def test_entries_are_told_apart(text: str) -> None:
 
 def test_what_a_tool_cannot_say_is_a_warning() -> None:
     """One line for each tool, naming the entries; what is only this machine's own name is not worth one."""
-    _made, none = managed.for_tools(facts(), ALL, order("localhost", "127.0.0.1", "::1").variables, secret=False)
+    _made, none = managed.for_tools(
+        facts(), ALL, order("localhost", "127.0.0.1", "::1").variables, secret=False, said=()
+    )
     assert none == ()
     no_proxy = ("a.test", ".corp", "10.0.0.0/8", "b.test:81", "*")
-    _made, said = managed.for_tools(facts(), ALL, order(*no_proxy).variables, secret=False)
+    _made, said = managed.for_tools(facts(), ALL, order(*no_proxy).variables, secret=False, said=())
     told = {line.split()[0]: line for line in said}
     assert set(told) == {"apk", "apt", "dnf", "git", "npm", "pip", "wget"}
     assert ".corp, 10.0.0.0/8, b.test:81 and 1 more" in told["apt"]
@@ -194,7 +196,7 @@ def test_files_that_a_reboot_forgets() -> None:
             Mount(point="/etc", fstype="tmpfs", options=frozenset()),
         ),
     )
-    _made, said = managed.for_tools(seen, ("apt", "npm"), order().variables, secret=False)
+    _made, said = managed.for_tools(seen, ("apt", "npm"), order().variables, secret=False, said=())
     assert said == ("not on a lasting disk: a reboot forgets the files of apt",)
 
 
@@ -613,6 +615,25 @@ def test_a_directory_of_files(root: Root) -> None:
     assert root.tell(converge.remove).changed
     assert root.picture() == before
     assert GATEWAY in HTTP
+
+
+def test_a_tool_that_has_gone_since(root: Root) -> None:
+    """Where only the record names it, the rest goes on with a warning and its block goes away; said now, it is
+    refused. When it is back, so is its block."""
+    root.tell(converge.apply, tools=("apt", "git"))
+    root.path("/usr/bin/git").rename(root.path("/usr/bin/git.aside"))
+    root.path("/var/lib/boot2docker/profile").unlink()
+    report = root.tell(converge.apply)
+    assert report.ok
+    assert any("no git" in line for line in report.warnings)
+    assert not root.path("/etc/gitconfig").exists()
+    assert root.path("/etc/apt/apt.conf.d/zz-vmproxy").exists()
+    assert root.tell(converge.status).ok
+    with pytest.raises(Refused, match="the VM has no git"):
+        root.tell(converge.apply, tools=("apt", "git"))
+    root.path("/usr/bin/git.aside").rename(root.path("/usr/bin/git"))
+    assert root.tell(converge.apply).changed
+    assert root.path("/etc/gitconfig").exists()
 
 
 def test_a_record_of_a_newer_vmproxy(root: Root) -> None:

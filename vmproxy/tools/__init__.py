@@ -189,9 +189,13 @@ def place(facts: Facts, name: str, places: Iterable[tuple[str, str]]) -> str:
     raise missing(name, first)
 
 
-def missing(name: str, path: str) -> Refused:
+class Missing(Refused):
+    """The VM has no such tool."""
+
+
+def missing(name: str, path: str) -> Missing:
     """The error for a VM without that tool."""
-    return Refused(f"the VM has no {name}", where=f"{path} is missing", hint=f"--tools without {name}")
+    return Missing(f"the VM has no {name}", where=f"{path} is missing", hint=f"--tools without {name}")
 
 
 def plain(value: str, *, name: str, barred: str) -> str:
