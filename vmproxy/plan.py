@@ -153,7 +153,7 @@ def desire(facts: Facts, guest: Guest, wish: Wish, variant: str) -> Desired:
     secret = seen.proxy.has_credentials or (seen.https_proxy is not None and seen.https_proxy.has_credentials)
     order = Order(environment=environment, door=seen.door, variant=variant, record=record(wish), secret=secret)
     made = guest.render(order, facts)
-    given, warnings = managed.for_tools(facts, wish.tools, environment, secret=secret)
+    given, warnings = managed.for_tools(facts, wish.tools, environment, secret=secret, said=wish.tools_said)
     names = {name for block in made for name in block.names}
     exported = {k: v for block in made for k, v in read_payload(block.payload).items() if k in names}
     return Desired(
