@@ -161,7 +161,7 @@ def desire(facts: Facts, guest: Guest, wish: Wish, variant: str) -> Desired:
         door=seen.door,
         bridges_named=bool(wish.bridges),
         environment=exported or environment,
-        warnings=warnings,
+        warnings=(*warnings, guest.SECRETS_SEEN) if secret and guest.SECRETS_SEEN else warnings,
     )
 
 

@@ -126,7 +126,8 @@ def test_f78_p4_credentials_are_read_back_exactly_and_by_nobody_else(kind: str, 
     """F78: whatever a password holds, what reads the file gets exactly it; the file is 0600 meanwhile."""
     root = Root(tmp_path / "root", kind, _OTHERS[kind])
     before = root.picture()
-    root.tell(converge.apply, proxy=parse_proxy(HOSTILE))
+    report = root.tell(converge.apply, proxy=parse_proxy(HOSTILE))
+    assert any("systemctl show" in line for line in report.warnings) is (kind == "systemd")
     place = root.path(guests.load(kind).WISH_FILE)
     assert place.stat().st_mode & 0o077 == 0
     wanted = {"http_proxy": HOSTILE, "HTTPS_PROXY": HOSTILE}

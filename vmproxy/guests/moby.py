@@ -24,6 +24,7 @@ RELOAD = ()
 RESTART = ((SCRIPT, "restart"),)
 LOG = "/var/log/docker.log"
 WISH_FILE = SCRIPT
+SECRETS_SEEN = ""
 TEXTS = (DAEMON_CONFIG,)
 
 

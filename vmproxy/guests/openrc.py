@@ -29,6 +29,7 @@ RELOAD = ()
 RESTART = (("rc-service", "docker", "restart"),)
 LOG = "/var/log/docker.log"
 WISH_FILE = CONFIG
+SECRETS_SEEN = ""
 TEXTS = (DAEMON_CONFIG,)
 
 

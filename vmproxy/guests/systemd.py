@@ -30,6 +30,8 @@ RELOAD = ("systemctl", "daemon-reload")
 RESTART = (("systemctl", "reset-failed", "docker.service"), ("systemctl", "restart", "docker.service"))
 LOG = ""
 WISH_FILE = DROP_IN
+# systemd.exec(5) on Environment=: "not suitable for passing secrets", whatever the mode of the file.
+SECRETS_SEEN = "every user of the VM can see the proxy's credentials with systemctl show docker"
 
 _UNIT_PLACES = (PERSISTENT, "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 _ENVIRONMENT_FILES = ("/etc/default/docker", "/etc/sysconfig/docker", "/etc/environment")

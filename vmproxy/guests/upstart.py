@@ -24,6 +24,7 @@ RELOAD = ()
 RESTART = (("service", "docker", "restart"),)
 LOG = "/var/log/upstart/docker.log"
 WISH_FILE = DEFAULTS
+SECRETS_SEEN = ""
 TEXTS = (DAEMON_CONFIG,)
 
 
