@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from tests.unit import guestworlds
 from tests.unit.test_guest_files import Root
-from vmproxy import converge, guests
+from vmproxy import converge, guests, quoting
 from vmproxy.errors import Refused
 from vmproxy.guests import _units, systemd
 
@@ -105,6 +107,29 @@ def test_apply_refuses_status_says_force_goes_on(tmp_path: Path) -> None:
 def test_words_are_split_as_systemd_splits_them(value: str, words: tuple[str, ...] | None) -> None:
     """systemd.syntax(7): quotes of both kinds, C escapes; what it would refuse is None."""
     assert _units.words(value) == words
+
+
+@given(st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"))))
+def test_p4_what_we_write_is_read_back_from_among_others_lines(value: str) -> None:
+    """P4: any value in a drop-in between other people's lines is read as exactly it, and nothing else is set."""
+    assume(not any(0xFDD0 <= ord(c) <= 0xFDEF or ord(c) & 0xFFFE == 0xFFFE for c in value))
+    line = quoting.systemd("http_proxy", value)
+    text = f"# a comment\n[Unit]\nAfter=x\n[Service]\nLimitNOFILE=1\n{line}\n; the end\n".encode()
+    pairs = [
+        pair
+        for key, found in _units.settings(text, "Service")
+        if key == "Environment"
+        for pair in _units.assigned(found)
+    ]
+    assert pairs == [("http_proxy", value)]
+
+
+@given(st.binary(max_size=300))
+def test_any_unit_file_can_be_read(content: bytes) -> None:
+    """Whatever stands in a file of the VM's: it is read without an exception."""
+    for _key, value in _units.settings(b"[Service]\n" + content, "Service"):
+        _units.words(value)
+        _units.assigned(value)
 
 
 def _overrides(texts: dict[str, bytes]) -> list[str]:
