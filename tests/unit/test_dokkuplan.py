@@ -242,6 +242,33 @@ def test_a_value_that_could_not_be_put_back_is_refused() -> None:
 
 # ---- the undo -------------------------------------------------------------------------------------------------------
 
+CHANGES = [OTHER, {"http_proxy": SECRET}, {**WANTED, "https_proxy": URL}, {}]
+
+
+@pytest.mark.parametrize("after", CHANGES, ids=["another", "fewer", "more", "none"])
+def test_every_step_of_a_change_can_be_the_last(after: dict[str, str]) -> None:
+    """Cut short after any step, the next run takes what is there for its own; put back after any step, and after one
+    that failed before it did anything, there is what was there."""
+    steps = 10
+    cut = 0
+    while cut <= steps:
+        dokku = host(options={"web": ["--build-arg NODE_ENV"]})
+        before = dokku.state()
+        apply(dokku)
+        there, made = dokku.state(), plan(dokku, after)
+        steps = len(made.steps)
+        dokku.carry_out(made.steps, cut=cut)
+        dokku.put_back(made.steps[: cut + 1])
+        assert dokku.state() == there
+        dokku.carry_out(made.steps, cut=cut)
+        apply(dokku, after)
+        assert not plan(dokku, after)
+        remove(dokku)
+        assert dokku.state() == before
+        cut += 1
+    assert steps >= 4
+
+
 NAMES = ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY")
 VALUES = st.sampled_from((URL, "http://10.0.0.9:3128", SECRET, "a b\"c'$%\\`!", "ünïcode", "", "1"))
 VARIABLES = st.dictionaries(st.sampled_from(NAMES), VALUES)
