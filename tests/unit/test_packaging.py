@@ -132,7 +132,7 @@ def test_test_tools_are_pinned() -> None:
     """Every tool of the test extra has exactly one version, so that the same tree gives the same answer tomorrow."""
     parser = configparser.ConfigParser()
     parser.read(TOP / "setup.cfg", encoding="utf-8")
-    tools = parser["options.extras_require"]["test"].split()
+    tools = parser["options.extras_require"]["test"].strip().splitlines()
     assert len(tools) > 5
     assert all("==" in tool for tool in tools)
 
