@@ -330,9 +330,18 @@ def test_interrupted_in_the_middle(vmproxy: Vmproxy, host: DokkuLab, number: int
 
 
 def test_restart_always_starts_the_apps_anew(vmproxy: Vmproxy, host: DokkuLab) -> None:
-    """``ps:restart --all`` when asked and something changed, not else; one that fails is exit 1, done and kept."""
+    """While apps run, Docker's restart is pending, exit 3, and Dokku is told all the same. ``ps:restart --all`` when
+    asked and something changed, not else; one that fails is exit 1, done and kept."""
     restarted = vmproxy.machine.path("/run/lab/dokku/restarted")
-    tell(vmproxy, dokku.apply)
+    running = vmproxy.machine.path("/run/lab/stub/running")
+    running.write_text("2\n", encoding="utf-8")
+    pending = tell(vmproxy, dokku.apply)
+    assert (pending.exit, pending.changed) == (3, True)
+    assert "restart is pending (2 containers run)" in pending.message
+    assert host.config()["http_proxy"] == INSIDE
+    assert tell(vmproxy, dokku.status).exit == 1
+    running.unlink()
+    assert tell(vmproxy, dokku.apply).exit == 0
     assert not restarted.exists()
     report = tell(vmproxy, dokku.apply, proxy=parse_proxy("http://127.0.0.1:3128"), restart="always")
     assert report.ok
