@@ -69,6 +69,28 @@ PROJECT: Any = {
     },
     "networks": {"inner": {}},
 }
+SHAPES = {
+    "shapes.yaml": """
+x-env: &env {HTTP_PROXY: "http://own.test:1", LEVEL: "1"}
+services:
+  merged: {image: x, environment: {<<: *env, LEVEL: "2"}}
+  listed: {image: x, environment: [no_proxy=own.test, "HTTPS_PROXY", A=b=c]}
+  filed: {image: x, env_file: [one.env, sub/two.env]}
+  both: {image: x, env_file: one.env, environment: {https_proxy: ""}}
+  built: {build: sub}
+  argued: {build: {context: sub, args: [http_proxy, X=1]}, environment: *env}
+  mapped: {build: {context: sub, args: {NO_PROXY: , HTTP_PROXY: x}}}
+  near: {extends: merged, environment: {no_proxy: own.test}}
+  far: {extends: {file: sub/base.yaml, service: base}}
+  later: {image: x}
+  "no": {image: x, environment: {Http_Proxy: kept}}
+""",
+    "sub/base.yaml": "services: {base: {build: ., env_file: two.env, environment: [HTTP_PROXY=x]}}",
+    "more.yaml": "services: {later: {environment: [http_proxy=x], build: {context: sub, args: {https_proxy: y}}}}",
+    "one.env": "# https_proxy=none\nhttp_proxy=http://own.test:3\nOTHER=http_proxy\n",
+    "sub/two.env": "no_proxy=own.test\n",
+}
+"""A service for each way in which one says variables and arguments itself."""
 DOCKERFILE = f"""FROM python
 ARG COLOUR
 RUN python3 -c "{TELL}"
@@ -81,7 +103,6 @@ class Shop:
 
     def __init__(self, machine: NamespaceVM, vmproxy: Vmproxy, client: tuple[str, ...], proxy: LabProxy) -> None:
         self.machine, self.vmproxy, self.client, self._proxy = machine, vmproxy, client, proxy
-        self.files: dict[str, str] = {}
         # YAML 1.2 holds JSON; both clients and vmproxy read it so.
         self.write("compose.yaml", json.dumps(PROJECT, indent=1))
         self.write("own.env", "http_proxy=http://own.test:2\n")
@@ -89,10 +110,9 @@ class Shop:
 
     def write(self, name: str, text: str) -> None:
         """One file, in both places."""
-        self.files[name] = text
-        (self.vmproxy.home / name).write_text(text, encoding="utf-8")
-        self.machine.run(f"mkdir -p {PLACE}; chown docker {PLACE}")
-        self.machine.path(f"{PLACE}/{name}").write_text(text, encoding="utf-8")
+        for place in (self.vmproxy.home, self.machine.path(PLACE)):
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).write_text(text, encoding="utf-8")
 
     @property
     def build_words(self) -> tuple[str, ...]:
@@ -112,9 +132,15 @@ class Shop:
         self.write("compose.proxy.yaml", ran.out)
         return ran.out
 
-    def compose(self, *words: str, files: tuple[str, ...] = (), environ: Mapping[str, str] | None = None) -> str:
-        """What the client says, on both streams, run by the VM's user."""
-        options = [word for file in (*(files or ("compose.yaml",)), "compose.proxy.yaml") for word in ("-f", file)]
+    def compose(
+        self, *words: str, files: tuple[str, ...] = ("compose.yaml",), environ: Mapping[str, str] | None = None
+    ) -> str:
+        """What the client says, on both streams, run by the VM's user; the override is the last of the files."""
+        return self.plainly(*words, files=(*files, "compose.proxy.yaml"), environ=environ)
+
+    def plainly(self, *words: str, files: tuple[str, ...], environ: Mapping[str, str] | None = None) -> str:
+        """The same without the override."""
+        options = [word for file in files for word in ("-f", file)]
         pairs = [f"{name}={value}" for name, value in (environ or {}).items()]
         line = shlex.join(["env", *pairs, *self.client, *options, *words])
         done = self.machine.run(f"cd {PLACE}; exec {line} 2>&1", user="docker", check=False, seconds=120)
@@ -223,6 +249,31 @@ def credentials_by_name(shop: Shop) -> None:
     wanted = "http://user:s3cret@proxy.test:3128"
     assert services["web"]["environment"]["https_proxy"] == services["web"]["build"]["args"]["HTTP_PROXY"] == wanted
     assert services["own"]["environment"]["http_proxy"] == "http://own.test:2"
+
+
+def changes_nothing_else(shop: Shop) -> None:
+    """See the tests. What is a service's own is what the real client says without our file."""
+    for name, text in SHAPES.items():
+        shop.write(name, text)
+    files = ("shapes.yaml", "more.yaml")
+    shop.override(*(word for file in files for word in ("-f", file)))
+    ours = set(shop.vmproxy.env("--json").json)
+    # What names alone stand for; Compose 2 drops an argument that stands for nothing.
+    environ = {"HTTPS_PROXY": "http://own.test:4", "http_proxy": "http://own.test:5", "NO_PROXY": "own.test"}
+    before = yaml.safe_load(shop.plainly("config", files=files, environ=environ))["services"]
+    after = shop.config(files=files, environ=environ)
+    assert before.keys() == after.keys()
+    for name, service in before.items():
+        places = [(service, after[name], "environment")]
+        if "build" in service:
+            places.append((service["build"], after[name]["build"], "args"))
+        for was, now, key in places:
+            own, all_of_it = was.pop(key, None) or {}, now.pop(key, None) or {}
+            lower = {variable.lower() for variable in own}
+            assert {variable: all_of_it[variable] for variable in own} == own, (name, key)
+            added = {variable for variable in ours if variable.lower() not in lower}
+            assert all_of_it.keys() - own.keys() == added, (name, key)
+        assert service == after[name]
 
 
 def takes_odd_values(shop: Shop, version: str) -> None:

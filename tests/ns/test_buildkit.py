@@ -38,6 +38,12 @@ def test_a_services_own_variables_win(shop: Shop) -> None:
     composing.own_variables_win(shop)
 
 
+def test_nothing_else_changes(shop: Shop) -> None:
+    """However a service says variables and arguments itself (anchors, lists, env_file, extends, several files), the
+    client understands the same as without our file, and ours beside it."""
+    composing.changes_nothing_else(shop)
+
+
 def test_build_arguments_are_used_and_not_kept(shop: Shop) -> None:
     """A service's build has the arguments and its own ones, fetches through the proxy, and the image tells nothing."""
     composing.builds(shop)
