@@ -79,6 +79,7 @@ class Session:
             self.machine.begin(self.look_for_all(), change=change)
         # What it takes to read the answer is imported while the VM looks.
         from vmproxy.guests import _boot, _payload  # noqa: F401
+        from vmproxy.machines import reading  # noqa: F401
 
         tools.owner("")
 

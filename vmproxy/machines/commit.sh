@@ -71,6 +71,7 @@ fi
 if [ -n "$variant" ]; then rules_as_seen || leave moved 6 'the firewall rules changed meanwhile'; fi
 
 # Two checks of their own run meanwhile.
+know_limits
 if [ -n "$variant" ]; then test_tables 9>&- & testing=$! checks="$checks $!"; fi
 parse_files 9>&- & parsing=$! checks="$checks $!"
 

@@ -25,7 +25,9 @@ _LOADER = (
     'do s=$s$p; done; [ ${#s} = "$n" ]; }; do eval "$s"; done'
 )
 _BECOME_ROOT = (
-    'if [ "$(id -u)" = 0 ]; then exec sh -c "$1" vmproxy; '
+    # Whose shell it is tells /proc (proc(5): real, effective, ...); id would be one more process.
+    'u=; while read -r k _ v _; do if [ "$k" = Uid: ]; then u=$v; break; fi; done 2>/dev/null </proc/self/status; '
+    'if [ "${u:-$(id -u)}" = 0 ]; then exec sh -c "$1" vmproxy; '
     f'else exec sudo -n env LC_ALL=C {_PATH} sh -c "$1" vmproxy; fi'
 )
 # `exec env …` and single quotes mean the same to sh, csh and fish, whatever the account's login shell.

@@ -36,11 +36,13 @@ first_line() { [ -r "$1" ] && { IFS= read -r REPLY < "$1" || [ -n "$REPLY" ]; };
 
 # timeout(1) of coreutils and of busybox since 1.30 share this form; where it is missing the client's own limit ends the run.
 limits=''
-limit() { # SECONDS COMMAND...; which form there is, is tried when first needed
-  if [ -z "$limits" ]; then
-    limits=no
-    if have timeout && timeout 5 true 2>/dev/null; then limits=yes; fi
-  fi
+know_limits() { # which form there is, is tried when first needed
+  if [ -n "$limits" ]; then return; fi
+  limits=no
+  if have timeout && timeout 5 true 2>/dev/null; then limits=yes; fi
+}
+limit() { # SECONDS COMMAND...
+  know_limits
   if [ "$limits" = yes ]; then timeout "$@"; else shift; "$@"; fi
 }
 
@@ -145,6 +147,8 @@ look_rules() {
 
 look_files() {
   for p in $want_texts; do
+    # Where /usr is merged, /lib is a link into it, and its files have been seen there.
+    case $p in /lib/*) if [ -L /lib ]; then continue; fi ;; esac
     if [ -f "$p" ] && [ -r "$p" ]; then frame "text $p"; dd if="$p" bs=65536 count=17 2>/dev/null; fi
   done
   set --

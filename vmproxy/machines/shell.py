@@ -16,8 +16,6 @@ from vmproxy.errors import LostContact, Refused, RolledBack, VmproxyError
 from vmproxy.machines import Judge, Look, Outcome, Terms, Verdict
 from vmproxy.machines.frames import Frame
 from vmproxy.machines.loader import AS_ROOT, AS_USER, LOOK_SECONDS, Loader, Run
-from vmproxy.machines.reading import facts as read_facts
-from vmproxy.machines.reading import syntax as read_syntax
 from vmproxy.model import Facts, File, Finding, Plan, Syntax, printable
 from vmproxy.proof import SURE_CODES, Question
 from vmproxy.proof import judge as judge_answer
@@ -79,6 +77,18 @@ def _functions(names: Iterable[str], known: Container[str]) -> str:
     return out
 
 
+def _facts(frames: Iterable[Frame]) -> Facts:
+    from vmproxy.machines.reading import facts  # only now: before, its time is the log-in's
+
+    return facts(frames)
+
+
+def _syntax(frames: Iterable[Frame]) -> Mapping[str, Syntax]:
+    from vmproxy.machines.reading import syntax
+
+    return syntax(frames)
+
+
 def first_command(*, root: bool) -> str:
     """What the first script will be started with: a transport may start it together with the log-in."""
     return AS_ROOT if root else AS_USER
@@ -118,7 +128,7 @@ class Shell:
         assert self._begun is not None  # noqa: S101 - just made
         (_look, run), self._begun = self._begun, None
         try:
-            return read_facts(run.until_end(LOOK_SECONDS))
+            return _facts(run.until_end(LOOK_SECONDS))
         except BaseException:
             self._let_go()
             raise
@@ -129,7 +139,7 @@ class Shell:
         run = Run(loader, syntax_script(loader.known), _look_lines(Look(files=files)))
         loader.known.add(_LOOK)
         try:
-            return read_syntax(run.until_end(LOOK_SECONDS))
+            return _syntax(run.until_end(LOOK_SECONDS))
         except BaseException:
             self._let_go()
             raise
@@ -434,7 +444,7 @@ class _Commit:
         so_far = Outcome(
             status="ready",
             restart=self._restart,
-            facts=read_facts(self._look),
+            facts=_facts(self._look),
             findings=self._proof_legs.findings(),
             notes=tuple(self._notes),
         )
