@@ -17,7 +17,10 @@ SERVED = {
     "boot2docker-1.12": ("boot2docker", "ID=boot2docker in /etc/os-release"),
     "boot2docker-19.03": ("boot2docker", "ID=boot2docker in /etc/os-release"),
     "debian-12": ("systemd", "/run/systemd/system is there: systemd runs"),
-    "debian-12-sysvinit": ("sysv", "/etc/init.d/docker and /etc/inittab are there, and no other init"),
+    "debian-12-sysvinit": (
+        "sysv",
+        "/etc/init.d/docker, /lib/lsb/init-functions and /etc/inittab are there, and no other init",
+    ),
     "docker-for-mac-2016": ("moby", "/usr/bin/mobyconfig is there, as in Docker for Mac of 2016"),
     "fedora-coreos": ("systemd", "/run/systemd/system is there: systemd runs"),
     "minikube-iso": ("systemd", "/run/systemd/system is there: systemd runs"),

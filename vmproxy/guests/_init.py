@@ -1,4 +1,4 @@
-"""Which init a VM has, and what of Docker: one answer, so that exactly one guest matches. PURE.
+"""Which general init a VM has, and what of Docker: one answer, so that exactly one guest matches. PURE.
 
 Every rule names the file that decides; a live VM and a directory of files are told apart only where they must be.
 """
@@ -10,12 +10,12 @@ from fnmatch import fnmatchcase
 from vmproxy.errors import Refused
 from vmproxy.model import Facts
 
-BOOT2DOCKER = "/var/lib/boot2docker"
 MOBYCONFIG = "/usr/bin/mobyconfig"
 SD_BOOTED = "/run/systemd/system"
 OPENRC_BOOTED = "/run/openrc"
 INITTAB = "/etc/inittab"
 INIT_SCRIPT = "/etc/init.d/docker"
+LSB = "/lib/lsb/init-functions"
 LINUXKIT = "/bin/rc.init"
 _SYSTEMD = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd")
 _OPENRC = ("/sbin/openrc-run", "/usr/sbin/openrc-run", "/sbin/openrc")
@@ -27,20 +27,14 @@ _OTHERS = tuple(f"{place}/{name}" for name in ("containerd", "podman") for place
 _ROOTLESS = "/run/user/*/docker.sock"
 
 PATHS = (
-    BOOT2DOCKER, MOBYCONFIG, SD_BOOTED, OPENRC_BOOTED, INITTAB, INIT_SCRIPT, LINUXKIT, *_SYSTEMD, *_OPENRC, *_UPSTART,
+    MOBYCONFIG, SD_BOOTED, OPENRC_BOOTED, INITTAB, INIT_SCRIPT, LSB, LINUXKIT, *_SYSTEMD, *_OPENRC, *_UPSTART,
     *_DOCKER, *_OTHERS, _ROOTLESS,
 )  # fmt: skip
 
 
 def init(facts: Facts) -> tuple[str, str]:
-    """(guest's name, one line of why); two empty strings where nothing is known."""
+    """(its guest's name, one line of why); two empty strings where it is none of these."""
     there = facts.paths
-    if facts.os_release.get("ID") == "boot2docker":
-        return "boot2docker", "ID=boot2docker in /etc/os-release"
-    if "ID" not in facts.os_release and BOOT2DOCKER in there:
-        return "boot2docker", f"{BOOT2DOCKER} is there"
-    if MOBYCONFIG in there:
-        return "moby", f"{MOBYCONFIG} is there, as in Docker for Mac of 2016"
     if SD_BOOTED in there:
         return "systemd", f"{SD_BOOTED} is there: systemd runs"
     if OPENRC_BOOTED in there:
@@ -52,8 +46,8 @@ def init(facts: Facts) -> tuple[str, str]:
     for name, places in (("upstart", _UPSTART), ("openrc", _OPENRC)):
         if found := _first(facts, places):
             return name, f"{found} is there"
-    if INITTAB in there and INIT_SCRIPT in there:
-        return "sysv", f"{INIT_SCRIPT} and {INITTAB} are there, and no other init"
+    if INITTAB in there and INIT_SCRIPT in there and LSB in there:  # which that script needs
+        return "sysv", f"{INIT_SCRIPT}, {LSB} and {INITTAB} are there, and no other init"
     return "", ""
 
 

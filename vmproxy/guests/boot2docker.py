@@ -16,14 +16,14 @@ from vmproxy.model import BlockWish, Facts, Finding
 
 # Its constants say what the first look is about; what its functions need is imported while the VM answers that.
 NAME = "boot2docker"
-PERSISTENT = _init.BOOT2DOCKER
+PERSISTENT = "/var/lib/boot2docker"
 PROFILE = f"{PERSISTENT}/profile"
 BOOTLOCAL = f"{PERSISTENT}/bootlocal.sh"
 USERDATA = f"{PERSISTENT}/userdata.tar"
 FILES = (BOOTLOCAL, PROFILE)
 SHELL = FILES
 DIRECTORIES = ()
-PATHS = (USERDATA, *_init.PATHS)
+PATHS = (USERDATA, PERSISTENT, *_init.PATHS)
 RELOAD = ()
 RESTART = (("/etc/init.d/docker", "restart"),)
 LOG = f"{PERSISTENT}/log/docker.log"
@@ -35,8 +35,11 @@ TEXTS = ()
 
 def matches(facts: Facts) -> str:
     """By os-release's ID, as docker-machine's provisioner decides; by the directory where the root is only files."""
-    kind, reason = _init.init(facts)
-    return reason if kind == NAME else ""
+    if facts.os_release.get("ID") == NAME:
+        return f"ID={NAME} in /etc/os-release"
+    if "ID" not in facts.os_release and PERSISTENT in facts.paths:
+        return f"{PERSISTENT} is there"
+    return ""
 
 
 def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:

@@ -34,9 +34,9 @@ TEXTS = (DAEMON_CONFIG,)
 
 
 def matches(facts: Facts) -> str:
-    """See :func:`vmproxy.guests._init.init`."""
+    """See :func:`vmproxy.guests._init.init`; Docker for Mac has OpenRC in its own way."""
     kind, reason = _init.init(facts)
-    return reason if kind == NAME else ""
+    return reason if kind == NAME and _init.MOBYCONFIG not in facts.paths else ""
 
 
 def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
