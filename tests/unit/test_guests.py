@@ -80,6 +80,17 @@ def test_the_same_guest_matches_its_directory_of_files(name: str) -> None:
     assert [other for other in guests.NAMES if guests.load(other).matches(facts)] == [guest.NAME]
 
 
+@pytest.mark.parametrize("name", ["boot2docker-1.12", "boot2docker-19.03", "docker-for-mac-2016"])
+@pytest.mark.parametrize(
+    "beside", [("/lib/lsb/init-functions", "/etc/inittab", "/etc/init.d/docker"), ("/sbin/openrc",)]
+)
+def test_a_vm_that_says_what_it_is_may_have_a_general_init_beside(name: str, beside: tuple[str, ...]) -> None:
+    """Its own word goes before what the files of a general init look like."""
+    facts = guestworlds.world(name)
+    guest, reason = guests.detect(replace(facts, paths=facts.paths | set(beside)))
+    assert (guest.NAME, reason) == SERVED[name]
+
+
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("wanted", ["", "systemd"])
 def test_what_cannot_be_served_is_refused_with_what_to_do(name: str, wanted: str) -> None:

@@ -121,13 +121,17 @@ def daemon_configs() -> tuple[str, ...]:
 
 def detect(facts: Facts, wanted: str = "") -> tuple[Guest, str]:
     """The guest of a VM and one line of why. ``wanted`` is the user's word. Raises Refused, UsageError."""
-    from vmproxy.guests._init import refusal
+    from vmproxy.guests import _init
 
-    if problem := refusal(facts):
+    if problem := _init.refusal(facts):
         raise problem
     if wanted:
         return _served(load(wanted), facts), "as --guest says"
     found = [(guest, reason) for guest in map(load, NAMES) if (reason := guest.matches(facts))]
+    if len(found) > 1:
+        # A VM that says itself what it is can have the files of a general init beside: an LSB library, its script.
+        general, _ = _init.init(facts)
+        found = [(guest, reason) for guest, reason in found if general != guest.NAME]
     if len(found) == 1:
         return _served(found[0][0], facts), found[0][1]
     if found:
