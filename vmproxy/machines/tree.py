@@ -53,7 +53,7 @@ class Tree:
             paths=frozenset(path for pattern in look.paths for path in self._matching(pattern)),
             files=files,
             texts=self._texts(look.texts),
-            addresses=self._bridge(look.configs),
+            addresses=bridge(look.configs, self._read),
             bridges=frozenset({"docker0"}),
             interfaces=frozenset({"docker0"}),
         )
@@ -61,7 +61,7 @@ class Tree:
     def check(self, files: tuple[str, ...]) -> Mapping[str, Syntax]:
         """By this machine's shell."""
         contents = {path: self._file(path).content for path in files}
-        return {path: _syntax(content) for path, content in contents.items() if content is not None}
+        return {path: syntax_of(content) for path, content in contents.items() if content is not None}
 
     def commit(
         self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]
@@ -192,16 +192,6 @@ class Tree:
             links=seen.st_nlink,
         )
 
-    def _bridge(self, configs: tuple[str, ...]) -> tuple[Address, ...]:
-        for path in configs:
-            try:
-                config = loads(self._read(path) or b"{}")
-            except ValueError:
-                continue
-            if isinstance(config, Mapping) and isinstance(config.get("bip"), str):
-                return (Address(interface="docker0", cidr=_ipv4(config["bip"], path)),)
-        return ()
-
     # ---- writing ----------------------------------------------------------------------------------------------------
 
     def _write(self, after: File, *, checked: bool, directory: bool = False) -> None:
@@ -220,7 +210,7 @@ class Tree:
                 stream.write(after.content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            if checked and not _syntax(after.content).parses:
+            if checked and not syntax_of(after.content).parses:
                 raise Refused("the file would not parse any more", where=after.path)
             if hasattr(os, "chown"):
                 with contextlib.suppress(PermissionError):
@@ -262,6 +252,18 @@ class Tree:
         return Outcome(status="incomplete", exit=7, text=f"{outcome.text}; left: {' '.join(left)}")
 
 
+def bridge(configs: tuple[str, ...], read: Callable[[str], bytes | None]) -> tuple[Address, ...]:
+    """docker0's address as the first daemon.json says it that says one. Raises Refused."""
+    for path in configs:
+        try:
+            config = loads(read(path) or b"{}")
+        except ValueError:
+            continue
+        if isinstance(config, Mapping) and isinstance(config.get("bip"), str):
+            return (Address(interface="docker0", cidr=_ipv4(config["bip"], path)),)
+    return ()
+
+
 def _ipv4(text: str, path: str) -> str:
     try:
         return ipaddress.IPv4Interface(text).with_prefixlen
@@ -279,7 +281,7 @@ def _flush_directory(place: str) -> None:
         os.close(descriptor)
 
 
-def _syntax(content: bytes) -> Syntax:
+def syntax_of(content: bytes) -> Syntax:
     """The same probes as observe.sh, by this host's sh where it has one."""
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as directory:
         complaint = _sh_n(directory, content)
