@@ -81,8 +81,6 @@ class Session:
         from vmproxy.guests import _boot, _payload  # noqa: F401
         from vmproxy.machines import reading  # noqa: F401
 
-        tools.owner("")
-
     def scene(self, *, wait_for_docker: bool = True, with_tools: bool = True) -> Scene:
         """One look, or as many as ``--wait`` allows until Docker has made its bridge and rules.
 
