@@ -69,13 +69,17 @@ class Command:
             **{name: str(self.home) for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")},
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "vmproxy", command, "--vm", self.name, *words],
+            [sys.executable, "-m", "vmproxy", *self._words(command, words)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def _words(self, command: str, words: tuple[str, ...]) -> list[str]:
+        """A command on this VM."""
+        return [command, "--vm", self.name, *words]
 
     def _profile(self) -> dict[str, str]:
         """The environment with which boot2docker's own profile is found."""

@@ -1,0 +1,134 @@
+"""A Debian machine with systemd: apply, Docker's own restart, a real reboot, the flow table, remove; all on a disk.
+
+One walk through the VM's life writes down what it saw; each test looks at one part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.lab import default_cache
+from tests.lab.proxy import LabProxy
+from tests.lab.systemdvm import SystemdVM
+from tests.qemu.conftest import Command, Ran
+from tests.qemu.test_qemu_apply import _FLOWS, _OPENED, _RULES, _UNCHANGED
+from vmproxy.guests import systemd
+
+_FILES = (
+    "cd /etc && find . \\( -path ./systemd/\\* -o -path ./docker/\\* -o -name '*vmproxy*' \\) -print | sort | "
+    "while read -r f; do ls -ldn $f | awk '{print $1, $3, $4, $NF}'; [ ! -f $f ] || sha256sum $f; done"
+)
+# Nothing of vmproxy's is active, failed or waiting once a change is over.
+_UNITS = f"systemctl list-units --all --plain --no-legend --no-pager {systemd.UNIT_NAME}"
+# Until the unit that docker.service wants has done its work.
+_SETTLE = f"while case $(systemctl is-active {systemd.UNIT_NAME}) in activ*) ;; *) false ;; esac; do sleep 0.5; done"
+_ENVIRON = "tr '\\0' '\\n' </proc/$(cat /run/docker.pid)/environ | grep -i proxy | sort"
+
+
+class OverSsh(Command):
+    """The command for a VM that only ssh knows."""
+
+    def _words(self, command: str, words: tuple[str, ...]) -> list[str]:
+        target = f"ssh://docker@127.0.0.1:{self.vm.port}"
+        return [command, "--vm", target, "--identity", str(self.vm.key), *words]
+
+
+@dataclass(kw_only=True)
+class Walk:
+    """What was seen at each stop of the way."""
+
+    runs: dict[str, Ran] = field(default_factory=dict)
+    rules: dict[str, list[str]] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    environ: dict[str, str] = field(default_factory=dict)
+    units: str = ""
+    flows: dict[str, str] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SystemdVM]:
+    """The VM, booted, with the image ``busybox``."""
+    with SystemdVM(tmp_path_factory.mktemp("vm"), cache=default_cache()) as vm:
+        vm.start()
+        vm.import_image()
+        yield vm
+
+
+@pytest.fixture(scope="module")
+def walk(machine: SystemdVM, host_proxy: LabProxy, tmp_path_factory: pytest.TempPathFactory) -> Walk:
+    """The whole way, once."""
+    command = OverSsh(machine, host_proxy, tmp_path_factory.mktemp("home"))
+    seen = Walk()
+
+    def stop(name: str) -> None:
+        machine.root(_SETTLE, timeout_seconds=300)
+        seen.rules[name] = machine.root(_RULES).text.splitlines()
+        seen.files[name] = machine.root(_FILES).text
+        seen.environ[name] = machine.root(_ENVIRON, check=False).text
+
+    stop("before")
+    # Its proof starts three containers, which are slow here; the flow table asks more.
+    seen.runs["apply"] = command.apply("--require-persistent", "--no-verify", status=None)
+    stop("applied")
+    assert seen.runs["apply"].status == 0, seen.runs["apply"]
+    machine.root("systemctl restart docker", timeout_seconds=300)
+    stop("restarted")
+    machine.reboot()
+    stop("rebooted")
+    seen.runs["status"] = command("status", status=None)
+    # busybox's server and client, as in the VM that the table was written for.
+    links = "mkdir -p /run/bb; for name in httpd wget; do ln -sf /usr/bin/busybox /run/bb/$name; done"
+    said = machine.root(
+        f"{links}; cat >/run/flows.sh; PATH=/run/bb:$PATH sh /run/flows.sh {host_proxy.port}",
+        stdin=_FLOWS,
+        timeout_seconds=600,
+    )
+    seen.flows = dict(line.split(": ", 1) for line in said.text.splitlines())
+    machine.root("docker rm -f c-bridge c-own c-unmasked c-closed; docker network rm own unmasked closed")
+    machine.root("ip netns del lan; ip netns del outside; ip link del eth7; ip link del eth8", check=False)
+    seen.runs["remove"] = command("remove", status=None)
+    stop("removed")
+    seen.units = machine.root(_UNITS).text
+    return seen
+
+
+@pytest.mark.parametrize("name", ["apply", "status", "remove"])
+def test_every_command_of_the_way_succeeds(walk: Walk, name: str) -> None:
+    """Each command ends with 0, and none warns of anything; the disk is a lasting one."""
+    ran = walk.runs[name]
+    assert ran.status == 0, ran
+    assert "warning" not in ran.stderr
+
+
+def test_f62_a_docker_restart_and_a_reboot_end_with_the_rules_in_place(walk: Walk) -> None:
+    """The unit that the drop-in wants makes the same rules, each once, behind Docker's; nothing had to be enabled."""
+    ours = sorted(line for line in walk.rules["applied"] if "VMPROXY" in line)
+    assert ours
+    for name in ("restarted", "rebooted"):
+        assert sorted(line for line in walk.rules[name] if "VMPROXY" in line) == ours, name
+        assert [line for line in walk.rules[name] if line.startswith("-A FORWARD")][-1].endswith("-j VMPROXY-FORWARD")
+
+
+def test_the_daemon_has_the_variables_until_remove(walk: Walk, host_proxy: LabProxy) -> None:
+    """systemd gives dockerd all of them after apply, a restart and a reboot, and none before and after."""
+    wanted = f"http_proxy=http://10.0.2.2:{host_proxy.port}"
+    assert [wanted in walk.environ[name].splitlines() for name in ("applied", "restarted", "rebooted")] == [True] * 3
+    assert walk.environ["restarted"] == walk.environ["applied"] == walk.environ["rebooted"]
+    assert walk.environ["before"] == walk.environ["removed"] == ""
+
+
+@pytest.mark.parametrize("flow", [*_OPENED, *_UNCHANGED])
+def test_the_flow_table_after_a_reboot(walk: Walk, flow: str) -> None:
+    """Each row: the host's proxy where it is wanted, and every other flow as without vmproxy."""
+    assert walk.flows[flow].startswith(_UNCHANGED.get(flow, "proxy"))
+
+
+def test_remove_leaves_no_trace(walk: Walk) -> None:
+    """Files byte for byte, modes, the drop-in's directory; no rule of ours; no unit that systemd still knows."""
+    assert walk.files["applied"] != walk.files["before"]
+    assert walk.files["removed"] == walk.files["before"]
+    assert sorted(walk.rules["removed"]) == sorted(walk.rules["before"])
+    assert walk.units == ""
