@@ -417,6 +417,7 @@ class Settings:
     check: bool = True
     keep: bool = False
     force: bool = False
+    rewrite: bool = False
     yes: bool = False
     wait_seconds: float = 0.0
     lock_timeout_seconds: float = 30.0

@@ -158,6 +158,12 @@ _ALL: tuple[Option, ...] = (
     ),
     Option(name="keep", kind="flag", field="keep", help="Keep the change although the proof fails."),
     Option(name="force", kind="flag", field="force", help="Go on where another tool's rule or value is in the way."),
+    Option(
+        name="rewrite",
+        kind="flag",
+        field="rewrite",
+        help="In an initrd image: pack the archive with the file anew, instead of appending a small one.",
+    ),
     Option(name="wait", kind="seconds", metavar="S", field="wait_seconds", help="Wait up to S seconds for the VM."),
     Option(
         name="lock-timeout",
@@ -220,5 +226,5 @@ SSH = ("identity", "ssh-config", "known-hosts", "host-key", "connect-timeout")
 WISH = ("proxy", "https-proxy", "no-proxy", "listen-port", "forward", "gateway", "guest", "bridge", "tools")
 CHANGE = (
     *("dry-run", "exit-code", "yes", "restart", "verify", "check", "keep", "force"),
-    *("wait", "lock-timeout", "require-persistent"),
+    *("wait", "lock-timeout", "require-persistent", "rewrite"),
 )

@@ -148,6 +148,9 @@ class Session:
 
     def _connect(self, target: Target) -> Machine:
         if target.directory:
+            if target.machine == "image":
+                image: Machine = machines.load("image").open(target.directory, rewrite=self.settings.rewrite)
+                return image
             tree: Machine = machines.load("tree").open(target.directory)
             return tree
         settings = self.settings

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "providers": {"model", "errors"},
     "hostproc": {"errors"},
     "transports": {"model", "errors", "quoting", "hostproc"},
-    "machines": {"transports", "hostproc", *PURE - {"config", "containers"}},
+    "machines": {"transports", "hostproc", "hostfiles", *PURE - {"config", "containers"}},
     "plan": PURE - {"plan", "config", "providers", "containers", "scene"},
     "containers": {"model", "errors", "quoting", "proxyenv"},
     "jsonedit": {"model", "errors"},
@@ -64,6 +64,7 @@ ROOM_OF: dict[str, str] = {
     **dict.fromkeys(("managed", "containerview", "ruleplan", "ipv6"), "plan"),
     **dict.fromkeys(("noproxy", "direct", "dialects", "pip"), "proxyenv"),
     "values": "model",
+    **dict.fromkeys(("initrdedit", "members", "newc"), "initrd"),
     "jsontext": "jsonedit",
     **dict.fromkeys(("dirlock", "fileswap"), "hostfiles"),
 }

@@ -13,7 +13,7 @@ from vmproxy.model import Facts, Finding, Plan, Syntax
 from vmproxy.proof import Question
 from vmproxy.values import dataclass
 
-NAMES = ("shell", "tree", "native")
+NAMES = ("shell", "tree", "image", "native")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,283 @@
+"""A VM's root file system as an initramfs image: only files are reached, and no root is needed.
+
+A change appends one small member to the image, or with ``rewrite`` packs the member anew in which the file stands. The
+new image is whole and checked before it gets the file's name: to put back there is nothing. As long as the image has
+something of ours, the image as it was stands beside it, ``FILE.vmproxy-backup``, readable for the owner alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from vmproxy import blocks, initrdedit
+from vmproxy.errors import ForeignFile, Refused
+from vmproxy.initrd import Image, Mark, fingerprint
+from vmproxy.machines import Conversation, Judge, Look, Outcome, Terms, Verdict, imagefile
+from vmproxy.machines.reading import FILE_LIMIT_BYTES, os_release
+from vmproxy.machines.tree import bridge, syntax_of
+from vmproxy.model import Facts, File, Finding, Plan, Syntax, printable
+from vmproxy.proof import Question
+
+BACKUP = ".vmproxy-backup"
+
+
+def open(path: str, *, rewrite: bool = False) -> ImageFile:
+    """A machine over an image file. Raises Refused where it is none or cannot be read."""
+    return ImageFile(path, rewrite=rewrite)
+
+
+class ImageFile:
+    """See :class:`vmproxy.machines.Machine`."""
+
+    def __init__(self, path: str, *, rewrite: bool) -> None:
+        self._path = printable(path)
+        self._rewrite = rewrite
+        self._seen = imagefile.read(path)
+        self._image = self._parsed(self._seen.content)
+
+    def begin(self, look: Look, *, change: bool = False) -> None:
+        """Nothing: the file is read at once."""
+
+    def observe(self, look: Look) -> Facts:
+        """Files, paths, os-release, and the bridge's address from daemon.json's ``bip`` where that is set."""
+        with imagefile.named(self._path):
+            changed = imagefile.identity(self._seen.path) != self._seen.identity
+        if changed:
+            self._seen = imagefile.read(self._seen.path)
+            self._image = self._parsed(self._seen.content)
+        return self._facts(self._image, look)
+
+    def check(self, files: tuple[str, ...]) -> Mapping[str, Syntax]:
+        """By this machine's shell."""
+        contents = {path: file.content for path, file in self._files(self._image, files).items()}
+        return {path: syntax_of(content) for path, content in contents.items() if content is not None}
+
+    def commit(
+        self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]
+    ) -> Outcome:
+        """Make the new image, look at it, and give it the file's name."""
+        with imagefile.locked(self._seen.path, terms.lock_timeout_seconds), imagefile.named(self._path):
+            if imagefile.identity(self._seen.path) != self._seen.identity:
+                return _moved()
+            paths = tuple(change.before.path for change in plan.files)
+            now = self._files(self._image, paths)
+            if any(now[change.before.path] != change.before for change in plan.files):
+                return _moved()
+            for change in plan.files:
+                if change.shell and change.after.content is not None and not syntax_of(change.after.content).parses:
+                    raise Refused("the file would not parse any more", where=change.after.path)
+                step(f"file {change.after.path}")
+            base = self._base()
+            wanted = self._wanted(base, plan)
+            mode = self._own_mode()
+            secret = any(file.mode & 0o077 == 0 for file in wanted) and mode != _private(mode)
+            image = self._made(base, wanted, mode if secret else None)
+            self._compare(base, image, wanted)
+            return self._replace(base, image, _private(mode) if secret else mode, terms, verdict)
+
+    def prove(self, question: Question) -> tuple[Finding, ...]:
+        """Files cannot be asked."""
+        raise Refused("an image of files cannot ask a proxy", where=self._path, hint="vmproxy status")
+
+    def reach(self, hosts: tuple[str, ...], port: int) -> tuple[str, ...]:
+        """Files reach nothing."""
+        return ()
+
+    def converse(self, script: str, data: bytes) -> Conversation:
+        """Files run nothing."""
+        raise Refused("an image of files runs nothing", where=self._path, hint="name a VM that runs with --vm")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    def _parsed(self, content: bytes) -> Image:
+        try:
+            image = Image(content)
+            image.must_be_read()
+        except ForeignFile as error:
+            where = f"{self._path}, {error.where}" if error.where else self._path
+            raise ForeignFile(error.what, where=where, hint=error.hint) from None
+        return image
+
+    def _facts(self, image: Image, look: Look) -> Facts:
+        files = self._files(image, look.files)
+        texts = {path: name for pattern in look.texts for path in self._matching(image, pattern)
+                 if (name := self._plain(image, path)) is not None}  # fmt: skip
+        others = {path: name for path in ("/etc/os-release", *look.configs)
+                  if (name := self._plain(image, path)) is not None}  # fmt: skip
+        read = image.contents({*texts.values(), *others.values()}, limit_bytes=FILE_LIMIT_BYTES)
+        return Facts(
+            live=False,
+            os_release=os_release(read[others["/etc/os-release"]] if "/etc/os-release" in others else b""),
+            paths=frozenset(path for pattern in look.paths for path in self._matching(image, pattern)),
+            files=files,
+            texts={path: read[name] for path, name in texts.items()},
+            addresses=bridge(look.configs, lambda path: read[others[path]] if path in others else None),
+            bridges=frozenset({"docker0"}),
+            interfaces=frozenset({"docker0"}),
+        )
+
+    def _files(self, image: Image, paths: tuple[str, ...]) -> dict[str, File]:
+        names = {path: image.place(_bytes(path)) for path in paths}
+        plain = {name for name in names.values() if name and (node := image.node(name)) and node.kind == "file"}
+        contents = image.contents(plain, limit_bytes=FILE_LIMIT_BYTES)
+        return {path: image.file(path, contents) for path in paths}
+
+    @staticmethod
+    def _plain(image: Image, path: str) -> bytes | None:
+        name = image.find(_bytes(path))
+        node = image.node(name) if name is not None else None
+        return name if node is not None and node.kind == "file" else None
+
+    @staticmethod
+    def _matching(image: Image, pattern: str) -> tuple[str, ...]:
+        return tuple(path.decode("utf-8", "surrogateescape") for path in image.matching(_bytes(pattern)))
+
+    # ---- what was before us -----------------------------------------------------------------------------------------
+
+    @property
+    def _rewritten(self) -> Mark | None:
+        return next((mark for mark in self._image.marks.values() if not mark.appended), None)
+
+    def _own_mode(self) -> int:
+        """The image file's mode without us."""
+        for mark in self._image.marks.values():
+            if mark.mode is not None and self._seen.mode == _private(mark.mode):
+                return mark.mode
+        return self._seen.mode
+
+    def _base(self) -> Image:
+        """The image without us. Raises Refused where a rewritten one is not the one that we wrote."""
+        mark = self._rewritten
+        if mark is None:
+            content = initrdedit.without_ours(self._image)
+            return self._image if content is self._image.content else self._parsed(content)
+        backup = self._seen.path + BACKUP
+        hint = "put the image back as its maker has it"
+        if not os.path.isfile(backup) or os.path.islink(backup):
+            raise Refused("the image was rewritten, and its backup is not there", where=printable(backup), hint=hint)
+        content = imagefile.read(backup).content
+        if fingerprint(content) != mark.base:
+            raise Refused("this is not the backup of the image as it is now", where=printable(backup), hint=hint)
+        base = self._parsed(content)
+        hint = f"compare it with {printable(os.path.basename(backup))}"
+        try:
+            names = initrdedit.differing(base, self._image)
+        except ForeignFile as error:
+            raise Refused(error.what, where=self._path, hint=hint) from None
+        paths = tuple("/" + name.decode("utf-8", "surrogateescape").removeprefix("./").strip("/") for name in names)
+        ours, theirs = self._files(self._image, paths), self._files(base, paths)
+        for path in paths:
+            if not _is_ours(ours[path], theirs[path]):
+                raise Refused("this file was changed since vmproxy wrote the image", where=printable(path), hint=hint)
+        return base
+
+    def _wanted(self, base: Image, plan: Plan) -> tuple[File, ...]:
+        """The files that have to be other than in the image without us."""
+        after = {change.after.path: change.after for change in plan.files}
+        own = {number for number, mark in self._image.marks.items() if mark.appended}
+        paths = [name.decode("utf-8", "surrogateescape") for name in self._image.names_in(own)]
+        if self._rewritten is not None:
+            differing = initrdedit.differing(base, self._image)
+            paths += ["/" + name.decode("utf-8", "surrogateescape").removeprefix("./").strip("/") for name in differing]
+        kept = tuple(path for path in dict.fromkeys(paths) if path not in after)
+        every = {**self._files(self._image, kept), **after}
+        before = self._files(base, tuple(every))
+        wanted = []
+        for path, file in every.items():
+            if file.content is None and before[path].content is not None:
+                raise Refused(
+                    "the file is in the image's own archive, and is not ours to take out",
+                    where=path,
+                    hint="take it out where the image is made",
+                )
+            if file.content is not None and file != before[path]:
+                wanted.append(file)
+        return tuple(wanted)
+
+    # ---- writing ----------------------------------------------------------------------------------------------------
+
+    def _made(self, base: Image, wanted: tuple[File, ...], mode: int | None) -> Image:
+        """The new image. ``mode`` is the file's own where it is made private, for the sake of a file in it that is."""
+        if not wanted:
+            return base
+        change = initrdedit.rewrite if self._rewrite else initrdedit.append
+        return self._parsed(change(base, wanted, mode=mode))
+
+    def _compare(self, base: Image, image: Image, wanted: tuple[File, ...]) -> None:
+        """Nothing but the wanted files is other than it was. Raises Refused."""
+        paths = tuple(file.path for file in wanted)
+        if tuple(self._files(image, paths).values()) != wanted:
+            raise Refused("the new image would not have the files as they have to be", where=self._path)
+        if not wanted:
+            return
+        if not self._rewrite:
+            right = initrdedit.without_ours(image) == base.content
+        else:
+            right = len(initrdedit.differing(base, image)) <= len(wanted) + len({os.path.dirname(p) for p in paths})
+        if not right:
+            raise Refused("the new image would differ in more than these files", where=self._path)
+
+    def _replace(self, base: Image, image: Image, mode: int, terms: Terms, verdict: Verdict) -> Outcome:
+        seen, gone = self._seen, image is base
+        backup = seen.path + BACKUP
+        notes: tuple[str, ...] = ()
+        with imagefile.new_file(seen, image.content, mode) as name:
+            outcome = Outcome(status="kept", restart="none", facts=self._facts(image, terms.look))
+            if not verdict(outcome):
+                return Outcome(status="undone", exit=7, text="the second look differs")
+            fresh = not gone and self._keep(backup, base)
+            try:
+                if imagefile.identity(seen.path) != seen.identity:
+                    return _moved()
+                os.replace(name, seen.path)
+                fresh = False
+            finally:
+                if fresh:
+                    os.unlink(backup)
+        if gone and os.path.lexists(backup):
+            notes = self._drop(backup, base)
+        imagefile.settle(os.path.dirname(seen.path))
+        return Outcome(status="kept", restart="none", facts=outcome.facts, notes=notes)
+
+    def _keep(self, backup: str, base: Image) -> bool:
+        """See that the image without us stands beside it; whether that is new. Raises Refused, OSError."""
+        there = os.path.lexists(backup)
+        if there:
+            if os.path.islink(backup) or not os.path.isfile(backup):
+                raise Refused("this is not a plain file", where=printable(backup), hint="move it away")
+            if imagefile.read(backup).content == base.content:
+                return False
+        with imagefile.new_file(self._seen, base.content, 0o600) as name:
+            os.replace(name, backup)
+        return not there
+
+    def _drop(self, backup: str, base: Image) -> tuple[str, ...]:
+        """Take the backup away, if it is this image's; else say that it stays."""
+        plain = os.path.isfile(backup) and not os.path.islink(backup)
+        if plain and imagefile.read(backup).content == base.content:
+            os.unlink(backup)
+            return ()
+        return (f"{printable(backup)} is of another image, and stays",)
+
+
+def _bytes(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
+
+
+def _private(mode: int) -> int:
+    return mode & 0o7700
+
+
+def _moved() -> Outcome:
+    return Outcome(status="moved", exit=6, text="the image was changed meanwhile")
+
+
+def _is_ours(now: File, before: File) -> bool:
+    """Whether a file is the one before but for our block."""
+    if now.content is None or blocks.find(now.content, path=now.path) is None:
+        return False
+    return blocks.take(now.content, path=now.path) == before.content

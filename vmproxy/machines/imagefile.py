@@ -1,0 +1,151 @@
+"""The file of an image on this host: read whole, and replaced whole or not at all. Part of the machine ``image``.
+
+New bytes are on the disk, and read back, before they get the file's name; a run that ends before that leaves the file
+as it was, and nothing beside it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from vmproxy.dirlock import lock
+from vmproxy.errors import ForeignFile, NotPermitted, Refused, RolledBack, VmproxyError
+from vmproxy.values import dataclass
+
+_LIMIT_BYTES = 1 << 31
+_PIECE_BYTES = 1 << 20
+_MARK = ".vmproxy-"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """One image file. ``path`` is where symbolic links lead; ``identity`` changes with every write."""
+
+    path: str
+    content: bytes
+    mode: int
+    owner: tuple[int, int]
+    identity: tuple[int, ...]
+
+
+def identity(path: str) -> tuple[int, ...]:
+    """What changes with every write. Raises OSError."""
+    now = os.stat(path)
+    return (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
+
+
+def read(path: str) -> Seen:
+    """The whole file. Raises Refused where there is none, ForeignFile for what is no plain file of less than 2 GiB,
+    NotPermitted."""
+    with named(path):
+        real = os.path.realpath(path)
+        try:
+            handle = os.open(real, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+        except FileNotFoundError:
+            raise Refused("there is no such file", where=path, hint="--vm initrd:FILE") from None
+        with os.fdopen(handle, "rb") as stream:
+            seen = os.fstat(stream.fileno())
+            if not stat.S_ISREG(seen.st_mode):
+                raise ForeignFile("this is no plain file", where=path)
+            if seen.st_size >= _LIMIT_BYTES:
+                raise ForeignFile(f"this is no image of less than {_LIMIT_BYTES >> 30} GiB", where=path)
+            content = stream.read(_LIMIT_BYTES)
+    return Seen(
+        path=real,
+        content=content,
+        mode=stat.S_IMODE(seen.st_mode),
+        owner=(seen.st_uid, seen.st_gid),
+        identity=(seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns),
+    )
+
+
+@contextmanager
+def new_file(seen: Seen, content: bytes, mode: int) -> Iterator[str]:
+    """A file beside the one seen, with that content, mode and its owner, on the disk and read back; it is gone at the
+    end unless it has got another name. Raises OSError, RolledBack where the disk gives back other bytes."""
+    directory = os.path.dirname(seen.path)
+    handle, name = tempfile.mkstemp(prefix=_prefix(seen.path), dir=directory)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            if os.name == "posix":
+                own = os.fstat(stream.fileno())
+                if seen.owner != (own.st_uid, own.st_gid):
+                    os.fchown(stream.fileno(), *seen.owner)
+                os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+        if not _holds(name, content):
+            raise RolledBack("what was written reads differently; the image is as it was", where=seen.path)
+        yield name
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _holds(path: str, content: bytes) -> bool:
+    at = 0
+    with open(path, "rb") as stream:
+        while piece := stream.read(_PIECE_BYTES):
+            if content[at : at + len(piece)] != piece:
+                return False
+            at += len(piece)
+    return at == len(content)
+
+
+def settle(directory: str) -> None:
+    """The directory's own entries on the disk; where that cannot be, the rename counts all the same."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def locked(path: str, seconds: float) -> Iterator[None]:
+    """Hold the lock of the file's directory, and clear what a run cut short has left. Raises Busy."""
+    directory = os.path.dirname(path)
+    handle = lock(directory, seconds, where=path)
+    try:
+        if handle is not None:
+            with suppress(OSError):
+                for name in os.listdir(directory):
+                    if name.startswith(_prefix(path)):
+                        with suppress(OSError):
+                            os.unlink(os.path.join(directory, name))
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+@contextmanager
+def named(path: str) -> Iterator[None]:
+    """An error of the system as one of ours: nothing was changed, whichever it is."""
+    try:
+        yield
+    except OSError as error:
+        raise _meant(error, path) from None
+
+
+def _meant(error: OSError, path: str) -> VmproxyError:
+    reason = error.strerror or type(error).__name__
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return NotPermitted(f"not permitted: {reason}", where=path)
+    if error.errno in _FULL:
+        return RolledBack(f"it cannot be written: {reason}; it is as it was", where=path, hint="make room")
+    return Refused(f"it cannot be read or written: {reason}; nothing was changed", where=path)
+
+
+def _prefix(path: str) -> str:
+    return f".{os.path.basename(path)}{_MARK}"
