@@ -179,3 +179,33 @@ def test_t14_the_lock_is_not_the_daemons(base: Base, vmproxy: Vmproxy, kind: str
     assert vmproxy.tell(converge.apply, check=False, verify=False).ok
     assert vmproxy.remove("--lock-timeout", "0").code == 0
     assert not base.machine.path(HELD).exists()
+
+
+def test_a_run_at_work_has_left_nothing_behind(base: Base, vmproxy: Vmproxy, kind: str) -> None:
+    """``status`` in the middle of another run's change: that run's work directory and files are not called left over;
+    those of one that was killed are."""
+    switch = base.machine.path("/run/lab/stub/slow-start")
+    switch.parent.mkdir(parents=True, exist_ok=True)
+    switch.write_text("2\n")
+    process = subprocess.Popen(
+        vmproxy.argv("apply", *vmproxy.vm_words, *QUIET),
+        env=vmproxy.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        until(base.machine.path(PROFILE).exists, "the profile is written")
+        ran = vmproxy.status()
+        assert base.machine.path("/run/vmproxy/work").exists()
+        assert "/run/vmproxy/work" not in ran.all and ".vmproxy-" not in ran.all, ran
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, (out, err)
+    finally:
+        stop(process)
+        switch.unlink()
+    owner = {"flock": LOCK, "mkdir": f"{HELD}/owner"}[kind]
+    place = owner.rpartition("/")[0]
+    dead = "999999 $(cat /proc/sys/kernel/random/boot_id)"
+    base.machine.run(f'mkdir -p {place} /run/vmproxy/work; echo "{dead}" >{owner}')
+    ran = vmproxy.status()
+    assert (ran.code, "/run/vmproxy/work" in ran.all) == (1, True), ran
+    assert vmproxy.apply(*QUIET).code == 0
+    assert vmproxy.tell(converge.status).ok

@@ -63,7 +63,7 @@ clear_beside() { # words…: those, and what stands beside the files under our f
 leave() { # status exit-code text…: the last frame, then out
   # From here on nothing may interrupt: all that is left is ours to clear.
   trap : HUP INT TERM
-  [ -z "$watcher" ] || kill "$watcher" 2>/dev/null
+  [ -z "$watcher" ] || kill -9 "$watcher" 2>/dev/null
   # What was begun beside this may still write into the work directory.
   [ -z "$checks" ] || wait $checks 2>/dev/null
   # A proof that was cut short; where Docker does not run there is nothing to ask.
@@ -118,7 +118,7 @@ rules_as_seen() {
 
 put_back() { # exit-code text…
   trap : HUP INT TERM
-  [ -z "$watcher" ] || kill "$watcher" 2>/dev/null
+  [ -z "$watcher" ] || kill -9 "$watcher" 2>/dev/null
   watcher=''
   step put-back; speak
   bad='' err=$work/err

@@ -55,6 +55,11 @@ set -f; IFS=$nl
 for t in $beside; do step "cleared $t"; done
 unset IFS; set +f
 
+# Two checks run beside what follows; they are waited for before the first file is staged, and before the first rule.
+know_limits
+if [ -n "$variant" ]; then test_tables 9>&- & testing=$! checks="$checks $!"; fi
+parse_files 9>&- & parsing=$! checks="$checks $!"
+
 step compare
 i=0
 while [ "$i" -lt "$files" ]; do
@@ -69,11 +74,6 @@ if [ -n "$seen_pid" ]; then
   [ "$REPLY" = "$seen_pid" ] || leave moved 6 'Docker was started, stopped or restarted meanwhile'
 fi
 if [ -n "$variant" ]; then rules_as_seen || leave moved 6 'the firewall rules changed meanwhile'; fi
-
-# Two checks of their own run meanwhile.
-know_limits
-if [ -n "$variant" ]; then test_tables 9>&- & testing=$! checks="$checks $!"; fi
-parse_files 9>&- & parsing=$! checks="$checks $!"
 
 if [ -n "$ask_at" ]; then
   step ask
@@ -240,7 +240,8 @@ if [ -n "$proof_args" ]; then
 fi
 
 # The watcher has read nothing: the client speaks only after it has seen "ready".
-kill "$watcher" 2>/dev/null; wait "$watcher" 2>/dev/null
+# (KILL: one that is told right after its start, with the traps still being ours, forgets a TERM and reads on.)
+kill -9 "$watcher" 2>/dev/null; wait "$watcher" 2>/dev/null
 watcher=''
 last_words() { if [ -z "$proof_args" ]; then look; fi; frame ready; }
 whole last_words
