@@ -8,7 +8,7 @@ from vmproxy import guests, preview, rules
 from vmproxy import plan as planning
 from vmproxy.errors import VmproxyError
 from vmproxy.guests import Guest
-from vmproxy.model import Facts, Finding, Settings, Wish
+from vmproxy.model import Facts, Finding, Settings, Wish, printable
 from vmproxy.proof import Question
 from vmproxy.proof import question as ask_proxy
 from vmproxy.routes import choose_gateway
@@ -55,8 +55,18 @@ def read(facts: Facts, settings: Settings) -> Scene:
     variant, warning = rules.choose_variant(facts.dumps) if facts.dumps else ("default", "")
     seen = planning.seen_wish(facts, guest)
     wish = choose(settings, seen)
-    warnings = [text for text in (warning, *host_notes(settings, wish, seen)) if text]
+    unknown = _unknown_bridges(facts, settings.bridges)
+    warnings = [text for text in (warning, *host_notes(settings, wish, seen), *unknown) if text]
     return Scene(facts=facts, guest=guest, variant=variant, seen=seen, wish=wish, warnings=warnings)
+
+
+def _unknown_bridges(facts: Facts, named: tuple[str, ...]) -> tuple[str, ...]:
+    """One line for each bridge said now that a VM with a running Docker does not have; it may come to be later."""
+    if facts.daemon is None:
+        return ()
+    missing = [name for name in named if not name.endswith("+") and name not in facts.interfaces]
+    there = ", ".join(sorted(facts.bridges)) or "none"
+    return tuple(f"there is no bridge {printable(name, limit=40)} in the VM (bridges: {there})" for name in missing)
 
 
 def docker_ready(facts: Facts) -> bool:
@@ -71,7 +81,8 @@ def question(scene: Scene) -> Question:
     seen = planning.view(scene.facts, scene.wish, scene.variant)
     legs = ["vm"]
     if scene.facts.daemon is not None:
-        legs.append("bridge")
+        if not _default_left_out(scene):
+            legs.append("bridge")
         if seen.door is None or rules.NETWORK_BRIDGES in seen.door.bridges:
             legs.append("network")
     inside = (seen.door.bridge_address, seen.door.listen_port) if seen.door else (seen.proxy.host, seen.proxy.port)
@@ -85,10 +96,19 @@ def question(scene: Scene) -> Question:
     )
 
 
-def why_not_asked(scene: Scene) -> str:
-    """Why :func:`question` leaves out a leg."""
+def _default_left_out(scene: Scene) -> bool:
+    """Whether the user named bridges and Docker's default one is there, but not among them: it has no door."""
+    named, usual = scene.wish.bridges, rules.DEFAULT_BRIDGE
+    covered = any(usual.startswith(name[:-1]) if name.endswith("+") else name == usual for name in named)
+    return bool(named) and usual in scene.facts.bridges and not covered
+
+
+def why_not_asked(scene: Scene, leg: str) -> str:
+    """Why :func:`question` leaves out ``leg``."""
     if scene.facts.daemon is None:
         return "Docker does not run in the VM"
+    if leg == "bridge":
+        return f"{rules.DEFAULT_BRIDGE} is not among the bridges covered by name"
     return "a new network would not be among the bridges covered by name"
 
 

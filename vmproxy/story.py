@@ -280,7 +280,7 @@ class Story:
         findings = tuple(replace(f, ok=judged(f, scene)) for f in self._session.machine.prove(put))
         for leg in LEGS:
             if leg not in put.legs:
-                scene.warnings.append(f"not asked {LEGS[leg]}: {why_not_asked(scene)}")
+                scene.warnings.append(f"not asked {LEGS[leg]}: {why_not_asked(scene, leg)}")
         bad = [finding for finding in findings if not finding.ok]
         if bad:
             return self._report(scene, f"{bad[0].detail}", exit=1, code="E_PROOF", findings=findings, hint=bad[0].hint)
@@ -301,9 +301,8 @@ class Story:
                 where=guest.WISH_FILE,
                 hint="say them again in VMPROXY_PROXY",
             )
-        names = self._settings.names
-        told = containerview.container_view(facts, wish, names=names, pip_index=self._settings.pip_index)
-        warnings = (*host_notes(self._settings, wish, seen), *containerview.notes(wish, names=names))
+        told = containerview.container_view(facts, wish, names=wish.names, pip_index=wish.pip_index)
+        warnings = (*host_notes(self._settings, wish, seen), *containerview.notes(wish, names=wish.names))
         return Report(target=self._name, variables=told, warnings=warnings)
 
     def detect_gateway(self, probe_port: int | None) -> Sighting:

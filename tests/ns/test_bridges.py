@@ -152,6 +152,24 @@ def test_bridge_option_names_the_only_door(docker: Docker) -> None:
     docker.machine.docker("network", "rm", "out")
 
 
+def test_bridge_option_without_dockers_default_bridge(docker: Docker) -> None:
+    """--bridge br-…: the proof does not ask where no door is wanted, and says so; a bridge not there is named."""
+    docker.configure()
+    docker.machine.docker("network", "create", "--subnet", "172.31.3.0/24", "only")
+    bridge = "br-" + docker.machine.docker("network", "ls", "-q", "-f", "name=only").strip()[:12]
+    ran = docker.vmproxy.apply("--bridge", bridge)
+    assert ran.code == 0, ran
+    assert docker.jumps() == [bridge]
+    assert docker.from_container("only", "172.31.3.1") == REACHED
+    assert docker.from_container("bridge", "172.17.0.1") in SHUT
+    proof = docker.vmproxy.verify()
+    assert proof.code == 0, proof
+    assert "from a container on the default bridge: docker0 is not among" in proof.err
+    assert "there is no bridge br-nowhere in the VM" in docker.vmproxy.apply("--dry-run", "--bridge", "br-nowhere").err
+    assert docker.vmproxy.remove().code == 0
+    docker.machine.docker("network", "rm", "only")
+
+
 @pytest.mark.parametrize(
     ("icc", "end"), [(False, ""), (True, REJECT), (False, REJECT)], ids=["icc off", "reject", "icc off, reject"]
 )
