@@ -124,7 +124,7 @@ def test_extras_are_the_ones_promised(installed: Installed) -> None:
         (name,) = (name for name in archive.namelist() if name.endswith("METADATA"))
         metadata = archive.read(name).decode()
     extras = {line.partition(": ")[2] for line in metadata.splitlines() if line.startswith("Provides-Extra")}
-    assert extras >= {"local", "console", "cache", "pip-cache", "rich", "pac", "keyring", "test"}
+    assert extras >= {"local", "initrd", "console", "cache", "pip-cache", "rich", "pac", "keyring", "test"}
     assert "Requires-Python: >=3.11" in metadata
 
 
