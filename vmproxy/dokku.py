@@ -129,12 +129,12 @@ class _Story:
         self.scene = scene
         self.fresh = scene.seen is None
         facts = self.host.look()
-        names = self._settings.names if "names" in self._settings.given else facts.record.names
+        names = self._settings.names if "names" in self._settings.given else scene.wish.names or facts.record.names
         variables = containerview.container_view(
             scene.facts,
             scene.wish,
             names=(*names, *dokkuplan.names_of(facts)),
-            pip_index=self._settings.pip_index or dokkuplan.pip_index(facts),
+            pip_index=scene.wish.pip_index or dokkuplan.pip_index(facts),
         )
         self._desired = dokkuplan.desire(facts, variables, names=tuple(names))
         return dokkuplan.diff(facts, self._desired, force=force or self._settings.force)

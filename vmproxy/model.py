@@ -254,6 +254,7 @@ class Wish:
     """What an ``apply`` wants of a VM, free of credentials when written down (see ``wish.py``).
 
     ``proxy`` and ``https_proxy`` are as the user said them (a loopback host still means "my host").
+    ``names`` and ``pip_index`` are for containers alone (see :class:`Settings`).
     ``tools`` are members of the tools family, sorted; ``tools_said`` those of them that were said now, and not only
     recorded. ``gateway6`` is the host's IPv6 address at which the proxy
     answered when it was asked, "" for no door there.
@@ -268,6 +269,8 @@ class Wish:
     gateway: str = ""
     gateway6: str = ""
     bridges: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    pip_index: str = field(default="", repr=False)
     tools: tuple[str, ...] = ()
     tools_said: frozenset[str] = field(default=frozenset(), compare=False)
     hidden_credentials: bool = False

@@ -223,7 +223,10 @@ OPTIONS: dict[str, Option] = {option.name: option for option in _ALL}
 
 GLOBAL = ("json", "verbose", "quiet", "color", "config", "debug")
 SSH = ("identity", "ssh-config", "known-hosts", "host-key", "connect-timeout")
-WISH = ("proxy", "https-proxy", "no-proxy", "listen-port", "forward", "gateway", "guest", "bridge", "tools")
+WISH = (
+    *("proxy", "https-proxy", "no-proxy", "listen-port", "forward", "gateway", "guest", "bridge", "tools"),
+    *("names", "pip-index"),
+)
 CHANGE = (
     *("dry-run", "exit-code", "yes", "restart", "verify", "check", "keep", "force"),
     *("wait", "lock-timeout", "require-persistent", "rewrite"),

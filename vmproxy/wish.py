@@ -20,7 +20,7 @@ DEFAULT = ProxyURL(scheme="http", host="127.0.0.1", port=8123)
 
 
 def record(wish: Wish) -> dict[str, Any]:
-    """A wish as JSON data without credentials; only what was said."""
+    """A wish as JSON data without credentials; only what was said. An index that has some is left out whole."""
     out: dict[str, Any] = {"proxy": _bare(wish.proxy)}
     if wish.https_proxy is not None:
         out["https_proxy"] = _bare(wish.https_proxy)
@@ -40,6 +40,11 @@ def record(wish: Wish) -> dict[str, Any]:
         out["bridges"] = list(wish.bridges)
     if wish.tools:
         out["tools"] = list(wish.tools)
+    if wish.names:
+        out["names"] = list(wish.names)
+    # An @ stands nowhere else in most of them; one in the path costs no more than saying it again.
+    if wish.pip_index and "@" not in wish.pip_index:
+        out["pip_index"] = wish.pip_index
     return out
 
 
@@ -79,6 +84,8 @@ def recorded(data: Mapping[str, Any], variables: Mapping[str, str]) -> Wish | No
             gateway6=gateway6,
             bridges=_texts(data.get("bridges", [])),
             tools=_words(data.get("tools", [])),
+            names=_container_names(data.get("names", [])),
+            pip_index=_index(data.get("pip_index", "")),
         )
     except (VmproxyError, ValueError, TypeError):
         raise Refused("the wish recorded in the VM is damaged", hint="say it again with --proxy URL") from None
@@ -96,7 +103,7 @@ def choose(settings: Settings, seen: Wish | None) -> Wish:
         fields["hidden_credentials"] = False
     if settings.https_proxy is not None:
         fields["https_proxy"] = settings.https_proxy
-    for name in ("no_proxy", "listen_port", "forward", "gateway", "bridges", "tools"):
+    for name in ("no_proxy", "listen_port", "forward", "gateway", "bridges", "tools", "names", "pip_index"):
         # A library's caller says it by the value alone; only the default value needs the name in ``given``.
         if name in given or getattr(settings, name) != getattr(Settings, name):
             fields[name] = getattr(settings, name)
@@ -157,6 +164,25 @@ def _words(items: object) -> tuple[str, ...]:
     if not all(re.fullmatch(r"[a-z][a-z0-9-]{0,31}", word, re.ASCII) for word in words):
         raise ValueError
     return tuple(sorted(set(words)))
+
+
+def _container_names(items: object) -> tuple[str, ...]:
+    words = _texts(items)
+    if not words:
+        return ()
+    from vmproxy.direct import container_name
+
+    return tuple(map(container_name, words))
+
+
+def _index(text: object) -> str:
+    if text == "":
+        return ""
+    if not isinstance(text, str):
+        raise ValueError
+    from vmproxy.pip import parse_index
+
+    return parse_index(text)
 
 
 def _texts(items: object) -> tuple[str, ...]:

@@ -107,6 +107,25 @@ def test_f63_a_newer_format_is_refused_untouched(vmproxy: Vmproxy, command: str)
     assert (dump(vmproxy.machine), files(vmproxy.machine)) == (before, kept)
 
 
+def test_names_and_the_package_index_are_recorded(vmproxy: Vmproxy) -> None:
+    """``apply --names --pip-index``: status, a second apply and ``env --vm`` need no option; ``''`` takes them back."""
+    assert vmproxy.apply("--no-verify").code == 0
+    plain, kept = vmproxy.env("--json").json, files(vmproxy.machine)
+    words = ("--names", "db,my_cache", "--pip-index", "http://localhost:3141/simple/")
+    assert vmproxy.status(*words).code == 1
+    ran = vmproxy.apply("--no-verify", *words)
+    assert ran.code == 0, ran
+    assert vmproxy.status().code == 0
+    assert "nothing to do" in vmproxy.apply().out
+    told = vmproxy.env("--json").json
+    assert told == vmproxy.env("--json", *words).json
+    assert {"db", "my_cache"} <= set(told["no_proxy"].split(","))
+    assert (told["PIP_INDEX_URL"], told["PIP_TRUSTED_HOST"]) == ("http://10.0.2.2:3141/simple/", "10.0.2.2")
+    ran = vmproxy.apply("--no-verify", "--names", "", "--pip-index", "")
+    assert ran.code == 0, ran
+    assert (vmproxy.env("--json").json, files(vmproxy.machine)) == (plain, kept)
+
+
 # ---- remove where little or nothing is there ------------------------------------------------------------------------
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
 from tests.unit.test_cli_env import run
+from vmproxy import converge
 from vmproxy.containers import FORMATS
+from vmproxy.model import Report, Settings
 
 PROXY = ["env", "--proxy", "http://proxy.corp:3128"]
 
@@ -72,3 +75,22 @@ def test_dialects_are_said_on_stderr_and_kept_quiet_on_demand(capsys: pytest.Cap
     assert code == 0 and [line.split(":")[1].strip() for line in err.splitlines()] == ["warning", "warning"]
     assert "wget" in err and "Go programs" in err
     assert run([*argv, "-q"], capsys) == (0, out, "")
+
+
+def test_apply_says_that_an_index_with_credentials_is_not_recorded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``apply`` takes names and index as part of the wish; credentials in the index are a warning, without them."""
+    asked: list[Settings] = []
+
+    def told(target: str, settings: Settings, **_words: Any) -> Report:
+        asked.append(settings)
+        return Report(target=target)
+
+    monkeypatch.setattr(converge, "apply", told)
+    for index, warned in (("http://pypi.lan/simple/", False), ("http://me:hunter22@pypi.lan/simple/", True)):
+        code, _out, err = run(["apply", "--vm", "ssh://a", "--names", "db", "--pip-index", index], capsys)
+        assert code == 0
+        assert ("not recorded" in err) == warned
+        assert "hunter22" not in err
+        assert (asked[-1].names, asked[-1].pip_index) == (("db",), index)

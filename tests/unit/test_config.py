@@ -16,7 +16,7 @@ from vmproxy.options import CHANGE, OPTIONS, SSH, WISH
 from vmproxy.wish import choose
 
 FIELDS = [option for option in OPTIONS.values() if option.field]
-EVERY = (*WISH, *CHANGE, *SSH, "vm", "names", "pip-index")
+EVERY = (*WISH, *CHANGE, *SSH, "vm")
 
 
 def resolved(

@@ -46,6 +46,8 @@ WISHES = st.builds(
     forward=st.booleans(),
     gateway=st.sampled_from(["", "10.0.2.2", "192.168.99.1"]),
     bridges=st.lists(st.sampled_from(["docker0", "br-0123456789ab"]), unique=True).map(tuple),
+    names=st.lists(st.sampled_from(["db", "my_cache", "web.1"]), unique=True).map(tuple),
+    pip_index=st.sampled_from(["", "http://localhost:3141/simple/", "https://pypi.test/"]),
 )
 
 
@@ -96,7 +98,9 @@ def test_a_damaged_record_is_refused(data: dict[str, Any]) -> None:
 
 
 @given(data=st.dictionaries(
-    st.sampled_from(["proxy", "https_proxy", "no_proxy", "listen_port", "gateway", "bridges", "credentials"]),
+    st.sampled_from(
+        ["proxy", "https_proxy", "no_proxy", "listen_port", "gateway", "bridges", "credentials", "names", "pip_index"]
+    ),
     st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=12),
                  lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2)),
 ))  # fmt: skip
@@ -209,3 +213,35 @@ def test_a_difference_is_said(seen: Wish | None, said: ProxyURL | None, host: Pr
     assert bool(note) == differs
     secret = replace(HOST, username="me", password="hunter22")
     assert "hunter22" not in differs_from_host(Settings(host_environment_proxy=secret), SEEN, SEEN)
+
+
+def test_names_and_the_package_index_are_part_of_the_wish() -> None:
+    """Recorded and found again, so that ``env --vm`` need not be told; what is said takes their place, none too."""
+    said = settings("names", "pip_index", names=("db", "my_cache"), pip_index="http://localhost:3141/simple/")
+    wish = choose(said, None)
+    assert record(wish) == {
+        **{"proxy": "http://127.0.0.1:8123", "names": ["db", "my_cache"]},
+        "pip_index": "http://localhost:3141/simple/",
+    }
+    seen = recorded(json.loads(json.dumps(record(wish))), {})
+    assert choose(Settings(), seen) == wish
+    assert choose(Settings(names=("web",)), seen).names == ("web",)
+    nothing = choose(settings("names", "pip_index"), seen)
+    assert (nothing.names, nothing.pip_index) == ((), "")
+
+
+def test_an_index_with_credentials_is_used_and_not_recorded() -> None:
+    """A password in the index's URL is in no record and in no repr; the rest of the wish is recorded."""
+    wish = choose(settings("pip_index", pip_index="http://me:hunter22@pypi.test/simple/"), None)
+    assert wish.pip_index == "http://me:hunter22@pypi.test/simple/"
+    assert "hunter22" not in repr(wish)
+    assert record(wish) == {"proxy": "http://127.0.0.1:8123"}
+
+
+@pytest.mark.parametrize(
+    "more", [{"names": ["db,x"]}, {"names": "db"}, {"names": ["*"]}, {"pip_index": 7}, {"pip_index": "http://h/?"}]
+)
+def test_a_damaged_name_or_index_is_refused(more: dict[str, Any]) -> None:
+    """Names and index in a VM's record are parsed like any user's text (T04)."""
+    with pytest.raises(Refused, match="damaged"):
+        recorded({"proxy": "http://a.test:1", **more}, {})

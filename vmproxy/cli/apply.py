@@ -5,6 +5,8 @@ from __future__ import annotations
 from vmproxy.cli.changing import change
 from vmproxy.cli.common import CHANGE, SSH, WISH, Run, command
 
+_NOT_KEPT = "the package index has credentials, so it is not recorded in the VM: say --pip-index to env, run or compose"
+
 
 @command(
     "vm",
@@ -23,4 +25,6 @@ def main(run: Run) -> int:
     Looks first, changes only what differs, looks again and proves it. Doing it twice changes nothing. If the proof
     fails, everything is put back.
     """
+    if "@" in run.settings.pip_index:
+        run.output.warn(_NOT_KEPT, beside_json=True)
     return change(run, "apply")

@@ -9,8 +9,6 @@ from vmproxy.cli.common import CHANGE, SSH, WISH, Run, command, each_vm, group
 @command(
     "vm",
     *WISH,
-    "names",
-    "pip-index",
     *CHANGE,
     *SSH,
     examples=(
@@ -27,7 +25,7 @@ def _apply(run: Run) -> int:
     return change(run, "apply", room="dokku")
 
 
-@command("vm", *WISH, "names", "pip-index", "wait", *SSH, examples=("vmproxy dokku status --vm ssh://root@dokku.example",))
+@command("vm", *WISH, "wait", *SSH, examples=("vmproxy dokku status --vm ssh://root@dokku.example",))
 def _status(run: Run) -> int:
     """Say whether all is as wished.
 
