@@ -1,0 +1,16 @@
+"""The caching proxy on the host: HTTP/1.1 in and out, RFC 9111 by hishel, a store on disk, never an open proxy.
+
+::
+
+    message   heads and bodies of HTTP/1.1, strictly (PURE)
+    policy    what may be kept, what may be given, what is asked again (PURE)
+    guard     who may ask, and for what (PURE)
+    limits    the settings, in one frozen object (PURE)
+    store     entries on disk: one file each, LRU, checked
+    stats     what was saved, per host
+    wire      one connection as bytes: read, write, deadlines
+    origin    connections to origins, to addresses that were checked
+    flight    one download that several clients read
+    server    the proxy itself
+    control   status and purge of a running proxy, through a socket in its directory
+"""

@@ -1,0 +1,180 @@
+"""Status and purge of a running proxy: a unix socket in its directory, which only its user can enter.
+
+One line of JSON asks, one answers. On Windows, which has no such socket, the counters of stats.json are what there is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from vmproxy.cache.stats import Stats
+from vmproxy.cache.store import Store
+from vmproxy.errors import Busy, LostContact, UsageError
+
+if TYPE_CHECKING:
+    from vmproxy.cache.server import Proxy
+
+_SOCKET = "control"
+_STATS = "stats.json"
+_LINE_LIMIT = 1 << 20
+_ANSWER_SECONDS = 30.0
+_PATH_LIMIT = 100  # sun_path ends at 104 to 108 bytes
+_FILE_LIMIT = 4 << 20
+
+
+@contextmanager
+def _address(directory: str) -> Iterator[str]:
+    """The socket's path, short enough to be used: through an open directory where it is too long."""
+    path = os.path.join(directory, _SOCKET)
+    if len(os.fsencode(path)) <= _PATH_LIMIT:
+        yield path
+        return
+    if not os.path.isdir("/proc/self/fd"):
+        raise UsageError(
+            "the directory's path is too long for a socket", where=directory, hint="--dir DIR, a shorter one"
+        )
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        yield f"/proc/self/fd/{handle}/{_SOCKET}"
+    finally:
+        os.close(handle)
+
+
+def read_stats(directory: str) -> Stats:
+    """The counters of the last run; zeros where there was none, or where they cannot be read."""
+    stats = Stats()
+    with suppress(OSError, ValueError), open(os.path.join(directory, _STATS), "rb") as file:
+        stats.load(json.loads(file.read(_FILE_LIMIT)))
+    return stats
+
+
+class Control:
+    """The running proxy's side."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._directory = proxy.settings.directory
+        self._server: asyncio.Server | None = None
+        self._begun = time.time()
+
+    def load(self) -> None:
+        """Go on with the counters of the run before."""
+        self._proxy.stats.load(read_stats(self._directory).document())
+
+    def save(self) -> None:
+        """Keep the counters; a full disk is no reason to end."""
+        path = os.path.join(self._directory, _STATS)
+        with suppress(OSError):
+            handle = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                json.dump(self._proxy.stats.document(), file)
+            os.replace(path + ".new", path)
+
+    async def start(self) -> None:
+        """Listen in the directory, which is ours alone: what lies there is of a run that was killed."""
+        if not hasattr(asyncio, "start_unix_server"):
+            return
+        with suppress(OSError):
+            os.unlink(os.path.join(self._directory, _SOCKET))
+        with _address(self._directory) as path:
+            self._server = await asyncio.start_unix_server(self._serve, path, limit=_LINE_LIMIT)
+        os.chmod(os.path.join(self._directory, _SOCKET), 0o600)
+
+    async def stop(self) -> None:
+        """Keep the counters and stop listening."""
+        self.save()
+        if self._server:
+            self._server.close()
+            with suppress(OSError):
+                os.unlink(os.path.join(self._directory, _SOCKET))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, ValueError, TimeoutError, asyncio.LimitOverrunError):
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                asked = json.loads(await reader.readline())
+                writer.write(json.dumps(self._answer(asked)).encode() + b"\n")
+                await writer.drain()
+        writer.close()
+
+    def _answer(self, asked: Any) -> dict[str, Any]:
+        if not isinstance(asked, dict):
+            return {"error": "not an object"}
+        if asked.get("do") == "purge":
+            count, freed = self._proxy.store.purge(str(asked.get("pattern", "*")))
+            return {"entries": count, "bytes": freed}
+        if asked.get("do") == "status":
+            proxy = self._proxy
+            return {
+                "running": True,
+                "pid": os.getpid(),
+                "listen": f"{proxy.settings.address}:{proxy.settings.port}",
+                "seconds": round(time.time() - self._begun),
+                "entries": len(proxy.store),
+                "size": proxy.store.total,
+                "limit": proxy.store.limit,
+                **proxy.stats.document(),
+            }
+        return {"error": "unknown question"}
+
+
+def ask(directory: str, question: dict[str, Any]) -> dict[str, Any] | None:
+    """Ask the proxy that runs on a directory; None where none does. Raises LostContact."""
+    if not hasattr(socket, "AF_UNIX") or not os.path.isdir(directory):
+        return None
+    with _address(directory) as path, socket.socket(socket.AF_UNIX) as talk:
+        talk.settimeout(_ANSWER_SECONDS)
+        try:
+            talk.connect(path)
+        except OSError:
+            return None
+        try:
+            talk.sendall(json.dumps(question).encode() + b"\n")
+            with talk.makefile("rb") as answers:
+                found = json.loads(answers.readline())
+        except (OSError, ValueError):
+            raise LostContact("the running cache does not answer", where=directory) from None
+    return found if isinstance(found, dict) else None
+
+
+def status(directory: str) -> dict[str, Any]:
+    """What the cache in a directory did and holds, whether it runs or not."""
+    running = ask(directory, {"do": "status"})
+    if running:
+        return running
+    entries = size = 0
+    with suppress(OSError), os.scandir(os.path.join(directory, "entries")) as files:
+        for file in files:
+            if len(file.name) == 64:
+                entries += 1
+                size += file.stat(follow_symlinks=False).st_size
+    return {"running": False, "entries": entries, "size": size, **read_stats(directory).document()}
+
+
+def purge(directory: str, pattern: str) -> tuple[int, int]:
+    """Remove entries by a glob of their address, of a running proxy or of its store; (how many, bytes).
+
+    Raises Busy where a proxy runs there that cannot be asked, LostContact.
+    """
+    answer = ask(directory, {"do": "purge", "pattern": pattern})
+    if answer:
+        return int(answer.get("entries", 0)), int(answer.get("bytes", 0))
+    if not os.path.isdir(directory):
+        return 0, 0
+    try:
+        store = Store(directory, limit=1 << 62)
+    except Busy as error:
+        raise Busy(error.what, where=error.where, hint="end it, then purge") from None
+    try:
+        return store.purge(pattern)
+    finally:
+        store.close()
+
+
+__all__ = ["Control", "ask", "purge", "read_stats", "status"]

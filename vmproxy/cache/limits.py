@@ -1,0 +1,58 @@
+"""The settings of the caching proxy, and its limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+
+Network = IPv4Network | IPv6Network
+
+DEFAULT_PORT = 8123
+DEFAULT_ADDRESS = "127.0.0.1"
+DEFAULT_SIZE_BYTES = 10 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Times in seconds, sizes in bytes. The defaults are meant for a laptop and its VMs."""
+
+    head_seconds: float = 20.0
+    """From a head's first byte to its last, of a client."""
+    idle_seconds: float = 120.0
+    """A client's connection between two requests."""
+    stall_seconds: float = 120.0
+    """A body that does not move: of a client, or towards one."""
+    origin_seconds: float = 60.0
+    """An origin that says nothing: before its head, or within its body."""
+    connect_seconds: float = 10.0
+    """One address of an origin."""
+    tunnel_seconds: float = 1800.0
+    """A tunnel in which nothing moves."""
+    origin_idle_seconds: float = 15.0
+    """How long a connection to an origin is kept for the next request."""
+    grace_seconds: float = 3.0
+    """What is under way when the proxy is asked to end."""
+    clients: int = 2000
+    """Connections of clients at one time."""
+    memory_body: int = 64 << 10
+    """Bodies up to this size are handled in memory, others as files."""
+    memory_total: int = 8 << 20
+    """All bodies that are kept in memory beside the disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSettings:
+    """What ``vmproxy cache serve`` is told.
+
+    ``clients`` are the networks that may use the proxy, beside this machine's loopback; ``targets`` networks that may
+    be asked for although they are private or this machine's own; ``ports`` those for CONNECT beside 443.
+    """
+
+    directory: str
+    address: str = DEFAULT_ADDRESS
+    port: int = DEFAULT_PORT
+    size: int = DEFAULT_SIZE_BYTES
+    clients: tuple[Network, ...] = ()
+    targets: tuple[Network, ...] = ()
+    ports: frozenset[int] = frozenset()
+    limits: Limits = field(default_factory=Limits)
