@@ -12,11 +12,13 @@ disk's driver and goes over to it.
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from tests.lab.qemu import ADDRESS, GATEWAY, QemuVM, make_key
 
 _IMAGE_MIB = 4096
 _BOOT_SECONDS = 600.0
+_OLD_SECONDS = 2 * 86400
 _PACKAGES = (*tree.PACKAGES, "systemd", "systemd-sysv")
 _UNIT = f"""[Unit]
 Description=the lab's network
@@ -103,6 +106,7 @@ class SystemdVM(QemuVM):
         return build(self.cache, self.key.with_suffix(".pub"))
 
 
+@functools.cache
 def build(cache: Path, public_key: Path) -> tuple[Path, Path, Path]:
     """``(kernel, disk, initrd)`` from the cache, or built now. Raises LabError."""
     staged = tree.stage(cache, "systemd", _PACKAGES, finish=_finish)
@@ -115,12 +119,15 @@ def build(cache: Path, public_key: Path) -> tuple[Path, Path, Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (disk.exists() and initrd.exists()):
             for old in cache.glob("disk-*"):
-                old.unlink()
+                if time.time() - old.stat().st_mtime > _OLD_SECONDS:
+                    old.unlink()
             with initrd.with_suffix(".new").open("wb") as out:
                 _initrd(staged, kernel).write(out)
             _disk(staged, kernel, public_key, disk.with_suffix(".new-disk"))
             initrd.with_suffix(".new").rename(initrd)
             disk.with_suffix(".new-disk").rename(disk)
+    for kept in (disk, initrd):
+        os.utime(kept)
     (vmlinuz,) = (kernel / "boot").glob("vmlinuz-*")
     return vmlinuz, disk, initrd
 

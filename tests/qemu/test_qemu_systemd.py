@@ -70,8 +70,10 @@ def walk(machine: SystemdVM, host_proxy: LabProxy, tmp_path_factory: pytest.Temp
         seen.environ[name] = machine.root(_ENVIRON, check=False).text
 
     stop("before")
-    # Its proof starts three containers, which are slow here; the flow table asks more.
-    seen.runs["apply"] = command.apply("--require-persistent", "--no-verify", status=None)
+    # Its proof starts three containers, which are slow here; the flow table asks more. --restart auto would ask a Docker
+    # that is still busy with its start what runs, and put the restart off.
+    words = ("--require-persistent", "--no-verify", "--restart", "always")
+    seen.runs["apply"] = command.apply(*words, status=None)
     stop("applied")
     assert seen.runs["apply"].status == 0, seen.runs["apply"]
     machine.root("systemctl restart docker", timeout_seconds=300)
@@ -89,7 +91,7 @@ def walk(machine: SystemdVM, host_proxy: LabProxy, tmp_path_factory: pytest.Temp
     seen.flows = dict(line.split(": ", 1) for line in said.text.splitlines())
     machine.root("docker rm -f c-bridge c-own c-unmasked c-closed; docker network rm own unmasked closed")
     machine.root("ip netns del lan; ip netns del outside; ip link del eth7; ip link del eth8", check=False)
-    seen.runs["remove"] = command("remove", status=None)
+    seen.runs["remove"] = command("remove", "--restart", "always", status=None)
     stop("removed")
     seen.units = machine.root(_UNITS).text
     return seen
