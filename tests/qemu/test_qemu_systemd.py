@@ -70,8 +70,8 @@ def walk(machine: SystemdVM, host_proxy: LabProxy, tmp_path_factory: pytest.Temp
         seen.environ[name] = machine.root(_ENVIRON, check=False).text
 
     stop("before")
-    # Its proof starts three containers, which are slow here; the flow table asks more. --restart auto would ask a Docker
-    # that is still busy with its start what runs, and put the restart off.
+    # Its proof starts three containers, which are slow here; the flow table asks more. --restart auto would ask what
+    # runs, of a Docker that is still busy with its start, and put the restart off.
     words = ("--require-persistent", "--no-verify", "--restart", "always")
     seen.runs["apply"] = command.apply(*words, status=None)
     stop("applied")
