@@ -2,22 +2,21 @@
 
 ``bytes`` in, nothing unpacked as a whole: what is kept are records without content, and how many there may be hangs
 on the image's size. Ways that lead out of an image (``..``) end at its root, as in the VM; no name of it is ever a path
-of this host. What is ours in an image is known by its trailer, whose numbers no kernel and no cpio looks at.
+of this host.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from vmproxy.errors import ForeignFile
+from vmproxy.initrdmark import Mark, read_mark
 from vmproxy.members import KINDS, Budget, Span, Stream, kind_at, name_of_unknown, zeros_end
 from vmproxy.model import File, printable
-from vmproxy.newc import HEADER_BYTES, Entry, entries, field, trailer
-from vmproxy.values import dataclass
+from vmproxy.newc import HEADER_BYTES, Entry, entries, field
 
 MOST_LINKS = 40  # as the kernel's MAXSYMLINKS
 _MOST_MEMBERS = 4096
@@ -26,41 +25,6 @@ _BYTES_A_RECORD = 256
 _MOST_NAME_BYTES = 8 << 20
 _MOST_STEPS = 20_000_000
 _TARGET_LIMIT_BYTES = 4096  # PATH_MAX
-_OURS = 0x766D7078  # "vmpx"
-_FORMAT = 1
-_APPENDED, _REWRITTEN = 1, 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mark:
-    """What we wrote into the trailer of a member of ours. ``base`` are the first 16 bytes of the sha256 of the image
-    as it was before us, ``padding`` the zero bytes before the member, ``mode`` that of the image file before it was
-    made private, None where it was not.
-
-    ``appended`` False: the member is somebody else's, with our records in it.
-    """
-
-    appended: bool
-    base: bytes
-    padding: int = 0
-    mode: int | None = None
-
-    def trailer(self) -> bytes:
-        """The record that ends the archive."""
-        words = [int.from_bytes(self.base[at : at + 4], "big") for at in range(0, 16, 4)]
-        return trailer(
-            ino=_OURS,
-            uid=_FORMAT,
-            gid=self.padding,
-            mtime=_APPENDED if self.appended else _REWRITTEN,
-            check=0 if self.mode is None else self.mode + 1,
-            **dict(zip(("devmajor", "devminor", "rdevmajor", "rdevminor"), words, strict=True)),
-        )
-
-
-def fingerprint(image: bytes) -> bytes:
-    """What :class:`Mark` keeps of an image."""
-    return hashlib.sha256(image).digest()[:16]
 
 
 class Node(NamedTuple):
@@ -150,7 +114,7 @@ class Image:
                 self._count(entry)
                 if entry.is_trailer:
                     group = {}
-                    mark = _mark(entry)
+                    mark = read_mark(entry)
                     if mark is not None:
                         self.marks[number] = mark
                     continue
@@ -303,20 +267,3 @@ class Image:
         span = self.spans[number]
         stream = Stream(self.content, span.kind, span.start, Budget())
         return stream, entries(stream, many=span.kind != "cpio")
-
-
-def _mark(entry: Entry) -> Mark | None:
-    """Ours, if it is. Raises ForeignFile for a newer one."""
-    kind = entry.field("mtime")
-    if entry.field("ino") != _OURS or kind not in (_APPENDED, _REWRITTEN):
-        return None
-    if entry.field("uid") > _FORMAT:
-        raise ForeignFile("the image was changed by a newer vmproxy", hint="upgrade")
-    words = (entry.field(name) for name in ("devmajor", "devminor", "rdevmajor", "rdevminor"))
-    mode = entry.field("check")
-    return Mark(
-        appended=kind == _APPENDED,
-        base=b"".join(word.to_bytes(4, "big") for word in words),
-        padding=entry.field("gid") & 3,
-        mode=(mode - 1) & 0o7777 if mode else None,
-    )

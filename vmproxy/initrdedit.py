@@ -10,9 +10,11 @@ from __future__ import annotations
 import stat
 from collections.abc import Collection, Iterator
 
+from vmproxy.compression import PIECE_BYTES, packer
 from vmproxy.errors import ForeignFile
-from vmproxy.initrd import Image, Mark, Node, fingerprint
-from vmproxy.members import APPENDABLE, PIECE_BYTES, packer
+from vmproxy.initrd import Image, Node
+from vmproxy.initrdmark import Mark, fingerprint
+from vmproxy.members import APPENDABLE
 from vmproxy.model import File
 from vmproxy.newc import HEADER_BYTES, Entry, archive, field, record
 

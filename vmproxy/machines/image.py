@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 
 from vmproxy import blocks, initrdedit
 from vmproxy.errors import ForeignFile, Refused
-from vmproxy.initrd import Image, Mark, fingerprint
+from vmproxy.initrd import Image
+from vmproxy.initrdmark import Mark, fingerprint
 from vmproxy.machines import Conversation, Judge, Look, Outcome, Terms, Verdict, imagefile
 from vmproxy.machines.reading import FILE_LIMIT_BYTES, os_release
 from vmproxy.machines.tree import bridge, syntax_of
