@@ -127,6 +127,14 @@ def test_the_values_are_those_of_env(home: Home, capsys: pytest.CaptureFixture[s
         }
 
 
+def test_an_index_for_pip_is_only_its_host(home: Home) -> None:
+    """The docker client takes no other variables: the index is reached without the proxy, and the rest is a warning."""
+    assert home.run("apply", *PROXY, "--pip-index", "http://me:s3cr3t@pypi.lan/simple/") == 0
+    assert "no place for pip's variables" in home.err
+    assert home.entry()["noProxy"].endswith(",pypi.lan")
+    assert "s3cr3t" not in home.file.read_text() + home.out + home.err
+
+
 def test_with_a_vm_the_values_are_the_vms(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """--vm: the VM is asked once, its bridge address is written; remove asks no VM, though it is named and gone."""
     machine = VM(monkeypatch, {"http_proxy": "http://172.17.0.1:8123", "https_proxy": "http://172.17.0.1:8123"})

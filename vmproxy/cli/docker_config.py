@@ -23,6 +23,7 @@ _CHANGE = ("dry-run", "exit-code", "force", "lock-timeout")
 _SAID = {"proxy", "https_proxy", "no_proxy", "gateway", "names", "pip_index"}
 _OTHERS: tuple[str, ...] = ("ftpProxy", "allProxy")  # what no option says
 _DRIFT = "E_DRIFT"
+_NO_PIP = "config.json has no place for pip's variables: only the host of --pip-index is there, in no_proxy"
 
 
 @command(
@@ -48,6 +49,8 @@ def _apply(run: Run) -> int:
     name = clientconfig.daemon(run.value("daemon", ""))
     force = bool(run.value("force"))
     wish = _wish(run, name)
+    if run.settings.pip_index:
+        run.output.warn(_NO_PIP, beside_json=True)
 
     def edit(seen: Look) -> Change:
         return clientconfig.applied(seen.content, name, wish(seen.content), force=force, missing=len(seen.missing))
