@@ -108,7 +108,8 @@ def client(machine: NamespaceVM, tmp_path: Path) -> Iterator[Client]:
 
 def test_a_plain_docker_run_has_the_variables(client: Client) -> None:
     """apply --vm: every variable of ``vmproxy env --vm``, in both cases and no other, is in a container started by a
-    plain ``docker run``; one that is named with -e wins; a build sees them and keeps none; remove leaves no trace."""
+    plain ``docker run``; one that is named with -e or --build-arg wins; a build sees them and keeps none; remove leaves
+    no trace."""
     ran = client.vmproxy_on_file("apply", *client.vmproxy.vm_words)
     assert ran.code == 0, ran
     assert client.file.stat().st_mode & 0o777 == 0o600
@@ -118,8 +119,10 @@ def test_a_plain_docker_run_has_the_variables(client: Client) -> None:
     own = client.variables("-e", "http_proxy=http://own:1", "-e", "NO_PROXY=own")
     assert own == {**wanted, "http_proxy": "http://own:1", "NO_PROXY": "own"}
     dockerfile = b"FROM busybox\nRUN env\n"
-    built = client.machine.run("DOCKER_BUILDKIT=0 docker build --no-cache -t built -", stdin=dockerfile).stdout.decode()
-    assert all(f"{name}={value}" in built.splitlines() for name, value in wanted.items())
+    build = "DOCKER_BUILDKIT=0 docker build --no-cache --build-arg no_proxy=own -t built -"
+    built = client.machine.run(build, stdin=dockerfile).stdout.decode()
+    seen = {**wanted, "no_proxy": "own"}
+    assert all(f"{name}={value}" in built.splitlines() for name, value in seen.items())
     kept = client.machine.docker("history", "--no-trunc", "built") + client.machine.docker("inspect", "built")
     assert "172.17.0.1" not in kept
     # What was applied with --vm is known again without it.

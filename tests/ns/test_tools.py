@@ -187,8 +187,11 @@ def test_the_wish_is_kept_in_the_vm(box: Box) -> None:
 
 
 def test_a_tool_that_is_left_out_is_taken_back(box: Box) -> None:
-    """Another list takes away the blocks of what it leaves out, byte for byte, and keeps the others; ``none`` all."""
+    """None is written unless it is named. Another list takes away the blocks of what it leaves out, byte for byte, and
+    keeps the others; ``none`` all."""
     before = box.picture()
+    assert box.apply() == "done"
+    assert {path for path, file in box.picture().items() if file != before[path]} == {PROFILE, BOOTLOCAL}
     box.apply(*ALL)
     box.apply("apt", "sudo")
     kept = {path: file for path, file in box.picture().items() if file != before[path]}
