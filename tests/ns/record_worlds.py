@@ -14,7 +14,7 @@ from tests.lab.nsvm import NamespaceVM
 from tests.ns.endings import Base
 from tests.ns.story import BOOTLOCAL, DATA, PROFILE, Vmproxy
 from vmproxy import converge, guests
-from vmproxy.machines import Look, shell
+from vmproxy.machines import Look, sending, shell
 
 NONCE = "00112233445566778899aabbccddeeff"
 FOLDER = Path(__file__).resolve().parents[2] / "fixtures" / "worlds"
@@ -26,7 +26,7 @@ def look(machine: NamespaceVM) -> bytes:
     """One look, as the product takes it."""
     body = shell.observe_script().encode()
     wanted = Look(files=guests.files(), paths=guests.paths())
-    data = f"{len(body)}\n".encode() + body + f"{NONCE}\n".encode() + shell._look_lines(wanted)
+    data = f"{len(body)}\n".encode() + body + f"{NONCE}\n".encode() + sending.look_lines(wanted)
     raw = machine.run(["sh", "-c", shell.AS_ROOT], stdin=data).stdout
     raw = re.sub(rb"(?m)^(\S+ / overlay )\S+", rb"\1rw", raw)
     raw = re.sub(rb"(?m)^/dev/\S+ (/var/lib/\S+ ext4 )\S+", rb"/dev/sda1 \1rw", raw)

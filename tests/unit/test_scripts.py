@@ -12,7 +12,7 @@ import pytest
 from tests.unit import worlds
 from tests.unit.test_plan import GUEST, WISHES, step
 from vmproxy.errors import LostContact, NotPermitted, Refused
-from vmproxy.machines import Look, Terms, shell
+from vmproxy.machines import Look, Terms, sending, shell
 from vmproxy.model import File, FileChange, Plan, ProxyURL
 from vmproxy.proof import question
 
@@ -143,9 +143,9 @@ def test_t05_t06_no_value_and_no_secret_in_a_command() -> None:
 def test_blobs_say_their_length() -> None:
     """Content is framed by its length, in lines or in bytes, so that nothing in it can end it."""
     plan, terms = hostile_plan()
-    data = shell._plan_lines(plan, terms)
+    data = sending.plan_lines(plan, terms)
     contents = [b"", b"\n", b".\ngo\n", b"no end", b"\0\n", b"\x81\xff\n", b"x" * 9000 + b"\n"]
-    data = b"".join(shell._blob(f"content.{i}", content) for i, content in enumerate(contents)) + data
+    data = b"".join(sending.blob(f"content.{i}", content) for i, content in enumerate(contents)) + data
     assert b"lines content.2 2\n" in data
     lines, blobs = [], {}
     while data:

@@ -6,7 +6,6 @@ A look leaves the loader in the VM where it is, so that the change that follows 
 from __future__ import annotations
 
 import ipaddress
-import re
 import shlex
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -16,13 +15,13 @@ from vmproxy.errors import LostContact, Refused, RolledBack, VmproxyError
 from vmproxy.machines import Judge, Look, Outcome, Terms, Verdict
 from vmproxy.machines.frames import Frame
 from vmproxy.machines.loader import AS_ROOT, AS_USER, LOOK_SECONDS, Loader, Run
-from vmproxy.model import Facts, File, Finding, Plan, Syntax, printable
-from vmproxy.proof import SURE_CODES, Question
+from vmproxy.machines.sending import look_lines, plan_lines, question_lines
+from vmproxy.model import Facts, Finding, Plan, Syntax, printable
+from vmproxy.proof import Question
 from vmproxy.proof import judge as judge_answer
 from vmproxy.transports import Connection
 
 STEP_SECONDS = 250.0  # the longest step is a second restart: 30 s for the old daemon, 120 s, and 90 s until it answers
-XTABLES_WAIT_SECONDS = 5
 _FIRST_CHANGE = "stage"
 _AS_BEFORE = frozenset({"undone", "gone", "refused", "busy", "moved"})
 """Last words of commit.sh after which the VM is as it was."""
@@ -31,10 +30,6 @@ _NOTES = {
     "cleared": "left by an earlier run, and removed: {}",
     "without-owner": "the disk does not keep owner and mode of {}; its content is right",
 }
-_PATH_OK = re.compile(r"/[A-Za-z0-9._/+@-]+\Z")
-_LINES = re.compile(rb"(?:[\t\r -~]*\n)*")
-_LINES_LIMIT_BYTES = 8192
-_WORD_OK = re.compile(r"[A-Za-z0-9._/+@:=-]+\Z")
 
 
 def _text(name: str) -> str:
@@ -111,7 +106,7 @@ class Shell:
         """Send the script of :meth:`observe`, and behind it, for a change, the functions of :meth:`commit`."""
         if self._begun is not None:  # its answer is still to come, and nobody wants it any more
             self._let_go()
-        lines = _look_lines(look)
+        lines = look_lines(look)
         loader = self._loaded(root=look.root)
         run = Run(loader, observe_script(loader.known), lines)
         loader.known.add(_LOOK)
@@ -136,7 +131,7 @@ class Shell:
     def check(self, files: tuple[str, ...]) -> Mapping[str, Syntax]:
         """One script, read-only, to the loader that has looked."""
         loader = self._loaded(root=True)
-        run = Run(loader, syntax_script(loader.known), _look_lines(Look(files=files)))
+        run = Run(loader, syntax_script(loader.known), look_lines(Look(files=files)))
         loader.known.add(_LOOK)
         try:
             return _syntax(run.until_end(LOOK_SECONDS))
@@ -146,7 +141,7 @@ class Shell:
 
     def prove(self, question: Question) -> tuple[Finding, ...]:
         """One script, the loader's last; what it makes it removes."""
-        data = _look_lines(Look()) + _question_lines(question) + b".\n"
+        data = look_lines(Look()) + question_lines(question) + b".\n"
         loader = self._taken(root=True)
         with Run(loader, prove_script(loader.known), data) as run:
             legs = _Legs(question)
@@ -160,7 +155,7 @@ class Shell:
         self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]
     ) -> Outcome:
         """One script, the loader's last: see commit.sh for the steps."""
-        data = _look_lines(terms.look) + _plan_lines(plan, terms)
+        data = look_lines(terms.look) + plan_lines(plan, terms)
         loader = self._taken(root=True)
         script = commit_script(loader.known, asks=terms.check is not None, proves=terms.proof is not None)
         with Run(loader, script, data) as run:
@@ -202,101 +197,6 @@ class Shell:
         loader, self._loader, self._begun = self._loader, None, None
         if loader is not None:
             loader.channel.close()
-
-
-# ---- what is sent ---------------------------------------------------------------------------------------------------
-
-
-def _look_lines(look: Look) -> bytes:
-    lines = ["flag rules"] if look.root else []
-    if look.save:
-        lines.append("flag save")
-    lines += [f"file {_path(path)}" for path in look.files]
-    lines += [f"path {_pattern(path)}" for path in look.paths] + [f"text {_pattern(path)}" for path in look.texts]
-    if look.resolve:
-        lines.append(f"resolve {look.resolve}")
-    return "".join(f"{line}\n" for line in [*lines, "."]).encode("ascii")
-
-
-def _path(path: str) -> str:
-    if not _PATH_OK.match(path):
-        raise Refused("a path has characters that cannot be sent", where=printable(path))
-    return path
-
-
-def _pattern(path: str) -> str:
-    """A path in which ``*`` may stand for any part of one name: the VM's shell puts in what there is."""
-    _path(path.replace("*", "x"))
-    return path
-
-
-def _word(word: str) -> str:
-    if not _WORD_OK.match(word):
-        raise Refused("a word of the restart has characters that cannot be sent", where=printable(word))
-    return word
-
-
-def _blob(name: str, content: bytes) -> bytes:
-    """Content for a work file. Short plain text goes as lines, which the shell itself reads; all else by length."""
-    if len(content) <= _LINES_LIMIT_BYTES and _LINES.fullmatch(content):
-        return f"lines {name} {content.count(10)}\n".encode("ascii") + content
-    return f"blob {name} {len(content)}\n".encode("ascii") + content + b"\n"
-
-
-def _question_lines(question: Question) -> bytes:
-    ends = f"{question.vm_host} {question.vm_port} {question.container_host} {question.container_port}"
-    return (
-        _blob("connect", question.connect)
-        + _blob("get", question.get)
-        + f"prove {ends} {' '.join(question.legs)}\n".encode("ascii")
-    )
-
-
-def _plan_lines(plan: Plan, terms: Terms) -> bytes:
-    out = [f"lock {int(terms.lock_timeout_seconds)}\n".encode("ascii")]
-    for number, change in enumerate(plan.files):
-        out.append(_file_lines(number, change.before, change.after, shell=change.shell))
-        if change.directory:
-            out.append(f"directory {number}\n".encode("ascii"))
-    if plan.rules is not None:
-        out.append(f"variant {plan.rules.variant}\nxwait {XTABLES_WAIT_SECONDS}\n".encode("ascii"))
-        out.append(_blob("seen", plan.rules.seen))
-        if plan.rules.seen6 is not None:
-            out.append(_blob("seen6", plan.rules.seen6))
-        for table, text in plan.rules.do.items():
-            if text:
-                out += [_blob(f"{table}.do", text), _blob(f"{table}.undo", plan.rules.undo[table])]
-    out.append(f"restart {terms.restart if plan.restart else 'no'}\n".encode("ascii"))
-    if terms.reload_argv:
-        out.append(f"reload {' '.join(_word(word) for word in terms.reload_argv)}\n".encode("ascii"))
-    out += [f"argv {' '.join(_word(word) for word in argv)}\n".encode("ascii") for argv in terms.restart_argv]
-    if terms.daemon_pid is not None:
-        out.append(f"daemon {terms.daemon_pid}\n".encode("ascii"))
-    if terms.legacy_writer is not None:
-        python, package = terms.legacy_writer
-        out.append(f"python {_path(python)}\npackage {_path(package)}\n".encode("ascii"))
-    if terms.log:
-        out.append(f"log {_path(terms.log)}\n".encode("ascii"))
-    if terms.check is not None:
-        out.append(_blob("connect", terms.check.connect) + _blob("get", terms.check.get))
-        codes = " ".join(str(code) for code in sorted(SURE_CODES))
-        out.append(f"ask {terms.check.vm_host} {terms.check.vm_port} {codes}\n".encode("ascii"))
-    if terms.proof is not None:
-        out.append(_question_lines(terms.proof))
-    return b"".join([*out, b".\n"])
-
-
-def _file_lines(number: int, before: File, after: File, *, shell: bool) -> bytes:
-    was = "absent" if before.content is None else "present"
-    new = "delete" if after.content is None else "write"
-    check = "sh" if shell else "plain"
-    words = f"file {number} {after.mode:04o} {after.uid}:{after.gid} {was} {new} {check} {_path(after.path)}\n"
-    out = words.encode("ascii")
-    if before.content is not None:
-        out += _blob(f"was.{number}", before.content)
-    if after.content is not None:
-        out += _blob(f"new.{number}", after.content)
-    return out
 
 
 # ---- what comes back ------------------------------------------------------------------------------------------------
