@@ -237,8 +237,9 @@ begin_restart() {
   in_flight=1
   # One command a line, of plain words; each runs where the one before succeeded.
   set -f; IFS=$nl; set -- $restart_argv; unset IFS; set +f
-  $new env -i PATH="$PATH" sh -fc 'f=$1; shift; for line; do $line; rc=$?; [ "$rc" = 0 ] || break; done; echo "$rc" > "$f"' restart "$work/rc" "$@" \
-    </dev/null >"$work/restart.log" 2>&1 7<&- 9>&- &
+  # One that could not even be started says so at once, and is not waited for.
+  { $new env -i PATH="$PATH" sh -fc 'f=$1; shift; for line; do $line; rc=$?; [ "$rc" = 0 ] || break; done; echo "$rc" > "$f"' restart "$work/rc" "$@" ||
+    echo 1 > "$work/rc"; } </dev/null >"$work/restart.log" 2>&1 7<&- 8>&- 9>&- &
 }
 
 restarted() {
