@@ -13,14 +13,14 @@ ask() {
   mkfifo "$ask_pipe" || return 1
   # The writer keeps its end open: a proxy may take a half-closed connection for a lost one.
   case $ask_tool in
-    bash) bash -c 'exec 5<>"/dev/tcp/$1/$2" || exit 1; IFS= read -r -d "" q <"$3"; printf %s "$q" >&5; exec cat <&5' ask "$1" "$2" "$3" > "$ask_pipe" 2>/dev/null < /dev/null 9>&- & ;;
-    nc) { cat "$3"; exec sleep 8; } 2>/dev/null 9>&- | nc "$1" "$2" > "$ask_pipe" 2>/dev/null 9>&- & ;;
-    curl) { cat "$3"; exec sleep 8; } 2>/dev/null 9>&- | curl -sN -m 8 "telnet://$ask_url" > "$ask_pipe" 2>/dev/null 9>&- & ;;
+    bash) bash -c 'exec 5<>"/dev/tcp/$1/$2" || exit 1; IFS= read -r -d "" q <"$3"; printf %s "$q" >&5; exec cat <&5' ask "$1" "$2" "$3" > "$ask_pipe" 2>/dev/null < /dev/null 8>&- 9>&- & ;;
+    nc) { cat "$3"; exec sleep 8; } 2>/dev/null 8>&- 9>&- | nc "$1" "$2" > "$ask_pipe" 2>/dev/null 8>&- 9>&- & ;;
+    curl) { cat "$3"; exec sleep 8; } 2>/dev/null 8>&- 9>&- | curl -sN -m 8 "telnet://$ask_url" > "$ask_pipe" 2>/dev/null 8>&- 9>&- & ;;
     # wget writes its own request, and its -S header lines are read instead; it cannot do a CONNECT. Told to, it tries again and again.
-    wget) http_proxy="http://$ask_url/" wget -S -T 5 -O /dev/null http://vmproxy.invalid/ > "$ask_pipe" 2>&1 < /dev/null 9>&- & ;;
+    wget) http_proxy="http://$ask_url/" wget -S -T 5 -O /dev/null http://vmproxy.invalid/ > "$ask_pipe" 2>&1 < /dev/null 8>&- 9>&- & ;;
   esac
   ask_pid=$!
-  ( sleep 6; : > "$ask_late"; kill "$ask_pid" ) >/dev/null 2>&1 9>&- &
+  ( sleep 6; : > "$ask_late"; kill "$ask_pid" ) >/dev/null 2>&1 8>&- 9>&- &
   ask_clock=$!
   case $ask_tool in
     wget) sed -n 's/^ *\(HTTP\/[0-9.]* .*\)/\1/p;s/.*server returned error: \(HTTP.*\)/\1/p' < "$ask_pipe" | dd bs=2048 count=1 2>/dev/null ;;

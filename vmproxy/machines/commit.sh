@@ -57,8 +57,8 @@ unset IFS; set +f
 
 # Two checks run beside what follows; they are waited for before the first file is staged, and before the first rule.
 know_limits
-if [ -n "$variant" ]; then test_tables 9>&- & testing=$! checks="$checks $!"; fi
-parse_files 9>&- & parsing=$! checks="$checks $!"
+if [ -n "$variant" ]; then test_tables 8>&- 9>&- & testing=$! checks="$checks $!"; fi
+parse_files 8>&- 9>&- & parsing=$! checks="$checks $!"
 
 step compare
 i=0
@@ -94,9 +94,12 @@ if [ -n "$ask_at" ]; then
 fi
 
 # From here on the client's silence is watched: end of input means that nobody is there to be told (DESIGN §6).
-trap 'put_back 9 interrupted' HUP INT TERM
+# A signal may come while a function's output goes elsewhere (docker_up): what is said then still goes to the client. What
+# runs in the background has no 8, or it would hold the connection; a function keeps it, for the trap in it.
+exec 8>&1
+trap 'exec >&8; put_back 9 interrupted' HUP INT TERM
 exec 7<&0
-{ IFS= read -r line <&7 || kill -TERM $$; } 9>&- &
+{ IFS= read -r line <&7 || kill -TERM $$; } 8>&- 9>&- &
 watcher=$!
 
 step stage; speak
@@ -154,7 +157,7 @@ done
 [ -z "$staged" ] || flush $staged
 
 # How many containers run decides on the restart, which comes right behind rules and files.
-case $policy in auto|never) if docker_pid; then count_containers 7<&- 9>&- & counting=$! checks="$checks $!"; fi ;; esac
+case $policy in auto|never) if docker_pid; then count_containers 7<&- 8>&- 9>&- & counting=$! checks="$checks $!"; fi ;; esac
 
 if [ -n "$variant" ]; then
   step rules
