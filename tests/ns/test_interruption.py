@@ -284,3 +284,40 @@ def test_f28_f29_a_signal_in_the_middle_puts_everything_back(world: World, numbe
     ignored = world.machine.run("sed -n 's/^SigIgn:[[:space:]]*//p' /proc/$(cat /var/run/docker.pid)/status").stdout
     assert int(ignored, 16) & sum(1 << (n - 1) for n in (signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM)) == 0
     world.reset()
+
+
+_HUNG = r"""
+for p in /proc/[0-9]*; do [ "$(tr '\0' ' ' < $p/cmdline)" != 'sleep 1000 ' ] || echo "${p#/proc/}"; done 2>/dev/null
+"""
+
+
+def test_a_signal_while_docker_is_asked_whether_it_is_up(world: World) -> None:
+    """The question's output goes to /dev/null; that all was put back is heard all the same: 130, not 9."""
+    machine = world.machine
+
+    def hung() -> list[str]:
+        return machine.run(_HUNG).stdout.decode().split()
+
+    machine.run("mkdir -p /run/lab/stub; echo 2 > /run/lab/stub/slow-start")
+    try:
+        process = subprocess.Popen(
+            world.vmproxy.argv("apply", *world.vmproxy.vm_words, "--no-verify", "--no-check"),
+            env=world.vmproxy.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        until(lambda: machine.path("/run/vmproxy/work/restart.log").exists(), "Docker is restarted", 60)
+        machine.run("touch /run/lab/stub/hang")
+        until(lambda: bool(hung()), "Docker is asked", 60)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        machine.run("rm -f /run/lab/stub/hang; kill " + " ".join(hung()))
+        out, err = process.communicate(timeout=90)
+    finally:
+        machine.run("rm -f /run/lab/stub/hang /run/lab/stub/slow-start")
+    world.settle()
+    until(lambda: daemon_pid(machine) > 0, "Docker runs", 60)
+    assert process.returncode == 130, (out, err)
+    assert world.state() == world.before
+    world.reset()
