@@ -37,7 +37,7 @@ def apply(
 
     Doing it twice changes nothing. Raises VmproxyError; after RolledBack everything is as it was.
     """
-    with _open(target, settings, progress, ask, change=not dry_run) as session:
+    with _open(target, settings, progress, ask, change=not dry_run, preview=dry_run) as session:
         from vmproxy.story import Story
 
         return Story(session).apply(confirm, dry_run=dry_run)
@@ -56,7 +56,8 @@ def remove(
     from vmproxy import tools
 
     # All of them: a record that another program took away tells of none.
-    with _open(target, settings, progress, ask, change=not dry_run, look_at_tools=tools.NAMES) as session:
+    every = tools.NAMES
+    with _open(target, settings, progress, ask, change=not dry_run, preview=dry_run, look_at_tools=every) as session:
         from vmproxy.story import Story
 
         return Story(session).remove(confirm, dry_run=dry_run)
@@ -109,6 +110,7 @@ def _open(
     *,
     root: bool = True,
     change: bool = False,
+    preview: bool = False,
     look_at_tools: tuple[str, ...] = (),
 ) -> Session:
     """The VM, with the first look on its way where that needs root: what tells the story is imported meanwhile."""
@@ -119,6 +121,7 @@ def _open(
         news=lambda text: progress(Event(target=target, text=text, news=True)),
         ask=ask,
         root=root,
+        syntax=preview,
         look_at_tools=look_at_tools,
     )
     try:

@@ -26,6 +26,7 @@ STILL_IN_DOKKU = "Dokku in this VM still gives the proxy to its apps: vmproxy do
 class Session:
     """An open machine. ``tell`` hears each step, ``news`` what must not be missed; ``ask`` puts a question to the
     person at the terminal, if any.
+    ``syntax`` says that a change is likely to be planned and not made: the VM's shell is asked along with the look.
     ``root`` says whether the first look will need it; ``look_at_tools`` are tools whose files it reads, besides those
     that the user named.
 
@@ -41,10 +42,11 @@ class Session:
         news: Callable[[str], None],
         ask: Callable[[str], str | None] | None,
         root: bool = True,
+        syntax: bool = False,
         look_at_tools: tuple[str, ...] = (),
     ) -> None:
         self.name, self.settings, self.tell = name, settings, tell
-        self._news, self._ask, self._root = news, ask, root
+        self._news, self._ask, self._root, self._syntax = news, ask, root, syntax
         self._tools = tools.chosen({*tools.chosen(settings.tools), *look_at_tools})
         self._deadline = time.monotonic() + settings.wait_seconds
         self._target = targets.resolve(name, environ=os.environ)
@@ -70,6 +72,7 @@ class Session:
             texts=(*guests.texts(), *tools.texts(self._tools)),
             configs=guests.daemon_configs(),
             resolve=name,
+            syntax=self._syntax,
         )
 
     def begin(self, *, change: bool = False) -> None:

@@ -23,7 +23,8 @@ class Look:
     ``texts`` are only read. In both a ``*`` stands for any part of one name.
     ``root`` asks for root (firewall rules, the daemon's environment); without it nothing that needs root is looked at.
     ``configs`` are places of daemon.json, read only where there is no live bridge to look at. ``save`` adds ``ip
-    route save`` bytes; ``resolve`` is a name whose IPv4 addresses the VM shall look up.
+    route save`` bytes; ``syntax`` asks the VM's shell about the files at once (see :meth:`Machine.check`);
+    ``resolve`` is a name whose IPv4 addresses the VM shall look up.
     """
 
     root: bool = True
@@ -32,6 +33,7 @@ class Look:
     texts: tuple[str, ...] = ()
     configs: tuple[str, ...] = ()
     save: bool = False
+    syntax: bool = False
     resolve: str = ""
 
 

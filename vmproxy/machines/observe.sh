@@ -6,11 +6,12 @@ nl='
 '
 hear() {
   IFS= read -r nonce
-  want_rules='' want_save='' want_files='' want_paths='' want_texts='' want_name=''
+  want_rules='' want_save='' want_syntax='' want_files='' want_paths='' want_texts='' want_name=''
   while IFS= read -r line && [ "$line" != . ]; do
     case $line in
       'flag rules') want_rules=1 ;;
       'flag save') want_save=1 ;;
+      'flag syntax') want_syntax=1 ;;
       'file '*) want_files="$want_files${line#file }$nl" ;;
       'path '*) want_paths="$want_paths${line#path }$nl" ;;
       'text '*) want_texts="$want_texts${line#text }$nl" ;;
@@ -163,7 +164,7 @@ look_files() {
   if [ "$#" != 0 ]; then frame stats; ls -ldin -- "$@" 2>/dev/null; fi
 }
 
-look_syntax() { # what this VM's shell says of the files
+parse_files_there() { # what this VM's shell says of the files
   for p in $want_files; do
     if [ -f "$p" ] && [ ! -L "$p" ]; then
       frame "parse $p"; sh -n "$p" 2>&1
@@ -173,13 +174,15 @@ look_syntax() { # what this VM's shell says of the files
       frame "parsed $rc $? $p"
     fi
   done
-  frame end
 }
+
+look_syntax() { parse_files_there; frame end; }
 
 look() {
   busy=''; if at_work; then busy=1; fi
   look_system; look_network
   if [ -n "$want_rules" ]; then look_rules; fi
   look_files
+  if [ -n "$want_syntax" ]; then parse_files_there; fi
   frame end
 }

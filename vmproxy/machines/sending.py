@@ -24,6 +24,8 @@ def look_lines(look: Look) -> bytes:
     lines = ["flag rules"] if look.root else []
     if look.save:
         lines.append("flag save")
+    if look.syntax:
+        lines.append("flag syntax")
     lines += [f"file {_path(path)}" for path in look.files]
     lines += [f"path {_pattern(path)}" for path in look.paths] + [f"text {_pattern(path)}" for path in look.texts]
     if look.resolve:
