@@ -204,6 +204,24 @@ _ALL: tuple[Option, ...] = (
         metavar="HOST",
         help="Only for the daemon at this address, tcp://… or unix://…, instead of for all.",
     ),
+    # cache
+    Option(name="port", help="The port to listen on. [8123]", **_PORT),  # type: ignore[arg-type]
+    Option(name="bind", kind="text", metavar="ADDR", help="The address to listen on, with --allow. [127.0.0.1]"),
+    Option(name="dir", kind="path", metavar="DIR", help="Where the cache keeps its files."),
+    Option(name="size", kind="text", metavar="N[KMGT]", help="How much it keeps on disk. [10G]"),
+    Option(name="allow", kind="list", metavar="CIDR", help="A network whose machines may use the proxy."),
+    Option(
+        name="allow-target",
+        kind="list",
+        metavar="CIDR",
+        help="A private network, or one of this machine's, that may be asked for.",
+    ),
+    Option(
+        name="connect-port",
+        kind="list",
+        metavar="N",
+        help="A port that may be asked for, beside 443 for https: and 80 and those above 1023 for http:.",
+    ),
     # compose
     Option(name="file", kind="paths", flags=("-f",), metavar="FILE", help="A Compose file; repeat it for more."),
     # env

@@ -51,7 +51,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.rfile.readline()
         with self.server.lock:
             self.server.hits[path] += 1
-            self.server.seen.append((self.command, self.path, dict(self.headers.items()), self.body))
+            fields = {name: ", ".join(self.headers.get_all(name, [])) for name in self.headers}
+            self.server.seen.append((self.command, self.path, fields, self.body))
         route = self.server.routes.get(path)
         if route is None:
             self.answer(404, b"nothing here")
@@ -208,7 +209,7 @@ class Client:
     def get(self, url: str, method: str = "GET", body: Any = None, **headers: str) -> Got:
         """One request; ``cache_control`` is Cache-Control."""
         named = {name.replace("_", "-").title(): value for name, value in headers.items()}
-        self.http.request(method, url, body=body, headers=named)
+        self.http.request(method, url, body=body, headers=named, encode_chunked="transfer_encoding" in headers)
         answer = self.http.getresponse()
         return Got(answer.status, answer.headers, answer.read())
 

@@ -34,6 +34,7 @@ class Exchange:
         self._reply = reply
         self._asked = asked
         self._expects = expects
+        self._bad = False
         self._upload: asyncio.Task[None] | None = None
         self._incoming = Incoming(wire, asked.body, proxy.limits.stall_seconds)
         self.hit: Entry | None = None
@@ -47,9 +48,12 @@ class Exchange:
             if self._reply.begun:
                 raise Lost from None
             self._count("errors")
-            self.outcome = f"{error.status}: {error}"
+            status, what = (
+                (400, "the request's body broke off or is malformed") if self._bad else (error.status, str(error))
+            )
+            self.outcome = f"{status}: {what}"
             self._reply.keep = self._reply.keep and self._incoming.done
-            self._reply.error(error.status, str(error))
+            self._reply.error(status, what)
         except (Corrupt, BadMessage):
             if self._reply.begun:
                 raise Lost from None
@@ -258,14 +262,22 @@ class Exchange:
 
     async def _forward(self, origin: Wire) -> None:
         """The request's body, as it comes; where it breaks off the origin must not take it for whole."""
-        try:
-            while data := await self._incoming.read():
-                origin.write(chunk(data) if self._asked.body < 0 else data)
+        while True:
+            try:
+                data = await self._incoming.read()
+            except (Lost, BadMessage):
+                self._bad = True
+                origin.cut()
+                return
+            if not data:
+                break
+            origin.write(chunk(data) if self._asked.body < 0 else data)
+            try:
                 await origin.drain(self._limits.stall_seconds)
-            if self._asked.body < 0:
-                origin.write(chunk(b""))
-        except (Lost, BadMessage):
-            origin.cut()
+            except Lost:  # what it said before it went is still to be read
+                return
+        if self._asked.body < 0:
+            origin.write(chunk(b""))
 
     async def _pass(self) -> None:
         asked = self._asked

@@ -121,7 +121,7 @@ def parse_request(data: bytes | bytearray) -> Head:
     head = Head(_fields(lines), int(line[3]), method=line[1], target=line[2])
     hosts = head.values.get("host", [])
     if len(hosts) > 1 or (head.minor == 1 and not hosts):
-        raise BadMessage("HTTP/1.1 wants one Host")
+        raise BadMessage("exactly one Host is wanted")
     return head
 
 

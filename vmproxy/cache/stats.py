@@ -29,8 +29,9 @@ class Stats:
             mine = self.hosts.setdefault(host, dict.fromkeys(_HOST, 0))
         for name in names:
             self.total[name] += 1
-            if name in mine:
-                mine[name] += 1
+            mine_too = "hits" if name in ("revalidated", "stale") else name
+            if mine_too in mine:
+                mine[mine_too] += 1
         if saved:
             self.total["bytes_saved"] += saved
             mine["bytes_saved"] += saved

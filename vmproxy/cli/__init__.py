@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("vmproxy.cli.run", "Run a command with the proxy variables set."),
     "docker-config": ("vmproxy.cli.docker_config", "Have docker give the proxy to containers and builds."),
     "dokku": ("vmproxy.cli.dokku", "Put a Dokku host behind the proxy: Docker, apps and their builds."),
+    "cache": ("vmproxy.cli.cache", "Run a caching proxy on this host; what it saved; purge it."),
     "completion": ("vmproxy.cli.completion", "Print the completion script for a shell."),
 }
 

@@ -1,0 +1,452 @@
+"""What goes wrong: origins that stall or break off, a full disk, broken entries, hostile and slow clients, loops."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cacheworld import (
+    WAIT_SECONDS,
+    Client,
+    fetch,
+    open_files,
+    origin,
+    proxy,
+    quick,
+    settings,
+    talk,
+)
+from tests.unit.test_cache_message import SMUGGLING
+from vmproxy.cache.store import Draft
+from vmproxy.errors import Busy, Refused
+
+FRESH = "max-age=60"
+
+
+@contextmanager
+def raw_origin(act: Callable[[socket.socket], None]) -> Iterator[str]:
+    """An origin that reads one request, then does as it likes with the connection; its host and port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def one(taken: socket.socket) -> None:
+            with taken:
+                taken.settimeout(WAIT_SECONDS)
+                taken.recv(65536)
+                act(taken)
+
+        def serve() -> None:
+            while True:
+                try:
+                    taken, _peer = listening.accept()
+                except OSError:
+                    return
+                threading.Thread(target=one, args=(taken,), daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def reset(taken: socket.socket) -> None:
+    """Close with a reset."""
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n"
+
+
+def ask(place: str, minor: int = 1) -> bytes:
+    """A request for that origin."""
+    return f"GET http://{place}/x HTTP/1.{minor}\r\nHost: {place}\r\nConnection: close\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "then", "status"),
+    [
+        (b"", "close", 502),
+        (b"", "reset", 502),
+        (b"", "stall", 504),
+        (b"HTTP/1.1 200", "close", 502),
+        (b"not http\r\n\r\n", "close", 502),
+        (HEAD + b"Content-Length: 9\r\nContent-Length: 9\r\n\r\n123456789", "close", 502),
+        (HEAD + b"Content-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "close", 502),
+        (HEAD + b"Content-Length: 9\n\r\n123456789", "close", 502),
+        (HEAD + b"Content-Length: 9\r\n\r\n1234", "close", 502),
+        (HEAD + b"Content-Length: 9\r\n\r\n1234", "stall", 504),
+        (HEAD + b"Content-Length: 900000\r\n\r\n1234", "close", 0),
+        (HEAD + b"Content-Length: 900000\r\n\r\n1234", "reset", 0),
+        (HEAD + b"Content-Length: 900000\r\n\r\n1234", "stall", 0),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n4\r\n1234\r\n", "close", 0),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n4\r\n1234\r\nXX\r\n", "close", 0),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n1234\r\n", "stall", 0),
+        (b"HTTP/1.1 200 OK\r\n\r\n1234", "reset", 0),
+    ],
+)
+def test_f75_a_broken_origin_is_never_a_short_200(tmp_path: Path, sent: bytes, then: str, status: int) -> None:
+    """502 or 504 where nothing was given on yet, else a connection that breaks off; and nothing is kept."""
+    done = threading.Event()
+
+    def act(taken: socket.socket) -> None:
+        if sent:
+            taken.sendall(sent)
+        if then == "stall":
+            done.wait(WAIT_SECONDS)
+        elif then == "reset":
+            time.sleep(0.05)
+            reset(taken)
+
+    with raw_origin(act) as place, proxy(settings(tmp_path / "c", limits=quick(origin_seconds=0.3))) as running:
+        for minor in (1, 0):
+            answer = talk(running.address, ask(place, minor), end=False)
+            if status:
+                assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+            else:
+                head, _, body = answer.partition(b"\r\n\r\n")
+                length = re.search(rb"Content-Length: (\d+)", head)
+                cut = answer.endswith(b"RESET") or (length and len(body) < int(length[1]))
+                assert cut or (b"chunked" in head and not body.endswith(b"0\r\n\r\n")), answer
+        assert len(running.proxy.store) == 0
+        done.set()
+
+
+def test_f75_a_full_disk_is_served_without_storing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small and large bodies reach every client whole where nothing, or only a part, can be written."""
+    real = Draft._put
+    room = [0]
+
+    def put(draft: Draft, data: bytes) -> None:
+        if draft.length + len(data) > room[0]:
+            raise OSError(errno.ENOSPC, "full")
+        real(draft, data)
+
+    monkeypatch.setattr(Draft, "_put", put)
+    with origin() as server, proxy(settings(tmp_path / "c")) as running:
+        small = server.serve("/small", b"s" * 1000, cache_control=FRESH)
+        large = server.serve("/large", bytes(range(256)) * 8000, cache_control=FRESH)
+        for room[0] in (0, 500_000):
+            assert fetch(running.address, small, cache_control="no-cache").body == b"s" * 1000
+            assert fetch(running.address, large).body == bytes(range(256)) * 8000
+        assert server.hits["/large"] == 2
+        assert not [name for name in os.listdir(tmp_path / "c/entries") if name.endswith(".part")]
+
+
+def test_f75_a_broken_entry_is_dropped_and_had_anew(tmp_path: Path) -> None:
+    """A flipped bit in the first block is a miss; in a later one the connection breaks off, and the next is whole."""
+    with origin() as server, proxy(settings(tmp_path / "c", limits=quick(memory_total=0))) as running:
+        urls = {size: server.serve(f"/{size}", b"q" * size, cache_control=FRESH) for size in (1000, 900_000)}
+        for size, url in urls.items():
+            for at in (10, size - 10):
+                fetch(running.address, url)
+                (entry,) = (
+                    entry for entry in running.do(lambda: list(running.proxy.store.entries())) if entry.url == url
+                )
+                with open(tmp_path / "c/entries" / entry.name, "r+b") as file:
+                    file.seek(at)
+                    file.write(b"!")
+                before = server.hits[f"/{size}"]
+                got = talk(running.address, f"GET {url} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
+                body = got.partition(b"\r\n\r\n")[2]
+                assert b"!" not in body
+                if size == 1000 or at == 10:
+                    assert body == b"q" * size
+                else:
+                    assert len(body) < size
+                assert fetch(running.address, url).body == b"q" * size
+                assert server.hits[f"/{size}"] == before + 1
+
+
+def test_f75_no_descriptor_is_left(tmp_path: Path) -> None:
+    """After hits, misses, broken origins, tunnels and clients that left there are as many descriptors as before."""
+    with (
+        origin() as server,
+        raw_origin(lambda taken: taken.sendall(HEAD + b"Content-Length: 900000\r\n\r\n1")) as broken,
+    ):
+        url = server.serve("/a", b"a" * 300_000, cache_control=FRESH)
+        with proxy(settings(tmp_path / "c", limits=quick(origin_idle_seconds=0.1))) as running:
+            fetch(running.address, url)
+            time.sleep(0.5)
+            before = open_files()
+            for _turn in range(5):
+                fetch(running.address, url)
+                fetch(running.address, server.url("/none"))
+                talk(running.address, ask(broken))
+                with socket.create_connection(running.address) as leaves:
+                    leaves.sendall(f"GET {url}?x HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            for _turn in range(40):
+                time.sleep(0.1)
+                if open_files() <= before:
+                    break
+            assert open_files() <= before
+
+
+def test_stale_if_error_is_given_where_the_origin_allows_it(tmp_path: Path) -> None:
+    """An origin that fails with 5xx or not at all: the stale answer within stale-if-error, else the failure."""
+    with origin() as server, proxy(settings(tmp_path / "c")) as running:
+        fails: list[str] = []
+
+        def route(handler: object, control: str) -> None:
+            if not fails:
+                handler.answer(200, b"old", etag='"1"', cache_control=control)  # type: ignore[attr-defined]
+            elif fails == ["500"]:
+                handler.answer(500, b"bad")  # type: ignore[attr-defined]
+            else:
+                handler.close_connection = True  # type: ignore[attr-defined]
+
+        server.routes["/may"] = lambda handler: route(handler, "max-age=0, stale-if-error=60")
+        server.routes["/must"] = lambda handler: route(handler, "max-age=0, must-revalidate, stale-if-error=60")
+        server.routes["/plain"] = lambda handler: route(handler, "max-age=0")
+        for how in ([], ["500"], ["close"]):
+            fails[:] = how
+            assert (fetch(running.address, server.url("/may"))).body == b"old"
+            expected = {"": 200, "500": 500, "close": 502}["".join(how)]
+            assert fetch(running.address, server.url("/must")).status == expected
+            assert fetch(running.address, server.url("/plain")).status == expected
+
+
+@pytest.fixture(scope="module")
+def shut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """A proxy with the usual rules: nothing of this machine is a target."""
+    limits = quick(head_seconds=0.4, stall_seconds=0.4, idle_seconds=0.4)
+    with proxy(settings(tmp_path_factory.mktemp("shut") / "c", targets=(), limits=limits)) as running:
+        yield running.address
+
+
+@pytest.mark.parametrize("data", SMUGGLING.values(), ids=SMUGGLING.keys())
+def test_p15_the_smuggling_set_is_a_400_and_the_end(shut: tuple[str, int], data: bytes) -> None:
+    """Refused, closed, and what stands behind it is never read as a request."""
+    answer = talk(shut, data + b"0\r\n\r\nGET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 "))
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        ("GET / HTTP/1.1", 400),
+        ("GET ftp://a.example/ HTTP/1.1", 400),
+        ("GET https://a.example/ HTTP/1.1", 501),
+        ("GET http://user:secret@a.example/ HTTP/1.1", 400),
+        ("GET http://a.example/#x HTTP/1.1", 400),
+        ("GET http:///x HTTP/1.1", 400),
+        ("GET http://a.example:99999/ HTTP/1.1", 400),
+        ("GET http://127.0.0.1:25/ HTTP/1.1", 403),
+        ("GET http://127.0.0.1:8080/ HTTP/1.1", 403),
+        ("GET http://localhost:8080/ HTTP/1.1", 403),
+        ("GET http://2130706433:8080/ HTTP/1.1", 403),
+        ("GET http://0x7f.1:8080/ HTTP/1.1", 403),
+        ("GET http://[::ffff:127.0.0.1]:8080/ HTTP/1.1", 403),
+        ("GET http://169.254.169.254/latest/meta-data/ HTTP/1.1", 403),
+        ("GET http://10.0.0.1/ HTTP/1.1", 403),
+        ("CONNECT 127.0.0.1:443 HTTP/1.1", 403),
+        ("CONNECT 93.184.216.34:22 HTTP/1.1", 403),
+        ("CONNECT a.example HTTP/1.1", 400),
+        ("TRACE http://93.184.216.34/ HTTP/1.1", 405),
+        ("GET http://a.example/ HTTP/2.0", 505),
+    ],
+)
+def test_t10_what_a_proxy_must_not_do_is_refused(shut: tuple[str, int], request_line: str, status: int) -> None:
+    """Not this machine by any name, not private networks, no ports of other services; one line says why."""
+    answer = talk(shut, f"{request_line}\r\nHost: a.example\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+    assert b"secret" not in answer
+    assert answer.partition(b"\r\n\r\n")[2].startswith(b"vmproxy cache: ")
+
+
+def test_t10_slow_and_idle_clients_are_let_go(shut: tuple[str, int]) -> None:
+    """A head that trickles gets 408 however many bytes come; an idle connection is closed."""
+    with socket.create_connection(shut, timeout=WAIT_SECONDS) as client:
+        began = time.monotonic()
+        answer = b""
+        client.settimeout(0.05)
+        while not answer and time.monotonic() - began < WAIT_SECONDS:
+            client.sendall(b"G")
+            try:
+                answer = client.recv(4096)
+            except TimeoutError:
+                continue
+        assert answer.startswith(b"HTTP/1.1 408 ")
+    assert talk(shut, end=False) == b""
+
+
+def test_t10_a_loop_is_seen_by_via(tmp_path: Path) -> None:
+    """A request that passed this proxy before is refused with 508; others' Via goes on."""
+    with origin() as server, proxy(settings(tmp_path / "c")) as running:
+        url = server.serve("/via")
+        assert fetch(running.address, url, via="1.1 other").status == 200
+        assert server.seen[-1][2]["Via"] == f"1.1 other, {running.proxy.via}"
+        assert fetch(running.address, url, via=f"1.1 other, {running.proxy.via}").status == 508
+        assert fetch(running.address, f"http://127.0.0.1:{running.port}/").status in (400, 403)
+
+
+def test_t10_clients_beyond_the_limit_are_turned_away(tmp_path: Path) -> None:
+    """The connection cap holds, and is free again when somebody goes."""
+    with origin() as server, proxy(settings(tmp_path / "c", limits=quick(clients=2))) as running:
+        url = server.serve("/x")
+        with Client(running.address) as one, Client(running.address) as two:
+            assert one.get(url).status == two.get(url).status == 200
+            assert talk(running.address, end=False).startswith(b"HTTP/1.1 503 ")
+        for _turn in range(100):
+            if not talk(running.address, ask(url[7:].partition("/")[0]), end=False).startswith(b"HTTP/1.1 503 "):
+                break
+            time.sleep(0.05)
+        assert fetch(running.address, url).status == 200
+
+
+def test_f76_a_port_in_use_is_one_line_with_a_hint(tmp_path: Path) -> None:
+    """Refused, exit 6, the address named; and the directory is free again."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Refused) as found, proxy(settings(tmp_path / "c", port=port)):
+            pass
+        assert found.value.exit == 6
+        assert f"127.0.0.1:{port}" in str(found.value)
+        assert "--port" in found.value.hint
+    with proxy(settings(tmp_path / "c")):
+        pass
+
+
+def test_a_second_process_on_the_directory_is_refused(tmp_path: Path) -> None:
+    """Busy, exit 8, while the first one runs."""
+    with proxy(settings(tmp_path / "c")):
+        with pytest.raises(Busy) as found, proxy(settings(tmp_path / "c")):
+            pass
+        assert found.value.exit == 8
+
+
+def test_bodies_of_requests_go_on(tmp_path: Path) -> None:
+    """With a length, in chunks, after 100-continue, and empty: the origin gets the very bytes."""
+    with origin() as server, proxy(settings(tmp_path / "c")) as running:
+        url = server.serve("/up", b"taken")
+        with Client(running.address) as client:
+            for body in (b"", b"short", b"l" * 2_000_000):
+                assert client.get(url, "POST", body).body == b"taken"
+                assert server.seen[-1][3] == body
+            assert (
+                client.get(url, "PUT", iter([b"in ", b"chunks " * 9000]), transfer_encoding="chunked").body == b"taken"
+            )
+            assert server.seen[-1][3] == b"in " + b"chunks " * 9000
+        top = (
+            f"POST {url} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
+        )
+        answer = talk(running.address, top.encode(), b"ok", end=False)
+        assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ")
+        assert server.seen[-1][3] == b"ok"
+        assert talk(running.address, top.replace("100-c", "200-c").encode()).startswith(b"HTTP/1.1 417 ")
+
+
+@pytest.mark.parametrize(
+    ("length", "body", "status"),
+    [
+        ("Content-Length: 100", b"half", b""),
+        ("Transfer-Encoding: chunked", b"4\r\nhalf\r\n", b""),
+        ("Transfer-Encoding: chunked", b"4\r\nhalf\r\n3 \r\nabc\r\n0\r\n\r\n", b"HTTP/1.1 400 "),
+        ("Transfer-Encoding: chunked", b"4\r\nhalf!\r\n0\r\n\r\n", b"HTTP/1.1 400 "),
+        ("Transfer-Encoding: chunked", b"4\nhalf\r\n0\r\n\r\n", b"HTTP/1.1 400 "),
+    ],
+)
+def test_p15_a_request_body_that_breaks_off_is_no_request(
+    tmp_path: Path, length: str, body: bytes, status: bytes
+) -> None:
+    """The origin sees a broken connection, not a shorter body; a bad chunk is a 400 and the end."""
+    whole: list[bool] = []
+
+    def act(taken: socket.socket) -> None:
+        try:
+            while taken.recv(65536):
+                pass
+            whole.append(True)
+        except ConnectionResetError:
+            whole.append(False)
+
+    with raw_origin(act) as place, proxy(settings(tmp_path / "c")) as running:
+        top = f"POST http://{place}/ HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode()
+        answer = talk(running.address, top, body)
+        assert answer.startswith(status or b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        for _turn in range(100):
+            if whole:
+                break
+            time.sleep(0.02)
+    assert whole == [False]
+
+
+def test_http_1_0_clients(tmp_path: Path) -> None:
+    """Closed at the end, or kept open where the client asks for it; never chunked."""
+
+    def act(taken: socket.socket) -> None:
+        taken.sendall(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        )
+
+    with origin() as server, proxy(settings(tmp_path / "c")) as running, raw_origin(act) as place:
+        url = server.serve("/old", b"123", cache_control=FRESH)
+        one = f"GET {url} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".encode()
+        answer = talk(running.address, one * 2 + one.replace(b"Connection: keep-alive\r\n", b""), end=False)
+        assert answer.count(b"HTTP/1.1 200 ") == 3
+        assert answer.count(b"Connection: keep-alive") == 2
+        assert answer.count(b"Connection: close") == 1
+        chunked = talk(running.address, f"GET http://{place}/ HTTP/1.0\r\n\r\n".encode(), end=False)
+        assert chunked.endswith(b"\r\n\r\nabc")
+        assert b"chunked" not in chunked
+
+
+def test_ranges_and_conditions_are_answered_from_the_store(tmp_path: Path) -> None:
+    """206, 416, If-Range, 304 and HEAD cost the origin nothing where a fresh whole is there."""
+    body = bytes(range(256)) * 3000
+    with origin() as server, proxy(settings(tmp_path / "c")) as running:
+        url = server.serve("/r", body, cache_control=FRESH, etag='"e"')
+        fetch(running.address, url)
+        for wanted, first, behind in (("bytes=0-0", 0, 1), ("bytes=300000-", 300000, None), ("bytes=-5", -5, None)):
+            got = fetch(running.address, url, range=wanted)
+            assert (got.status, got.body) == (206, body[first:behind])
+        assert fetch(running.address, url, range="bytes=768000-").status == 416
+        assert fetch(running.address, url, range="bytes=0-1,4-5").body == body
+        assert fetch(running.address, url, range="bytes=0-1", if_range='"other"').body == body
+        assert fetch(running.address, url, range="bytes=0-1", if_range='"e"').body == body[:2]
+        assert fetch(running.address, url, if_none_match='W/"x", "e"').status == 304
+        assert fetch(running.address, url, if_none_match='"x"').body == body
+        head = fetch(running.address, url, "HEAD")
+        assert (head.status, head.body, head["Content-Length"]) == (200, b"", str(len(body)))
+        assert server.hits["/r"] == 1
+
+
+def test_a_long_stream_needs_little_memory(tmp_path: Path) -> None:
+    """64 MB through the proxy, stored or not, with clients of different speed: memory grows by far less."""
+    size = 64 << 20
+    with origin() as server, proxy(settings(tmp_path / "c", size=80 << 20)) as running:
+
+        def route(handler: object) -> None:
+            handler.send_response(200)  # type: ignore[attr-defined]
+            handler.send_header("Content-Length", str(size))  # type: ignore[attr-defined]
+            handler.send_header("Cache-Control", FRESH)  # type: ignore[attr-defined]
+            handler.end_headers()  # type: ignore[attr-defined]
+            for _turn in range(size >> 18):
+                handler.wfile.write(b"m" * (1 << 18))  # type: ignore[attr-defined]
+
+        server.routes["/long"] = route
+        with socket.create_connection(running.address, timeout=WAIT_SECONDS) as client:
+            client.sendall(f"GET {server.url('/long')} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            time.sleep(0.3)
+            before = resident()
+            got, most = 0, 0
+            while data := client.recv(1 << 18):
+                got += len(data)
+                most = max(most, resident())
+        assert got > size
+        assert most - before < 24 << 20
+
+
+def resident() -> int:
+    """Bytes of memory this process has."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
