@@ -71,7 +71,8 @@ def _records(base: Image, files: Collection[File]) -> Iterator[bytes]:
                 _style(missing, parent), mode=stat.S_IFDIR | _NEW_DIRECTORY, ino=inode, nlink=2, mtime=_time(parent)
             )
         inode += 1
-        yield _record(file, name, node or base.node(name.rpartition(b"/")[0]), inode)
+        near = missing if missing is not None else name
+        yield _record(file, name, node or base.node(near.rpartition(b"/")[0]), inode)
 
 
 def _where(base: Image, file: File) -> tuple[bytes, Node | None, bytes | None]:

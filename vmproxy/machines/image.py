@@ -172,7 +172,8 @@ class ImageFile:
         paths = tuple("/" + name.decode("utf-8", "surrogateescape").removeprefix("./").strip("/") for name in names)
         ours, theirs = self._files(self._image, paths), self._files(base, paths)
         for path in paths:
-            if not _is_ours(ours[path], theirs[path]):
+            made = theirs[path].kind == "absent" and any(other.startswith(f"{path}/") for other in paths)
+            if not (made and ours[path].kind == "dir") and not _is_ours(ours[path], theirs[path]):
                 raise Refused("this file was changed since vmproxy wrote the image", where=printable(path), hint=hint)
         return base
 
@@ -281,4 +282,9 @@ def _is_ours(now: File, before: File) -> bool:
     """Whether a file is the one before but for our block."""
     if now.content is None or blocks.find(now.content, path=now.path) is None:
         return False
-    return blocks.take(now.content, path=now.path) == before.content
+    if before.kind == "absent":
+        return blocks.take(now.content, path=now.path) is None
+    kept = (now.uid, now.gid, now.mode) in {
+        (before.uid, before.gid, mode) for mode in (before.mode, _private(before.mode))
+    }
+    return kept and blocks.take(now.content, path=now.path) == before.content

@@ -49,10 +49,11 @@ def read(path: str) -> Seen:
             handle = os.open(real, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         except FileNotFoundError:
             raise Refused("there is no such file", where=path, hint="--vm initrd:FILE") from None
+        seen = os.fstat(handle)
+        if not stat.S_ISREG(seen.st_mode):
+            os.close(handle)
+            raise ForeignFile("this is no plain file", where=path)
         with os.fdopen(handle, "rb") as stream:
-            seen = os.fstat(stream.fileno())
-            if not stat.S_ISREG(seen.st_mode):
-                raise ForeignFile("this is no plain file", where=path)
             if seen.st_size >= _LIMIT_BYTES:
                 raise ForeignFile(f"this is no image of less than {_LIMIT_BYTES >> 30} GiB", where=path)
             content = stream.read(_LIMIT_BYTES)
