@@ -1,22 +1,24 @@
-"""A container image with Python and pip, as debootstrap would make one: Debian's own packages, unpacked, one tar."""
+"""Container images with Python and pip: a small one of Debian's own packages, unpacked, and one made by debootstrap."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
 import zipfile
 from pathlib import Path
 
-from tests.lab.tree import LabError, stage
+from tests.lab.tree import LabError, mirror, stage
 
 PACKAGES = ("dash", "python3", "python3-pip-whl")
 
 _WHEELS = "usr/share/python-wheels"
 _UNUSED = tuple(f"usr/share/{name}" for name in ("doc", "man", "locale", "lintian", "perl", "pixmaps"))
+_DOWNLOADS = ("var/cache/apt", "var/lib/apt/lists")
 _UNUSED_MODULES = ("EXTERNALLY-MANAGED", "idlelib", "lib2to3", "pydoc_data", "test", "unittest", "turtledemo")
 
 
@@ -36,6 +38,34 @@ def build_python_image(cache: Path) -> Path:
         os.close(handle)
         _run("tar", "-c", "-f", name, "--numeric-owner", "-C", str(tree), ".")
         Path(name).rename(final)
+    return final
+
+
+@functools.cache
+def build_debootstrap_image(cache: Path) -> Path:
+    """The tar of what debootstrap makes of this machine's own release with ``python3-pip``: a minute; then kept.
+
+    Left out are documents, downloads, and the mark by which Debian's pip wants a virtual environment: no image for
+    Docker has that one. Raises LabError.
+    """
+    system = platform.freedesktop_os_release()
+    components = "main,universe" if system["ID"] == "ubuntu" else "main"
+    words = ("--variant=minbase", f"--components={components}", "--include=python3-pip", system["VERSION_CODENAME"])
+    text = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    final = cache / f"image-debootstrap-{system['VERSION_CODENAME']}-{text}.tar"
+    if final.is_file():
+        return final
+    cache.mkdir(parents=True, exist_ok=True)
+    building = tempfile.mkdtemp(prefix="debootstrap-building-", dir=cache)
+    root, left = f"{building}/root", (*_UNUSED, *_DOWNLOADS, "dev/*", "proc/*", "sys/*", "usr/lib/*/EXTERNALLY-MANAGED")
+    try:
+        _run("debootstrap", *words, root, mirror())
+        exclude = (f"--exclude=./{path}" for path in left)
+        _run("tar", "-c", "-f", f"{building}/tar", *exclude, "--one-file-system", "--numeric-owner", "-C", root, ".")
+        Path(building, "tar").rename(final)
+    finally:
+        # Never into what a debootstrap that failed may have left mounted.
+        _run("rm", "-rf", "--one-file-system", building)
     return final
 
 
@@ -61,6 +91,6 @@ def _finish(root: Path) -> None:
 
 def _run(*argv: str, wanted: int = 0) -> None:
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=900, env=environment)
     if done.returncode != wanted:
         raise LabError(f"{argv[0]} ended with {done.returncode}: {done.stderr[-1000:]}")

@@ -209,12 +209,12 @@ def _update(cache: Path, release: str) -> None:
     sources = cache / f"sources-{release}.list"
     (cache / f"lists-{release}" / "partial").mkdir(parents=True, exist_ok=True)
     sources.touch(mode=0o600)
-    sources.write_text(f"deb {_mirror()} {release} main\n", encoding="utf-8")
+    sources.write_text(f"deb {mirror()} {release} main\n", encoding="utf-8")
     _apt(cache, release, "-qq", "-o", "APT::Update::Error-Mode=any", "update")
 
 
-def _mirror() -> str:
-    """The base address of the distribution's mirror, as this machine's own apt is told to use it."""
+def mirror() -> str:
+    """The base address of the distribution's mirror, as this machine's own apt is told to use it. Raises LabError."""
     system = Path("/etc/os-release").read_text(encoding="utf-8")
     name = re.search(r"^VERSION_CODENAME=\"?([a-z]+)", system, re.MULTILINE)
     asked = _command("apt-get", "--print-uris", "update")

@@ -1,6 +1,7 @@
 """What ``vmproxy env`` says, taken by real containers and builds: run, build, pip, host.docker.internal, names.
 
 The image is Debian's Python; its programs stand for those of every container: urllib, and pip with its own requests.
+pip installs in an image that debootstrap made.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tests.lab.hostside import listen
 from tests.lab.index import PACKAGE, LabIndex
 from tests.lab.nsvm import NamespaceVM
 from tests.lab.proxy import ANSWER, KNOWN, LabProxy
-from tests.lab.pyimage import build_python_image
+from tests.lab.pyimage import build_debootstrap_image, build_python_image
 from tests.ns.story import Vmproxy, host_proxy
 
 INDEX = "a package index"
@@ -164,11 +165,15 @@ def test_build_sees_the_variables_and_the_image_does_not(world: World, build: st
 @BUILDERS
 def test_pip_installs_through_an_index_by_declared_arguments_alone(world: World, build: str) -> None:
     """A Dockerfile with nothing but ``ARG PIP_INDEX_URL`` and ``ARG PIP_TRUSTED_HOST`` installs a package from an index
-    on the host's loopback, directly and not through the proxy. Its history has no proxy."""
+    on the host's loopback, directly and not through the proxy, in an image made by debootstrap. Its history has no
+    proxy."""
+    if not world.machine.docker("images", "-q", "debian"):
+        with build_debootstrap_image(default_cache()).open("rb") as tar:
+            world.machine.run(["docker", "import", "-", "debian"], stdin=tar.read(), seconds=120)
     world.index.asked.clear()
     dockerfile = (
-        "FROM python\nARG PIP_INDEX_URL\nARG PIP_TRUSTED_HOST\n"
-        f"RUN python3 -m pip install --root-user-action=ignore {PACKAGE} && python3 -c 'import lab_parcel as p; "
+        "FROM debian\nARG PIP_INDEX_URL\nARG PIP_TRUSTED_HOST\n"
+        f"RUN pip install --root-user-action=ignore {PACKAGE} && python3 -c 'import lab_parcel as p; "
         "print(p.STATE)'\n"
     )
     arguments = world.env("docker-build", "--pip-index", "http://localhost:3141/simple/")
