@@ -85,7 +85,7 @@ class Debian:
 @pytest.fixture(scope="module")
 def debian() -> Iterator[Debian]:
     """One for all tests of this file; what is made in it is removed."""
-    made = Debian(tree.stage(default_cache(), "initramfs", PACKAGES, finish=_finish))
+    made = Debian(tree.stage(default_cache(), "mkinitramfs", PACKAGES, finish=_finish))
     yield made
     shutil.rmtree(made.place)
 
