@@ -140,6 +140,20 @@ def test_asked_with_one_tool(vmproxy: Vmproxy, tools: NamespaceVM, proxy: LabPro
     assert legs(vmproxy) == dict.fromkeys(LEGS, False)
 
 
+def test_wget_alone_shows_the_credentials(vmproxy: Vmproxy, tools: NamespaceVM) -> None:
+    """A proxy that wants credentials, and a VM that has only wget: right ones are shown, missing ones are told."""
+    tools.run(HIDE.format("bash nc curl"))
+
+    def code(**environ: str) -> str:
+        words = () if environ else ("--proxy", "http://127.0.0.1:3129")
+        found = vmproxy.json("verify", *words, environ=environ).vm["findings"]
+        return str(next(leg["code"] for leg in found if leg["subject"] == "vm"))
+
+    with host_proxy(tools, port=3129, mode="auth", credentials="me:s p%"):
+        assert code(VMPROXY_PROXY="http://me:s%20p%25@127.0.0.1:3129") in ("", "OK")
+        assert code() == "credentials"
+
+
 def test_asked_with_busyboxs_nc(vmproxy: Vmproxy, tools: NamespaceVM, proxy: LabProxy) -> None:
     """The same with busybox's own nc, as on Tiny Core."""
     tools.run(HIDE.format(" ".join(TOOLS)))

@@ -17,7 +17,10 @@ ask() {
     nc) { cat "$3"; exec sleep 8; } 2>/dev/null 8>&- 9>&- | nc "$1" "$2" > "$ask_pipe" 2>/dev/null 8>&- 9>&- & ;;
     curl) { cat "$3"; exec sleep 8; } 2>/dev/null 8>&- 9>&- | curl -sN -m 8 "telnet://$ask_url" > "$ask_pipe" 2>/dev/null 8>&- 9>&- & ;;
     # wget writes its own request, and its -S header lines are read instead; it cannot do a CONNECT. Told to, it tries again and again.
-    wget) http_proxy="http://$ask_url/" wget -S -T 5 -O /dev/null http://vmproxy.invalid/ > "$ask_pipe" 2>&1 < /dev/null 8>&- 9>&- & ;;
+    # Credentials reach GNU's by a start-up file, where no argv and no environment shows them; busybox's reads none.
+    wget)
+      sed -n 's/^Proxy-Authorization:/header = &/p' "$3" | tr -d '\r' > "$ask_pipe.rc"
+      WGETRC=$ask_pipe.rc http_proxy="http://$ask_url/" wget -S -T 5 -O /dev/null http://vmproxy.invalid/ > "$ask_pipe" 2>&1 < /dev/null 8>&- 9>&- & ;;
   esac
   ask_pid=$!
   ( sleep 6; : > "$ask_late"; kill "$ask_pid" ) >/dev/null 2>&1 8>&- 9>&- &
@@ -35,7 +38,7 @@ ask() {
       printf '%s\n' "$ask_line" ;;
   esac
   kill "$ask_pid" "$ask_clock" 2>/dev/null
-  rm -f "$ask_pipe"
+  rm -f "$ask_pipe" "$ask_pipe.rc"
   [ ! -e "$ask_late" ]
 }
 ask_cr=$(printf '\r')
