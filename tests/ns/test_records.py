@@ -107,6 +107,20 @@ def test_f63_a_newer_format_is_refused_untouched(vmproxy: Vmproxy, command: str)
     assert (dump(vmproxy.machine), files(vmproxy.machine)) == (before, kept)
 
 
+def test_the_hosts_own_loopback_becomes_an_address_in_the_vm(vmproxy: Vmproxy) -> None:
+    """One case of one variable, on this host's loopback: the daemon gets the host's address, containers the bridge's,
+    in both cases of every name; and the VM remembers it."""
+    own = {"HTTP_PROXY": "http://localhost:3128", "no_proxy": "first.test,second.test"}
+    ran = vmproxy.apply("--no-verify", environ=own)
+    assert ran.code == 0, ran
+    assert daemon_environment(vmproxy.machine)["http_proxy"] == "http://10.0.2.2:3128"
+    told = vmproxy.env("--json").json
+    urls = {told[name] for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY")}
+    assert urls == {"http://172.17.0.1:3128"}
+    assert told["no_proxy"] == told["NO_PROXY"]
+    assert told["no_proxy"].startswith("first.test,second.test,localhost,")
+
+
 def test_names_and_the_package_index_are_recorded(vmproxy: Vmproxy) -> None:
     """``apply --names --pip-index``: status, a second apply and ``env --vm`` need no option; ``''`` takes them back."""
     assert vmproxy.apply("--no-verify").code == 0

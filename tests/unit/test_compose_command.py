@@ -104,6 +104,23 @@ def test_json_is_the_same_document(here: Path, capsys: pytest.CaptureFixture[str
     assert document["services"]["web"]["environment"]["NO_PROXY"].endswith("db,web")
 
 
+def test_the_index_is_in_environment_and_build_arguments(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--pip-index``: pip's variables for the service and its build, the host in no_proxy; a password by name."""
+    (here / "compose.yaml").write_text("services: {web: {build: .}}", encoding="utf-8")
+    assert run(["compose", *PROXY, "--pip-index", "http://pypi.lan:3141/simple/"]) == 0
+    web = yaml.safe_load(capsys.readouterr().out)["services"]["web"]
+    for given in (web["environment"], web["build"]["args"]):
+        assert given["PIP_INDEX_URL"] == "http://pypi.lan:3141/simple/"
+        assert given["PIP_TRUSTED_HOST"] == "pypi.lan"
+        assert given["no_proxy"] == given["NO_PROXY"]
+        assert "pypi.lan" in given["no_proxy"].split(",")
+    assert run(["compose", *PROXY, "--pip-index", "http://me:s3cret@pypi.lan/simple/"]) == 0
+    captured = capsys.readouterr()
+    assert "s3cret" not in captured.out + captured.err
+    assert "stays in the image's history" in captured.err
+    assert yaml.safe_load(captured.out)["services"]["web"]["build"]["args"]["PIP_INDEX_URL"] is None
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 
-from vmproxy import composefile, composeoverride, hostproc
+from vmproxy import composefile, composeoverride, hostproc, pip
 from vmproxy.cli.common import SSH, Run, command
 from vmproxy.cli.env import variables
 from vmproxy.composeyaml import LIMIT_BYTES
@@ -55,7 +55,8 @@ def main(run: Run) -> int:
     found = variables(run, knows_host=True)
     given = composeoverride.values(project, found)
     services = composeoverride.parts(project, given, host=composeoverride.calls_host(found))
-    for warning in composeoverride.warnings(project, given):
+    index = run.settings.pip_index if any(service.build for service in project.services) else ""
+    for warning in filter(None, (*composeoverride.warnings(project, given), pip.history_warning(index))):
         run.output.warn(warning, beside_json=True)
     if kept := composeoverride.kept(project, given):
         run.output.note(kept)
