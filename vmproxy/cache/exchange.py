@@ -47,7 +47,7 @@ class Exchange:
         except NoAnswer as error:
             if self._reply.begun:
                 raise Lost from None
-            self._count("errors")
+            self._proxy.stats.fail(self._asked.place)
             status, what = (
                 (400, "the request's body broke off or is malformed") if self._bad else (error.status, str(error))
             )

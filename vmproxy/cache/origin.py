@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
 from vmproxy.cache.guard import Address, target_refused
@@ -16,6 +17,7 @@ _IDLE_PER_ORIGIN = 32
 _IDLE_IN_ALL = 256
 _INTERIM_LIMIT = 16
 _OWN_SECONDS = 10.0
+_RESOLVERS = 16
 
 
 class NoAnswer(Exception):
@@ -46,6 +48,8 @@ class Origins:
         self._limits = settings.limits
         self._wires = wires
         self._loop = asyncio.get_running_loop()
+        # Not the threads that read files: a name server that does not answer must not hold them up.
+        self._resolver = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolver")
         self._idle: dict[tuple[str, int], list[tuple[float, Wire]]] = {}
         self._own: dict[Address, tuple[float, bool]] = {}
 
@@ -53,7 +57,9 @@ class Origins:
         """The addresses of a name that may be connected to. Raises NoAnswer."""
         try:
             async with asyncio.timeout(self._limits.connect_seconds):
-                found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                found = await self._loop.run_in_executor(
+                    self._resolver, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                )
         except (OSError, UnicodeError):
             raise NoAnswer("the host's name does not resolve", 502) from None
         except TimeoutError:
@@ -144,6 +150,7 @@ class Origins:
             for _until, wire in waiting:
                 wire.close()
         self._idle.clear()
+        self._resolver.shutdown(wait=False, cancel_futures=True)
 
     async def ask(
         self, host: str, port: int, method: str, data: bytes, upload: Callable[[Wire], asyncio.Task[None]] | None = None

@@ -9,6 +9,7 @@ from vmproxy.cache.message import BadMessage, Fields, Head, encode, forwarded, r
 
 _ABSOLUTE = re.compile(r"http://([^/?#]*)([/?][^#]*)?", re.IGNORECASE)
 _PLACE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::([0-9]{1,5}))?")
+_HOST_LIMIT = 255
 _NOT_SENT = frozenset(("host", "expect"))
 
 
@@ -54,7 +55,7 @@ def place(host: str, port: int) -> str:
 def _split(text: str, port: int | None) -> tuple[str, int]:
     match = _PLACE.fullmatch(text)
     number = int(match[2]) if match and match[2] else port
-    if not match or number is None or not 0 < number < 65536:
+    if not match or len(match[1]) > _HOST_LIMIT or number is None or not 0 < number < 65536:
         raise BadMessage("the address has no host and port that can be used")
     return match[1].lower().strip("[]").rstrip("."), number
 

@@ -97,7 +97,7 @@ def serve(settings: CacheSettings, *, ready: Callable[[str], None], log: Callabl
         end = asyncio.Event()
         loop = asyncio.get_running_loop()
         for name in ("SIGINT", "SIGTERM"):
-            with suppress(NotImplementedError):  # Windows: there Ctrl-C interrupts
+            with suppress(RuntimeError):  # Windows has no such handlers: there Ctrl-C interrupts
                 loop.add_signal_handler(getattr(signal, name), end.set)
         proxy = Proxy(settings, log=log)
         port = await proxy.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import secrets
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -67,13 +68,11 @@ class Proxy:
             )
         except OSError as error:
             self.store.close()
+            what, hint = f"cannot listen there: {(error.strerror or 'refused').lower()}", "--bind ADDR, --port N"
             if error.errno == errno.EADDRINUSE:
-                what, hint = (
-                    "something listens there already",
-                    f"--port N, or see what it is: ss -ltnp sport = :{self.settings.port}",
-                )
-            else:
-                what, hint = f"cannot listen there: {(error.strerror or 'refused').lower()}", "--bind ADDR, --port N"
+                port = self.settings.port
+                who = f"ss -ltnp sport = :{port}" if sys.platform == "linux" else f"lsof -nP -iTCP:{port}"
+                what, hint = "something listens there already", f"--port N; who it is says {who}"
             raise Refused(what, where=where, hint=hint) from None
         limits = self.limits
         shortest = min(limits.head_seconds, limits.stall_seconds, limits.origin_seconds, limits.idle_seconds)
@@ -153,7 +152,8 @@ class Proxy:
         if not wire.buffer:
             self._idle.add(wire)
             wire.quick = self._answer_quickly
-            wire.until(self.limits.idle_seconds)
+            wire.idle_seconds = self.limits.idle_seconds
+            wire.until(wire.idle_seconds)
             try:
                 more = await wire.more()
             except Lost:
@@ -164,6 +164,8 @@ class Proxy:
             if not more:
                 return None
         wire.until(self.limits.head_seconds)
+        if wire.buffer == b"\r":
+            await wire.more()
         if wire.buffer.startswith(b"\r\n"):  # some old clients end a body with it (RFC 9112 2.2)
             del wire.buffer[:2]
         return await wire.head()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _HOSTS = 1000
+_NOBODY = "(others)"
 _COUNTERS = ("requests", "hits", "misses", "revalidated", "stale", "passed", "tunnels", "refused", "errors")
 _BYTES = ("bytes_saved", "bytes_fetched", "bytes_tunnelled")
 _HOST = ("requests", "hits", "bytes_saved", "bytes_fetched", "tunnels")
@@ -25,7 +26,7 @@ class Stats:
         mine = self.hosts.get(host)
         if mine is None:
             if len(self.hosts) >= _HOSTS:
-                host = "(others)"
+                host = _NOBODY
             mine = self.hosts.setdefault(host, dict.fromkeys(_HOST, 0))
         for name in names:
             self.total[name] += 1
@@ -38,6 +39,10 @@ class Stats:
         if fetched:
             self.total["bytes_fetched"] += fetched
             mine["bytes_fetched"] += fetched
+
+    def fail(self, host: str) -> None:
+        """One request that got no answer: of a host only if it is known, names that do not exist take no place."""
+        self.count(host if host in self.hosts else _NOBODY, "requests", "errors")
 
     def load(self, document: object) -> None:
         """Take over what an earlier run kept; what does not fit is left out."""

@@ -30,6 +30,7 @@ _ENTRIES = "entries"
 _LOCK = "lock"
 _TOUCH_SECONDS = 60.0
 _VARIANTS = 32
+_ENTRIES_LIMIT = 100_000  # each takes about a kilobyte of memory
 _APPENDED_LIMIT = 256 << 10
 
 
@@ -158,11 +159,13 @@ class Store:
         self.total += entry.size
 
     def _make_room(self, size: int, keep: str = "") -> None:
-        for name in list(self._entries):
-            if self.total + size <= self.limit:
+        if keep in self._entries:
+            self._entries.move_to_end(keep)
+        while self._entries and (self.total + size > self.limit or len(self._entries) >= _ENTRIES_LIMIT):
+            name = next(iter(self._entries))
+            if name == keep:
                 return
-            if name != keep:
-                self.drop(self._entries[name])
+            self.drop(self._entries[name])
 
     def find(self, url: str, request: Head) -> Entry | None:
         """The variant of an address that the request selects, the newest where there are several."""

@@ -14,6 +14,7 @@ from contextlib import suppress
 from vmproxy.cache.message import CHUNKED, UNTIL_CLOSE, BadMessage, Chunks, find_head
 
 _BUFFER_LIMIT = 256 << 10
+_CLOSE_SECONDS = 30.0
 _NEVER = float("inf")
 
 
@@ -32,8 +33,10 @@ class Wire(asyncio.Protocol):
         self.buffer = bytearray()
         self.quick: Callable[[bytes], bytes | None] | None = None
         self.peer = ""
+        self.idle_seconds = _NEVER
         self.read_until = _NEVER
         self.write_until = _NEVER
+        self._gone_by = _NEVER
         self.ended = False
         self.lost = False
         self.stream: asyncio.Transport
@@ -62,6 +65,7 @@ class Wire(asyncio.Protocol):
         if self.quick is not None and not self.buffer and not self._full:
             answer = self.quick(data)
             if answer is not None:
+                self.until(self.idle_seconds)
                 self.stream.write(answer)
                 return
         self.buffer += data
@@ -100,6 +104,8 @@ class Wire(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """Fail what waits longer than it may."""
+        if now > self._gone_by:  # closed, but the other side does not take what was sent before
+            self.stream.abort()
         for waiter, until in ((self._reader, self.read_until), (self._writer, self.write_until)):
             if now > until and waiter and not waiter.done():
                 waiter.set_exception(Lost("nothing moved in time", late=True))
@@ -187,7 +193,8 @@ class Wire(asyncio.Protocol):
                 self.stream.write_eof()
 
     def close(self) -> None:
-        """Close when everything is sent."""
+        """Close when everything is sent; within a time, whether it was or not."""
+        self._gone_by = self._loop.time() + _CLOSE_SECONDS
         self.stream.close()
 
     def cut(self) -> None:
