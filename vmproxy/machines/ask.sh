@@ -11,9 +11,10 @@ ask() {
   echo "@tool $ask_tool"
   case $1 in *:*) ask_url=[$1]:$2 ;; *) ask_url=$1:$2 ;; esac
   mkfifo "$ask_pipe" || return 1
+  # The question goes in one piece (bash's printf writes line by line): who answers the first line and hangs up is heard.
   # The writer keeps its end open: a proxy may take a half-closed connection for a lost one.
   case $ask_tool in
-    bash) bash -c 'exec 5<>"/dev/tcp/$1/$2" || exit 1; IFS= read -r -d "" q <"$3"; printf %s "$q" >&5; exec cat <&5' ask "$1" "$2" "$3" > "$ask_pipe" 2>/dev/null < /dev/null 8>&- 9>&- & ;;
+    bash) bash -c 'exec 5<>"/dev/tcp/$1/$2" || exit 1; cat "$3" >&5; exec cat <&5' ask "$1" "$2" "$3" > "$ask_pipe" 2>/dev/null < /dev/null 8>&- 9>&- & ;;
     nc) { cat "$3"; exec sleep 8; } 2>/dev/null 8>&- 9>&- | nc "$1" "$2" > "$ask_pipe" 2>/dev/null 8>&- 9>&- & ;;
     curl) { cat "$3"; exec sleep 8; } 2>/dev/null 8>&- 9>&- | curl -sN -m 8 "telnet://$ask_url" > "$ask_pipe" 2>/dev/null 8>&- 9>&- & ;;
     # wget writes its own request, and its -S header lines are read instead; it cannot do a CONNECT. Told to, it tries again and again.
