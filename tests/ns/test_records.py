@@ -14,6 +14,7 @@ from tests.ns.story import (
     PROFILE,
     Vmproxy,
     daemon_environment,
+    daemon_pid,
     dump,
     files,
     held,
@@ -122,8 +123,10 @@ def test_the_hosts_own_loopback_becomes_an_address_in_the_vm(vmproxy: Vmproxy) -
 
 
 def test_names_and_the_package_index_are_recorded(vmproxy: Vmproxy) -> None:
-    """``apply --names --pip-index``: status, a second apply and ``env --vm`` need no option; ``''`` takes them back."""
+    """``apply --names --pip-index``: status, a second apply and ``env --vm`` need no option; ``''`` takes them back.
+    They are for containers: Docker is not restarted."""
     assert vmproxy.apply("--no-verify").code == 0
+    pid = daemon_pid(vmproxy.machine)
     plain, kept = vmproxy.env("--json").json, files(vmproxy.machine)
     words = ("--names", "db,my_cache", "--pip-index", "http://localhost:3141/simple/")
     assert vmproxy.status(*words).code == 1
@@ -138,6 +141,7 @@ def test_names_and_the_package_index_are_recorded(vmproxy: Vmproxy) -> None:
     ran = vmproxy.apply("--no-verify", "--names", "", "--pip-index", "")
     assert ran.code == 0, ran
     assert (vmproxy.env("--json").json, files(vmproxy.machine)) == (plain, kept)
+    assert daemon_pid(vmproxy.machine) == pid
 
 
 # ---- remove where little or nothing is there ------------------------------------------------------------------------
