@@ -19,7 +19,7 @@ import pytest
 import vmproxy
 from tests.unit import schema
 from vmproxy import errors
-from vmproxy.cli import COMMANDS
+from vmproxy.cli import COMMANDS, common
 from vmproxy.cli.edge import run
 from vmproxy.model import Event, Finding, Report, Settings
 from vmproxy.options import OPTIONS
@@ -367,6 +367,13 @@ def test_an_ignored_signal_stays_ignored(stories: Stories) -> None:
         assert run(["apply", "--vm", "a"]) == 0
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_settings_file_as_windows_editors_save_it(tmp_path: Path) -> None:
+    """A byte order mark and CR LF change nothing."""
+    file = tmp_path / "settings.toml"
+    file.write_bytes(b"\xef\xbb\xbflisten-port = 8124\r\n")
+    assert common.read_file(str(file), {}) == (str(file), {"listen-port": 8124})
 
 
 def test_config_file_is_the_users_and_never_the_current_directorys(

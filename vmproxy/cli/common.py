@@ -189,7 +189,8 @@ def read_file(path: str | None, environ: Mapping[str, str]) -> tuple[str, dict[s
     try:
         with open(name, "rb") as stream:
             data = stream.read(_FILE_LIMIT_BYTES)
-        text = data.decode("utf-8")
+        # Windows' editors may begin a file with a byte order mark, which TOML does not know.
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"cannot read the settings: {error.strerror}", where=name) from None
     except UnicodeDecodeError:
