@@ -226,7 +226,8 @@ def test_f08_f09_no_single_gateway(base: Base, vmproxy: Vmproxy, what: str) -> N
 
 def test_f10_not_a_known_system(base: Base, vmproxy: Vmproxy) -> None:
     """Another system: exit 6 with its name and what is known; --guest overrules."""
-    base.machine.run("cp -P /etc/os-release /run/os-release.was; rm /etc/os-release; cat >/etc/os-release",
+    base.machine.run("cp -P /etc/os-release /run/os-release.was; rm /etc/os-release; cat >/etc/os-release; "
+                     "mv /lib/lsb/init-functions /run/",
                      stdin=b'ID=plan9\nPRETTY_NAME="Plan \x1b[31m9"\n')  # fmt: skip
     try:
         with unchanged(base.machine):
@@ -236,6 +237,7 @@ def test_f10_not_a_known_system(base: Base, vmproxy: Vmproxy) -> None:
         assert vmproxy.tell(converge.apply, guest="boot2docker", check=False, verify=False).ok
     finally:
         base.machine.run("rm /etc/os-release; cp -P /run/os-release.was /etc/os-release")
+        base.machine.run("mv /run/init-functions /lib/lsb/")
 
 
 ENDLESS = {
