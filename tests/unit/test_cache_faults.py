@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -285,7 +286,45 @@ def test_t10_a_loop_is_seen_by_via(tmp_path: Path) -> None:
         assert fetch(running.address, url, via="1.1 other").status == 200
         assert server.seen[-1][2]["Via"] == f"1.1 other, {running.proxy.via}"
         assert fetch(running.address, url, via=f"1.1 other, {running.proxy.via}").status == 508
-        assert fetch(running.address, f"http://127.0.0.1:{running.port}/").status in (400, 403)
+        itself = fetch(running.address, f"http://127.0.0.1:{running.port}/")
+        assert (itself.status, b"itself" in itself.body) == (403, True)
+
+
+def test_t10_the_address_that_was_checked_is_connected_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name is resolved once; of its addresses only those allowed are tried, whatever it resolves to next."""
+    answers = [["127.0.0.2", "127.0.0.1"], ["127.0.0.2"]]
+    asked = []
+
+    real = socket.getaddrinfo
+
+    def resolve(host: str, port: int, *more: int, **named: int) -> object:
+        if host != "rebinding.example":
+            return real(host, port, *more, **named)
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (text, port)) for text in answers[len(asked) - 1]]
+
+    only = (ip_network("127.0.0.1/32"),)
+    with origin() as server, proxy(settings(tmp_path / "c", targets=only)) as running:
+        server.serve("/name", b"right", cache_control="no-store")
+        monkeypatch.setattr("vmproxy.cache.origin.socket.getaddrinfo", resolve)
+        url = f"http://rebinding.example:{server.server_port}/name"
+        head = f"GET {url} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        assert talk(running.address, head).endswith(b"right")
+        assert asked == ["rebinding.example"]
+        running.do(running.proxy.origins.close_kept)
+        assert talk(running.address, head).startswith(b"HTTP/1.1 403 ")
+        assert server.hits["/name"] == 1
+
+
+def test_t10_a_client_that_is_not_allowed_hears_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection is reset, whatever it sends."""
+    monkeypatch.setattr("vmproxy.cache.server.may_use", lambda _settings, peer: peer != "127.0.0.1")
+    with proxy(settings(tmp_path / "c")) as running:
+        assert talk(running.address, b"GET http://127.0.0.1:9/ HTTP/1.1\r\nHost: x\r\n\r\n", end=False) in (
+            b"",
+            b"RESET",
+        )
+        assert "not within --allow" in running.log[0]
 
 
 def test_t10_clients_beyond_the_limit_are_turned_away(tmp_path: Path) -> None:
@@ -420,10 +459,11 @@ def test_ranges_and_conditions_are_answered_from_the_store(tmp_path: Path) -> No
         assert server.hits["/r"] == 1
 
 
-def test_a_long_stream_needs_little_memory(tmp_path: Path) -> None:
-    """64 MB through the proxy, stored or not, with clients of different speed: memory grows by far less."""
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_long_stream_needs_little_memory(tmp_path: Path, kept: bool) -> None:
+    """64 MB through the proxy, stored or too large for that, to a client that first waits: memory grows by far less."""
     size = 64 << 20
-    with origin() as server, proxy(settings(tmp_path / "c", size=80 << 20)) as running:
+    with origin() as server, proxy(settings(tmp_path / "c", size=(1 << 30) if kept else (80 << 20))) as running:
 
         def route(handler: object) -> None:
             handler.send_response(200)  # type: ignore[attr-defined]
@@ -444,6 +484,53 @@ def test_a_long_stream_needs_little_memory(tmp_path: Path) -> None:
                 most = max(most, resident())
         assert got > size
         assert most - before < 24 << 20
+        assert len(running.proxy.store) == int(kept)
+
+
+def test_readers_of_different_speed_share_what_is_too_large_to_keep(tmp_path: Path) -> None:
+    """A body of unknown length that outgrows the store reaches each of its readers whole; nothing is kept."""
+    body = os.urandom(1 << 20) * 3
+    go_on = threading.Event()
+    with origin() as server, proxy(settings(tmp_path / "c", size=4 << 20)) as running:
+
+        def route(handler: object) -> None:
+            handler.send_response(200)  # type: ignore[attr-defined]
+            handler.send_header("Transfer-Encoding", "chunked")  # type: ignore[attr-defined]
+            handler.send_header("Cache-Control", FRESH)  # type: ignore[attr-defined]
+            handler.end_headers()  # type: ignore[attr-defined]
+            go_on.wait(WAIT_SECONDS)
+            for at in range(0, len(body), 100_000):
+                piece = body[at : at + 100_000]
+                handler.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))  # type: ignore[attr-defined]
+            handler.wfile.write(b"0\r\n\r\n")  # type: ignore[attr-defined]
+
+        server.routes["/huge"] = route
+        ask_once = f"GET {server.url('/huge')} HTTP/1.0\r\nHost: x\r\n\r\n".encode()
+        clients = [socket.create_connection(running.address, timeout=WAIT_SECONDS) for _number in range(3)]
+        for client in clients:
+            client.sendall(ask_once)
+            while b"\r\n\r\n" not in client.recv(65536):
+                pass
+        go_on.set()
+        found = [b""] * len(clients)
+        for index, client in reversed(list(enumerate(clients))[1:]):
+            found[index] = client.recv(1000)
+        time.sleep(0.2)
+
+        def rest(index: int) -> None:
+            with clients[index] as client:
+                while data := client.recv(65536 if index else 16384):
+                    found[index] += data
+
+        readers = [threading.Thread(target=rest, args=(index,)) for index in range(len(clients))]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(WAIT_SECONDS)
+        assert [piece == body for piece in found] == [True] * len(clients)
+        assert server.hits["/huge"] == 1
+        assert len(running.proxy.store) == 0
+        assert not os.listdir(tmp_path / "c/entries")
 
 
 def resident() -> int:

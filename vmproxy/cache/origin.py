@@ -44,7 +44,7 @@ class Origins:
     """Connections to origins, new and kept."""
 
     def __init__(self, settings: CacheSettings, wires: Wires) -> None:
-        self._settings = settings
+        self.settings = settings
         self._limits = settings.limits
         self._wires = wires
         self._loop = asyncio.get_running_loop()
@@ -67,7 +67,7 @@ class Origins:
         allowed, reason = [], "the host has no address"
         for text in dict.fromkeys(str(entry[4][0]) for entry in found):
             address = ip_address(text.partition("%")[0])
-            refused = target_refused(self._settings, address, port, own=self._is_own(address))
+            refused = target_refused(self.settings, address, port, own=self._is_own(address))
             if refused:
                 reason = refused
             else:
@@ -144,12 +144,16 @@ class Origins:
             if not waiting:
                 del self._idle[place]
 
-    def close(self) -> None:
+    def close_kept(self) -> None:
         """Close every kept connection."""
         for waiting in self._idle.values():
             for _until, wire in waiting:
                 wire.close()
         self._idle.clear()
+
+    def close(self) -> None:
+        """Close every kept connection, and resolve no more."""
+        self.close_kept()
         self._resolver.shutdown(wait=False, cancel_futures=True)
 
     async def ask(

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from vmproxy.cache.control import Control
 from vmproxy.cache.entry import Entry
@@ -74,6 +75,8 @@ class Proxy:
                 who = f"ss -ltnp sport = :{port}" if sys.platform == "linux" else f"lsof -nP -iTCP:{port}"
                 what, hint = "something listens there already", f"--port N; who it is says {who}"
             raise Refused(what, where=where, hint=hint) from None
+        port = int(self._server.sockets[0].getsockname()[1])
+        self.settings = self.origins.settings = replace(self.settings, port=port)
         limits = self.limits
         shortest = min(limits.head_seconds, limits.stall_seconds, limits.origin_seconds, limits.idle_seconds)
         self._control.load()
@@ -82,7 +85,7 @@ class Proxy:
             asyncio.create_task(self.wires.sweep(min(1.0, shortest / 4))),
             asyncio.create_task(self._tidy()),
         ]
-        return int(self._server.sockets[0].getsockname()[1])
+        return port
 
     async def _tidy(self) -> None:
         last = 0.0

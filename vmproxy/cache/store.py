@@ -244,7 +244,9 @@ class Store:
         draft = self.draft()
         try:
             draft.write(body)
-            entry = self.publish(draft, url, stored, draft.finish(url, stored))
+            size = draft.finish(url, stored)
+            draft.file.close()
+            entry = self.publish(draft, url, stored, size)
         finally:
             draft.discard()
         self._remember(entry, body)
