@@ -23,6 +23,7 @@ _NEW_DIRECTORY = 0o755
 
 def without_ours(image: Image) -> bytes:
     """The image without the members that we appended, and without the padding before them."""
+    whole = memoryview(image.content)
     kept, at = [], 0
     for number, mark in sorted(image.marks.items()):
         if not mark.appended:
@@ -31,11 +32,11 @@ def without_ours(image: Image) -> bytes:
         start = span.start - mark.padding
         if start < at or any(image.content[start : span.start]):
             raise ForeignFile("what we appended to the image does not stand as it was written")
-        kept.append(image.content[at:start])
+        kept.append(whole[at:start])
         at = span.end
     if not kept:
         return image.content
-    kept.append(image.content[at:])
+    kept.append(whole[at:])
     return b"".join(kept)
 
 
@@ -132,41 +133,41 @@ def rewrite(base: Image, files: Collection[File], *, mode: int | None) -> bytes:
         near = base.node((missing or name).rpartition(b"/")[0])
         number = near.member if near is not None and near.member >= 0 else base.members[-1]
         added.setdefault(number, []).append(file)
-    parts = []
+    parts: list[bytes] = []
     for number, span in enumerate(base.spans):
         if number in edits or number in added:
             packed = _packed(base, number, edits.get(number, {}), added.get(number, ()), mark)
             later = any(other.kind == "cpio" for other in base.spans[number + 1 :])
             # A plain archive behind it has to stand at a multiple of 4 as before.
-            parts += [packed, bytes((span.end - span.start - len(packed)) % 4 if later else 0)]
+            parts += [*packed, bytes((span.end - span.start - sum(map(len, packed))) % 4 if later else 0)]
         else:
             parts.append(base.content[span.start : span.end])
     return b"".join(parts)
 
 
-def _packed(base: Image, number: int, edits: dict[int, File], added: Collection[File], mark: Mark) -> bytes:
+def _packed(base: Image, number: int, edits: dict[int, File], added: Collection[File], mark: Mark) -> list[bytes]:
     pack = packer(base.spans[number].kind)
-    out = bytearray()
+    out: list[bytes] = []
     stream, items = base.walk(number)
     archives = _archives(base, number)
     for item in items:
         if isinstance(item, int):
-            out += pack.compress(bytes(item))
+            out.append(pack.compress(bytes(item)))
         elif item.is_trailer:
             archives -= 1
             if not archives:
                 for new in _records(base, added):
-                    out += pack.compress(new)
-            out += pack.compress(item.raw if archives else mark.trailer())
+                    out.append(pack.compress(new))
+            out.append(pack.compress(item.raw if archives else mark.trailer()))
         elif item.position in edits:
-            out += pack.compress(_edited(item, edits[item.position]))
+            out.append(pack.compress(_edited(item, edits[item.position])))
         else:
-            out += pack.compress(item.raw)
+            out.append(pack.compress(item.raw))
             size = item.size + -item.size % 4
             for piece in stream.pieces(size):
-                out += pack.compress(piece)
-    out += pack.flush()
-    return bytes(out)
+                out.append(pack.compress(piece))
+    out.append(pack.flush())
+    return out
 
 
 def _archives(base: Image, number: int) -> int:
@@ -197,13 +198,14 @@ def differing(base: Image, other: Image) -> frozenset[bytes]:
     """
     found: set[bytes] = set()
     others = iter(enumerate(other.spans))
+    left, right = memoryview(base.content), memoryview(other.content)
     for number, one in enumerate(base.spans):
         place, two = next(others, (-1, one))
         if one.kind != "zeros" and two.kind == "zeros" and place > 0 and place - 1 in other.marks:
             place, two = next(others, (-1, one))  # what fills up a member of ours
         if place < 0 or one.kind != two.kind:
             raise _another()
-        if base.content[one.start : one.end] == other.content[two.start : two.end]:
+        if left[one.start : one.end] == right[two.start : two.end]:
             continue
         if one.kind == "zeros":
             filled = (two.end - two.start) - (one.end - one.start)

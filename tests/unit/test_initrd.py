@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import shutil
 import signal
 import stat
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -505,3 +507,21 @@ def test_plain_archives_behind_a_rewritten_one_stay_aligned(disk: Disk) -> None:
         assert disk.read(b"/" + images.MICROCODE) == bytes(range(256)) * 9
         disk.tell(converge.remove)
         assert disk.path.read_bytes() == content
+
+
+def test_p14_memory_hangs_on_the_size_of_the_image(disk: Disk) -> None:
+    """Apply, another wish, remove: no more than four times the image at once, both ways."""
+    noise = images.file(b"noise", os.urandom(1 << 20) * 24)
+    disk.write(newc.archive([*images.moby_records(), noise]))
+    size = disk.path.stat().st_size
+    for rewrite in (False, True):
+        for port in (3128, 3129, 0):
+            proxy = ProxyURL(scheme="http", host="127.0.0.1", port=port or 3129)
+            gc.collect()
+            tracemalloc.start()
+            try:
+                disk.tell(converge.apply if port else converge.remove, proxy=proxy, rewrite=rewrite)
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            assert peak < 4 * size + (4 << 20)

@@ -100,7 +100,8 @@ class ImageFile:
             image.must_be_read()
         except ForeignFile as error:
             where = f"{self._path}, {error.where}" if error.where else self._path
-            raise ForeignFile(error.what, where=where, hint=error.hint) from None
+            hint = error.hint if error.hint != error.usual_hint else "is the file whole, and an initramfs image?"
+            raise ForeignFile(error.what, where=where, hint=hint) from None
         return image
 
     def _facts(self, image: Image, look: Look) -> Facts:
@@ -217,7 +218,8 @@ class ImageFile:
         if not wanted:
             return
         if not self._rewrite:
-            right = initrdedit.without_ours(image) == base.content
+            added = [number for number in image.members if image.spans[number].end > len(base.content)]
+            right = image.content.startswith(base.content) and added == list(image.marks)
         else:
             right = len(initrdedit.differing(base, image)) <= len(wanted) + len({os.path.dirname(p) for p in paths})
         if not right:
@@ -251,7 +253,7 @@ class ImageFile:
         if there:
             if os.path.islink(backup) or not os.path.isfile(backup):
                 raise Refused("this is not a plain file", where=printable(backup), hint="move it away")
-            if imagefile.read(backup).content == base.content:
+            if imagefile.holds(backup, base.content):
                 return False
         with imagefile.new_file(self._seen, base.content, 0o600) as name:
             os.replace(name, backup)
@@ -260,7 +262,7 @@ class ImageFile:
     def _drop(self, backup: str, base: Image) -> tuple[str, ...]:
         """Take the backup away, if it is this image's; else say that it stays."""
         plain = os.path.isfile(backup) and not os.path.islink(backup)
-        if plain and imagefile.read(backup).content == base.content:
+        if plain and imagefile.holds(backup, base.content):
             os.unlink(backup)
             return ()
         return (f"{printable(backup)} is of another image, and stays",)

@@ -56,7 +56,7 @@ def read(path: str) -> Seen:
         with os.fdopen(handle, "rb") as stream:
             if seen.st_size >= _LIMIT_BYTES:
                 raise ForeignFile(f"this is no image of less than {_LIMIT_BYTES >> 30} GiB", where=path)
-            content = stream.read(_LIMIT_BYTES)
+            content = stream.read(seen.st_size)  # of a greater number Python takes the memory first
     return Seen(
         path=real,
         content=content,
@@ -82,7 +82,7 @@ def new_file(seen: Seen, content: bytes, mode: int) -> Iterator[str]:
                     os.fchown(stream.fileno(), *seen.owner)
                 os.fchmod(stream.fileno(), mode)
             os.fsync(stream.fileno())
-        if not _holds(name, content):
+        if not holds(name, content):
             raise RolledBack("what was written reads differently; the image is as it was", where=seen.path)
         yield name
     finally:
@@ -90,7 +90,8 @@ def new_file(seen: Seen, content: bytes, mode: int) -> Iterator[str]:
             os.unlink(name)
 
 
-def _holds(path: str, content: bytes) -> bool:
+def holds(path: str, content: bytes) -> bool:
+    """Whether the file has exactly these bytes; read piece by piece. Raises OSError."""
     at = 0
     with open(path, "rb") as stream:
         while piece := stream.read(_PIECE_BYTES):
