@@ -222,19 +222,19 @@ def fetch(address: tuple[str, int], url: str, method: str = "GET", body: Any = N
 
 def talk(address: tuple[str, int], *parts: bytes, end: bool = True) -> bytes:
     """Send bytes as they are; everything that comes back until the other side closes. b"…RESET" for a reset."""
-    with socket.create_connection(address, timeout=WAIT_SECONDS) as talk:
-        found = b""
-        try:
+    found = b""
+    try:
+        with socket.create_connection(address, timeout=WAIT_SECONDS) as talk:
             for part in parts:
                 talk.sendall(part)
             if end:
                 talk.shutdown(socket.SHUT_WR)
             while data := talk.recv(65536):
                 found += data
-        except ConnectionResetError:
-            found += b"RESET"
-        except BrokenPipeError:
-            pass
+    except ConnectionResetError:
+        found += b"RESET"
+    except BrokenPipeError:
+        pass
     return found
 
 

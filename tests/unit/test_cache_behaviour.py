@@ -184,7 +184,7 @@ def test_last_modified_gives_a_life_of_a_tenth(world: World) -> None:
     for _turn in range(2):
         fetch(running.address, url)
     assert server.hits["/heuristic"] == 1
-    url = server.serve("/young", last_modified=http_date())
+    url = server.serve("/young", last_modified=http_date(10))
     for _turn in range(2):
         fetch(running.address, url)
     assert server.hits["/young"] == 2
