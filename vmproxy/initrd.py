@@ -170,6 +170,8 @@ class Image:
             if self._left_steps < 0:
                 raise ForeignFile("the image has too many links to follow")
             part = parts.pop()
+            if self._nodes[here].kind != "dir":
+                return None
             if part == b"..":
                 here = here.rpartition(b"/")[0]
                 continue

@@ -144,6 +144,7 @@ def test_t15_names_stay_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         images.file(b"nowhere/x", b"5"),
         images.file(b"etc/absolute/x", b"6"),
         images.file(b"etc/..", b"7"),
+        images.file(b"etc/absolute/../through", b"8"),
     ]
     image = Image(newc.archive(records))
     assert read(image, b"/escape") == b"1"
