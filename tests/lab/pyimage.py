@@ -90,7 +90,8 @@ def _finish(root: Path) -> None:
 
 
 def _run(*argv: str, wanted: int = 0) -> None:
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+    ways = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}  # as apt has them
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", **ways}
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=900, env=environment)
     if done.returncode != wanted:
         raise LabError(f"{argv[0]} ended with {done.returncode}: {done.stderr[-1000:]}")
