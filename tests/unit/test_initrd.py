@@ -17,7 +17,7 @@ import pytest
 
 from tests.unit import images
 from vmproxy import blocks, converge, initrdedit, newc
-from vmproxy.errors import Busy, ForeignFile, NoGateway, Refused, RolledBack, UsageError, VmproxyError
+from vmproxy.errors import Busy, ForeignFile, Interrupted, NoGateway, Refused, RolledBack, UsageError, VmproxyError
 from vmproxy.initrd import Image
 from vmproxy.machines import imagefile
 from vmproxy.machines.image import BACKUP
@@ -409,17 +409,23 @@ def test_f72_a_full_disk(disk: Disk, small_files: None, rewrite: bool) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize(
+    "how", [OSError(errno.ENOSPC, "No space left on device"), Interrupted(15)], ids=["full", "term"]
+)
 @pytest.mark.parametrize("call", ["fsync", "replace", "fchmod"])
-def test_f72_a_step_that_fails(disk: Disk, call: str, rewrite: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call of the system may fail at each of its turns: the image is as before or as wished, never between."""
+def test_f72_a_step_that_fails(
+    disk: Disk, call: str, how: BaseException, rewrite: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call of the system may fail at each of its turns, or be interrupted there: the image is as before or as
+    wished, never between, and no part of a new one stays."""
     before = disk.picture()
-    for turn in range(4):
+    for turn in range(5):
         real, count = getattr(os, call), [turn]
 
         def fails(*args: object, _real: object = real, _count: list[int] = count, **more: object) -> object:
             _count[0] -= 1
             if _count[0] == -1:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise how
             return _real(*args, **more)  # type: ignore[operator]
 
         with monkeypatch.context() as patch:
@@ -430,6 +436,9 @@ def test_f72_a_step_that_fails(disk: Disk, call: str, rewrite: bool, monkeypatch
             except VmproxyError as error:
                 whole = False
                 assert error.exit == 7
+            except Interrupted:
+                whole = disk.picture()["initrd.img"] != before["initrd.img"]
+        assert set(disk.picture()) <= {"initrd.img", "initrd.img" + BACKUP}
         if whole:
             assert disk.tell(converge.status).ok
         else:

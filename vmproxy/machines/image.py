@@ -257,6 +257,7 @@ class ImageFile:
                 return False
         with imagefile.new_file(self._seen, base.content, 0o600) as name:
             os.replace(name, backup)
+        imagefile.settle(os.path.dirname(backup))
         return not there
 
     def _drop(self, backup: str, base: Image) -> tuple[str, ...]:
