@@ -7,6 +7,8 @@
     guard     who may ask, and for what (PURE)
     limits    the settings, in one frozen object (PURE)
     entry     one entry as a file's bytes
+    draft     one that is being written
+    place     their directory, and its lock
     store     entries on disk: one file each, LRU, checked
     stats     what was saved, per host
     wire      one connection as bytes: read, write, deadlines

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from vmproxy.cache.place import CONTROL, ENTRIES, NEW, STATS
 from vmproxy.cache.stats import Stats
 from vmproxy.cache.store import Store
 from vmproxy.errors import Busy, LostContact, UsageError
@@ -21,8 +22,6 @@ from vmproxy.errors import Busy, LostContact, UsageError
 if TYPE_CHECKING:
     from vmproxy.cache.server import Proxy
 
-_SOCKET = "control"
-_STATS = "stats.json"
 _LINE_LIMIT = 1 << 20
 _ANSWER_SECONDS = 30.0
 _PATH_LIMIT = 100  # sun_path ends at 104 to 108 bytes
@@ -32,7 +31,7 @@ _FILE_LIMIT = 4 << 20
 @contextmanager
 def _address(directory: str) -> Iterator[str]:
     """The socket's path, short enough to be used: through an open directory where it is too long."""
-    path = os.path.join(directory, _SOCKET)
+    path = os.path.join(directory, CONTROL)
     if len(os.fsencode(path)) <= _PATH_LIMIT:
         yield path
         return
@@ -42,7 +41,7 @@ def _address(directory: str) -> Iterator[str]:
         )
     handle = os.open(directory, os.O_RDONLY)
     try:
-        yield f"/proc/self/fd/{handle}/{_SOCKET}"
+        yield f"/proc/self/fd/{handle}/{CONTROL}"
     finally:
         os.close(handle)
 
@@ -50,7 +49,7 @@ def _address(directory: str) -> Iterator[str]:
 def read_stats(directory: str) -> Stats:
     """The counters of the last run; zeros where there was none, or where they cannot be read."""
     stats = Stats()
-    with suppress(OSError, ValueError), open(os.path.join(directory, _STATS), "rb") as file:
+    with suppress(OSError, ValueError), open(os.path.join(directory, STATS), "rb") as file:
         stats.load(json.loads(file.read(_FILE_LIMIT)))
     return stats
 
@@ -70,22 +69,22 @@ class Control:
 
     def save(self) -> None:
         """Keep the counters; a full disk is no reason to end."""
-        path = os.path.join(self._directory, _STATS)
+        path = os.path.join(self._directory, STATS)
         with suppress(OSError):
-            handle = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            handle = os.open(path + NEW, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "w", encoding="ascii") as file:
                 json.dump(self._proxy.stats.document(), file)
-            os.replace(path + ".new", path)
+            os.replace(path + NEW, path)
 
     async def start(self) -> None:
         """Listen in the directory, which is ours alone: what lies there is of a run that was killed."""
         if not hasattr(asyncio, "start_unix_server"):
             return
         with suppress(OSError):
-            os.unlink(os.path.join(self._directory, _SOCKET))
+            os.unlink(os.path.join(self._directory, CONTROL))
         with _address(self._directory) as path:
             self._server = await asyncio.start_unix_server(self._serve, path, limit=_LINE_LIMIT)
-        os.chmod(os.path.join(self._directory, _SOCKET), 0o600)
+        os.chmod(os.path.join(self._directory, CONTROL), 0o600)
 
     async def stop(self) -> None:
         """Keep the counters and stop listening."""
@@ -93,7 +92,7 @@ class Control:
         if self._server:
             self._server.close()
             with suppress(OSError):
-                os.unlink(os.path.join(self._directory, _SOCKET))
+                os.unlink(os.path.join(self._directory, CONTROL))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, ValueError, TimeoutError, asyncio.LimitOverrunError):
@@ -149,7 +148,7 @@ def status(directory: str) -> dict[str, Any]:
     if running:
         return running
     entries = size = 0
-    with suppress(OSError), os.scandir(os.path.join(directory, "entries")) as files:
+    with suppress(OSError), os.scandir(os.path.join(directory, ENTRIES)) as files:
         for file in files:
             if len(file.name) == 64:
                 entries += 1

@@ -10,74 +10,24 @@ import errno
 import os
 import re
 import secrets
-import stat
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from typing import BinaryIO
 
-from vmproxy.cache.entry import BLOCK, Body, Corrupt, Digests, Entry, name_of, read_tail, tail
+from vmproxy.cache.draft import PART, Draft
+from vmproxy.cache.entry import BLOCK, Body, Corrupt, Entry, name_of, read_tail, tail
 from vmproxy.cache.message import Head
+from vmproxy.cache.place import ENTRIES, lock, prepare
 from vmproxy.cache.policy import Stored, matches
-from vmproxy.errors import Busy, NotPermitted, Refused
+from vmproxy.errors import NotPermitted
 
 _NAME = re.compile(r"[0-9a-f]{64}")
-_PART = ".part"
-_ENTRIES = "entries"
-_LOCK = "lock"
 _TOUCH_SECONDS = 60.0
 _VARIANTS = 32
 _ENTRIES_LIMIT = 100_000  # each takes about a kilobyte of memory
 _APPENDED_LIMIT = 256 << 10
-
-
-class Draft:
-    """A response that is being written: a file nobody finds until :meth:`Store.publish`."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.length = 0
-        self._digests = Digests()
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-        self.file: BinaryIO = os.fdopen(handle, "w+b", buffering=0)
-        self._one_at_a_time = threading.Lock()  # they share the file's position
-
-    def write(self, data: bytes) -> None:
-        """Go on with the body. Raises OSError; what was written before is there."""
-        with self._one_at_a_time:
-            self._put(data)
-        self._digests.update(data)
-        self.length += len(data)
-
-    def _put(self, data: bytes) -> None:
-        rest = memoryview(data)
-        self.file.seek(self.length)
-        while rest:
-            rest = rest[self.file.write(rest) :]
-
-    def read(self, start: int, count: int) -> bytes:
-        """Bytes that were written."""
-        with self._one_at_a_time:
-            self.file.seek(start)
-            return self.file.read(min(count, self.length - start))
-
-    def finish(self, url: str, stored: Stored) -> int:
-        """Write what follows the body; the file's size. Raises OSError."""
-        rest = tail(url, stored, self.length, self._digests.all())
-        with self._one_at_a_time:
-            self._put(rest)
-        return self.length + len(rest)
-
-    def discard(self) -> None:
-        """Remove it, if it was not published."""
-        self.file.close()
-        if self.path:
-            with suppress(OSError):
-                os.unlink(self.path)
-            self.path = ""
 
 
 class Store:
@@ -98,7 +48,7 @@ class Store:
         self._now = now
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._by_url: dict[str, list[Entry]] = {}
-        self._path = os.path.join(directory, _ENTRIES)
+        self._path = os.path.join(directory, ENTRIES)
         prepare(directory)
         self._lock = lock(directory)
         try:
@@ -237,7 +187,7 @@ class Store:
 
     def draft(self) -> Draft:
         """A new file to write a body into. Raises OSError."""
-        return Draft(os.path.join(self._path, secrets.token_hex(16) + _PART))
+        return Draft(os.path.join(self._path, secrets.token_hex(16) + PART))
 
     def put(self, url: str, stored: Stored, body: bytes) -> Entry:
         """Keep a small response. Raises OSError (a full disk); nothing is kept then."""
@@ -335,47 +285,4 @@ class Store:
         return iter(list(self._entries.values()))
 
 
-def _unusable(directory: str, error: OSError) -> NotPermitted:
-    return NotPermitted(f"the directory cannot be used: {error.strerror}", where=directory, hint="--dir DIR")
-
-
-def prepare(directory: str) -> None:
-    """Make the directory, 0700 and ours. Raises NotPermitted, Refused."""
-    try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        found = os.lstat(directory)
-        if stat.S_ISLNK(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
-            raise Refused("the directory of the cache is not this user's own", where=directory, hint="--dir DIR")
-        if os.name == "posix" and found.st_mode & 0o077:
-            strangers = set(os.listdir(directory)) - {_ENTRIES, _LOCK, "control", "stats.json"}
-            if strangers:
-                what = "the directory holds other files and is open to others"
-                raise Refused(what, where=directory, hint="--dir DIR, a directory of its own")
-            os.chmod(directory, 0o700)
-    except OSError as error:
-        raise _unusable(directory, error) from None
-
-
-def lock(directory: str) -> int | None:
-    """The lock of a directory, held until it is closed or this process ends. Raises Busy, NotPermitted."""
-    try:
-        handle = os.open(os.path.join(directory, _LOCK), os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-    except OSError as error:
-        raise _unusable(directory, error) from None
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        hint = "vmproxy cache status shows it; --dir DIR for a second one"
-        raise Busy("another cache runs on this directory", where=directory, hint=hint) from None
-    return handle
-
-
-__all__ = ["Corrupt", "Draft", "Store", "lock", "prepare"]
+__all__ = ["Corrupt", "Draft", "Store"]

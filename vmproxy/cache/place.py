@@ -1,0 +1,57 @@
+"""The directory of a cache: what lies in it, whose it is, and the lock that says that it is in use."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from vmproxy.errors import Busy, NotPermitted, Refused
+
+ENTRIES = "entries"
+LOCK = "lock"
+CONTROL = "control"
+STATS = "stats.json"
+NEW = ".new"
+
+
+def _unusable(directory: str, error: OSError) -> NotPermitted:
+    return NotPermitted(f"the directory cannot be used: {error.strerror}", where=directory, hint="--dir DIR")
+
+
+def prepare(directory: str) -> None:
+    """Make the directory, 0700 and ours. Raises NotPermitted, Refused."""
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        found = os.lstat(directory)
+        if stat.S_ISLNK(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
+            raise Refused("the directory of the cache is not this user's own", where=directory, hint="--dir DIR")
+        if os.name == "posix" and found.st_mode & 0o077:
+            strangers = set(os.listdir(directory)) - {ENTRIES, LOCK, CONTROL, STATS, STATS + NEW}
+            if strangers:
+                what = "the directory holds other files and is open to others"
+                raise Refused(what, where=directory, hint="--dir DIR, a directory of its own")
+            os.chmod(directory, 0o700)
+    except OSError as error:
+        raise _unusable(directory, error) from None
+
+
+def lock(directory: str) -> int | None:
+    """The lock of a directory, held until it is closed or this process ends. Raises Busy, NotPermitted."""
+    try:
+        handle = os.open(os.path.join(directory, LOCK), os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    except OSError as error:
+        raise _unusable(directory, error) from None
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        hint = "vmproxy cache status shows it; --dir DIR for a second one"
+        raise Busy("another cache runs on this directory", where=directory, hint=hint) from None
+    return handle
