@@ -131,7 +131,24 @@ def _proxy(option: Option, value: object) -> ProxyURL:
 def _no_proxy(option: Option, value: object) -> tuple[str, ...]:
     from vmproxy.proxyenv import merge_no_proxy
 
-    return merge_no_proxy(",".join(_pieces(option, value)))
+    entries = merge_no_proxy(",".join(_pieces(option, value)))
+    for entry in entries:
+        if not _can_be_direct(entry):
+            raise _wrong(option, entry, "a host, .domain, address, network or *")
+    return entries
+
+
+def _can_be_direct(entry: str) -> bool:
+    """Whether any program could take the entry for something: no URL, no network that is none, no list of another
+    kind (Windows separates by semicolons)."""
+    import ipaddress
+
+    if "/" in entry:
+        try:
+            ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            return False
+    return not any(char in ";|<>()\"'`$&!\\" for char in entry)
 
 
 def _names(option: Option, value: object) -> tuple[str, ...]:

@@ -221,6 +221,7 @@ class Facts:
     ``texts`` are bytes of files that are only read.
     ``resolved`` are IPv4 addresses of the name asked for. ``route_save`` are ``ip route save`` bytes, empty where
     not asked.
+    ``busy``: another run of vmproxy held the lock and lived.
     ``live`` is False where only files are reached: then there are no rules, no daemon and nobody to ask.
     """
 
@@ -246,6 +247,7 @@ class Facts:
     dump_errors: Mapping[str, str] = field(default_factory=dict)
     daemon: Daemon | None = None
     leftovers: tuple[str, ...] = ()
+    busy: bool = False
     resolved: tuple[str, ...] = ()
 
 

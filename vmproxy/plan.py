@@ -217,9 +217,8 @@ def _restart(
         if not differing:
             return False, []
         detail = f"the running Docker daemon has other values of {', '.join(differing)} (restart pending)"
-        return True, [
-            Finding(subject="daemon", ok=False, code=DRIFT, detail=detail, hint="vmproxy apply --restart always")
-        ]
+        hint = "vmproxy apply" if files else "vmproxy apply --restart always"
+        return True, [Finding(subject="daemon", ok=False, code=DRIFT, detail=detail, hint=hint)]
     stale = _stale(running, files, guest, facts, restart_always=restart_always)
     if not stale:
         return False, []

@@ -5,16 +5,16 @@ Imported while the VM is answering the first look.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from vmproxy import guests, ipv6, managed, preview
 from vmproxy import plan as planning
-from vmproxy.errors import Busy, LostContact, NoGateway, NoProxy, Refused, RolledBack, VmproxyError
+from vmproxy.errors import Busy, NoGateway, Refused, RolledBack
 from vmproxy.machines import Look, Outcome, Terms
-from vmproxy.model import Desired, Facts, Finding, Plan, Report, Route, printable
+from vmproxy.model import Desired, Facts, Finding, Plan, Report, Route
+from vmproxy.outcomes import failure, short
 from vmproxy.proof import LEGS, Question
 from vmproxy.routes import Sighting, agree, choose_gateway, default_routes, parse
 from vmproxy.scene import Scene, judged, question, read, why_not_asked
@@ -45,6 +45,9 @@ class Story:
             made = self._plan(scene, desired)
             self._nothing_wins(scene, desired)
             if not made:
+                if scene.facts.busy and not dry_run:
+                    scene = self._after_the_other()
+                    continue
                 return self._report(scene, "in sync, nothing to do")
             self._preconditions(scene, made)
             if dry_run:
@@ -72,6 +75,9 @@ class Story:
             if DOKKU_RECORD in scene.facts.paths:
                 scene.warnings.append(STILL_IN_DOKKU)
             if not made:
+                if scene.facts.busy and not dry_run:
+                    scene = self._after_the_other(wait_for_docker=False)
+                    continue
                 return self._report(scene, "removed" if changed else "nothing to do", changed=changed)
             self._writable(scene, made)
             if dry_run:
@@ -89,6 +95,17 @@ class Story:
                 return replace(report, message="removed")
             scene, changed = again, True
         raise Refused("the VM keeps changing under our hands", hint="try again")
+
+    def _after_the_other(self, *, wait_for_docker: bool = True) -> Scene:
+        """Nothing differs, but another run is at work and may yet put it back: what is there after it. Raises Busy."""
+        deadline = time.monotonic() + self._settings.lock_timeout_seconds
+        self._tell("waiting for another run of vmproxy")
+        while time.monotonic() < deadline:
+            time.sleep(_PAUSE_SECONDS)
+            scene = self._session.scene(wait_for_docker=wait_for_docker)
+            if not scene.facts.busy:
+                return scene
+        raise Busy("another vmproxy run is at work in the VM", hint="try again, or --lock-timeout S")
 
     def _plan(self, scene: Scene, desired: Desired) -> Plan:
         return self._session.plan(scene, desired)
@@ -192,7 +209,7 @@ class Story:
         desired: Desired,
     ) -> Report:
         if outcome.status != "kept":
-            raise _failure(outcome, failed, scene.hidden)
+            raise failure(outcome, failed, scene.hidden)
         scene.warnings += outcome.notes
         pending = outcome.restart.startswith("pending")
         count = outcome.restart.partition(" ")[2]
@@ -206,7 +223,7 @@ class Story:
             elif second.status not in ("moved", "busy"):
                 what = failed.detail if failed else preview.redact(second.text, scene.hidden)
                 raise RolledBack(
-                    f"ROLLBACK INCOMPLETE: the change is made, its restart failed: {_short(what)}",
+                    f"ROLLBACK INCOMPLETE: the change is made, its restart failed: {short(what)}",
                     hint="vmproxy status, then vmproxy remove",
                     complete=False,
                 )
@@ -290,7 +307,7 @@ class Story:
         """See :func:`vmproxy.converge.env`."""
         from vmproxy import containerview
 
-        look = Look(root=False, files=guests.files(), paths=guests.paths())
+        look = Look(root=False, files=guests.files(), paths=guests.paths(), configs=guests.daemon_configs())
         facts = self._session.observe(look)
         guest, _reason = guests.detect(facts, self._settings.guest)
         seen = planning.seen_wish(facts, guest)
@@ -366,38 +383,3 @@ def _saved_routes(facts: Facts) -> tuple[Route, ...]:
         raise
     except Refused:
         return facts.routes
-
-
-# What iptables-restore says before the reason: "iptables-nft-restore v1.8.9 (nf_tables): ", "Warning: ".
-_NOISE = re.compile(r"\biptables\S*-restore(?: v[\d.]+)?(?: \(\w+\))?: |\bWarning: ")
-
-
-def _short(text: str) -> str:
-    """At most 120 characters, the middle left out: the reason stands at the end, iptables' in front, and what state
-    is left comes behind."""
-    text = _NOISE.sub("", text)
-    return text if len(text) <= 120 else f"{text[:68]}…{text[-51:]}"
-
-
-def _failure(outcome: Outcome, failed: Finding | None, hidden: tuple[str, ...]) -> VmproxyError:
-    """What commit.sh's last word means as an error."""
-    text = _short(preview.redact(outcome.text, hidden))
-    log = preview.redact(outcome.log, hidden)
-    last = next((line for line in reversed(log.splitlines()) if line.strip()), "")
-    if outcome.status == "incomplete":
-        hint = "vmproxy status, then vmproxy remove"
-        return RolledBack(f"ROLLBACK INCOMPLETE: {text}", hint=hint, complete=False)
-    if outcome.status == "busy" or outcome.exit == Busy.exit:
-        return Busy(text, hint="try again, or --lock-timeout S" if outcome.status == "busy" else "")
-    if failed is not None and outcome.status == "refused":
-        return NoProxy(failed.detail, hint=failed.hint or "--no-check")
-    if failed is not None and outcome.status == "undone":
-        return RolledBack(
-            f"{_short(failed.detail)}; everything was put back", where=failed.subject, hint=failed.hint or "--keep"
-        )
-    if outcome.exit == Refused.exit:
-        return Refused(f"{text}; nothing was changed")
-    if outcome.exit == LostContact.exit:
-        return LostContact(f"{text}; everything was put back")
-    tail = f" (its log ends: {printable(last, limit=100)})" if last else ""
-    return RolledBack(f"{text}{tail}; everything was put back")

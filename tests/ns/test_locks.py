@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -108,10 +109,10 @@ def test_a_held_lock_is_waited_for(base: Base, vmproxy: Vmproxy, holder: str) ->
 
 
 def test_a_run_that_only_looks_takes_no_lock(base: Base, vmproxy: Vmproxy, holder: str) -> None:
-    """status, dry runs and an apply with nothing to do are not held up."""
+    """status and dry runs are not held up."""
     assert vmproxy.status().code == 1
     assert vmproxy.apply("--dry-run", "--lock-timeout", "0").code == 0
-    assert vmproxy.remove("--lock-timeout", "0").code == 0
+    assert vmproxy.remove("--dry-run", "--lock-timeout", "0").code == 0
 
 
 STALE = {
@@ -209,3 +210,27 @@ def test_a_run_at_work_has_left_nothing_behind(base: Base, vmproxy: Vmproxy, kin
     assert (ran.code, "/run/vmproxy/work" in ran.all) == (1, True), ran
     assert vmproxy.apply(*QUIET).code == 0
     assert vmproxy.tell(converge.status).ok
+
+
+def test_nothing_to_do_is_not_said_of_another_runs_unfinished_work(base: Base, vmproxy: Vmproxy) -> None:
+    """A second apply while the first is at work waits for its end: interrupted, the first puts all back, and the second
+    does the job; one that may not wait is exit 8."""
+    switch = base.machine.path("/run/lab/stub/slow-start")
+    switch.parent.mkdir(parents=True, exist_ok=True)
+    switch.write_text("3\n")
+    first = subprocess.Popen(
+        vmproxy.argv("apply", *vmproxy.vm_words, *QUIET),
+        env=vmproxy.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        until(base.machine.path(PROFILE).exists, "the profile is written")
+        refused(vmproxy.apply(*QUIET, "--lock-timeout", "0"), 8, "another vmproxy run")
+        first.send_signal(signal.SIGINT)
+        second = vmproxy.apply(*QUIET)
+        first.communicate(timeout=60)
+        assert first.returncode == 130
+        assert (second.code, "nothing to do" in second.all) == (0, False), second
+    finally:
+        stop(first)
+        switch.unlink()
+    assert vmproxy.status().code == 0

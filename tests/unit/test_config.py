@@ -236,3 +236,17 @@ def test_settings_made_by_hand_count_by_their_values() -> None:
     assert (found.listen_port, found.gateway, found.no_proxy, found.forward) == (8124, "10.0.3.2", ("a.b",), True)
     found = choose(Settings(given=frozenset({"no_proxy", "forward"})), recorded)
     assert (found.no_proxy, found.forward) == ((), False)
+
+
+@pytest.mark.parametrize("entry", ["http://x", "10.0.0.0/99", "a;b", "<local>", "a/b", "$(id)"])
+def test_a_no_proxy_entry_that_nothing_can_be_is_refused(entry: str) -> None:
+    """A URL, a network that is none, a list of another kind: exit 2 before anything is written, the option named."""
+    with pytest.raises(UsageError, match="no-proxy"):
+        config.resolve(("no-proxy",), given={"no-proxy": entry}, environ={}, file={})
+
+
+def test_no_proxy_entries_of_every_kind_are_taken() -> None:
+    """Names, domains, addresses, networks, ports, stars."""
+    text = "a.corp,.b.corp,*.c.corp,*,10.0.0.0/8,10.1.2.3:80,fd00::/8,[fd00::1]:80,my_db,xn--bcher-kva.test"
+    found = config.resolve(("no-proxy",), given={"no-proxy": text}, environ={}, file={})
+    assert found["no-proxy"] == tuple(text.split(","))

@@ -179,7 +179,7 @@ parse_files_there() { # what this VM's shell says of the files
 look_syntax() { parse_files_there; frame end; }
 
 look() {
-  busy=''; if at_work; then busy=1; fi
+  busy=''; if at_work; then busy=1; frame busy; fi
   look_system; look_network
   if [ -n "$want_rules" ]; then look_rules; fi
   look_files

@@ -64,6 +64,7 @@ class _Reader:
         self._dump_errors: dict[str, str] = {}
         self._daemon: Daemon | None = None
         self._leftovers: list[str] = []
+        self._busy = False
         self._resolved: tuple[str, ...] = ()
 
     def take(self, frame: Frame) -> None:
@@ -105,6 +106,7 @@ class _Reader:
             dump_errors=self._dump_errors,
             daemon=self._daemon,
             leftovers=tuple(self._leftovers),
+            busy=self._busy,
             resolved=self._resolved,
         )
 
@@ -182,6 +184,9 @@ class _Reader:
             path = name.decode("ascii", "replace")
             if path in self._stats and self._stats[path].kind == "absent":
                 self._stats[path] = stat(path, line)
+
+    def _take_busy(self, _frame: Frame) -> None:
+        self._busy = True
 
     def _take_leftover(self, frame: Frame) -> None:
         self._leftovers.append(printable(frame.rest))
