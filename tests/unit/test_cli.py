@@ -588,3 +588,11 @@ def test_a_rollback_that_is_not_complete_is_not_reported_as_one() -> None:
 def test_every_option_has_a_help_text() -> None:
     """No option without a sentence of help."""
     assert all(option.help.endswith((".", "]")) for option in OPTIONS.values())
+
+
+def test_the_usual_hint_names_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nobody knows better the hint is that command's own help."""
+    config = tmp_path / "vmproxy.toml"
+    config.write_text("vm = [", encoding="utf-8")
+    assert run(["status", "--config", str(config)]) == 2
+    assert "hint: vmproxy status --help\n" in capsys.readouterr().err

@@ -194,7 +194,9 @@ def _fail(argv: list[str], error: BaseException, *, report: Report | None = None
     as_json = "--json" in words or os.environ.get("VMPROXY_JSON", "").lower() in ("1", "true", "yes", "on")
     quiet = any(word in ("-q", "--quiet") for word in words)
     output = Output(json=as_json, verbosity=-1 if quiet else 0, debug=debug_wanted(words))
-    output.error(report.message, hint=report.hint, error=error)
+    name = next((word for word in words if word in COMMANDS), "")
+    hint = f"vmproxy {name} --help" if name and report.hint == UsageError.usual_hint else report.hint
+    output.error(report.message, hint=hint, error=error)
     if as_json:
         output.document(summary([report]))
     return report.exit

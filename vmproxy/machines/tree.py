@@ -30,7 +30,9 @@ _PREFIX = ".vmproxy-"
 def open(directory: str) -> Tree:
     """A machine over a directory. Raises Refused where it is none."""
     if not os.path.isdir(directory):
-        raise Refused("this is not a directory", where=printable(directory))
+        raise Refused(
+            "this is not a directory", where=printable(directory), hint="rootfs:DIR is the root of the VM's files"
+        )
     return Tree(os.path.realpath(directory))
 
 
