@@ -259,12 +259,18 @@ def _stale(
             found = blocks.find(change.before.content, path=change.before.path)
             ours = read_payload(found.payload) if found else {}
             return any(running.get(name) == value for name, value in ours.items())
-    if not restart_always:
+    return restart_always and unnamed_proxy(facts, guest)
+
+
+def unnamed_proxy(facts: Facts, guest: Guest) -> bool:
+    """Whether Docker runs with a proxy that no file names any more: after a ``remove`` whose restart was put off."""
+    if facts.daemon is None:
         return False
     file = facts.files.get(guest.WISH_FILE)
-    content = (file.content if file else None) or b""
-    values = {value for name, value in running.items() if name.lower() in ("http_proxy", "https_proxy")}
-    return any(value.encode("utf-8", "surrogateescape") not in content for value in values)
+    texts = ((file.content if file else None) or b"", *facts.texts.values())
+    environment = facts.daemon.environment
+    values = {value for name, value in environment.items() if value and name.lower() in ("http_proxy", "https_proxy")}
+    return any(not any(value.encode("utf-8", "surrogateescape") in text for text in texts) for value in values)
 
 
 # ---- what the VM's disk says ----------------------------------------------------------------------------------------
@@ -295,5 +301,6 @@ __all__ = [
     "not_taken",
     "overridden",
     "seen_wish",
+    "unnamed_proxy",
     "view",
 ]

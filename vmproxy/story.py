@@ -23,6 +23,7 @@ from vmproxy.wish import choose, host_notes
 
 Confirm = Callable[[str], bool]
 
+_STILL_RUNS = "Docker still runs with a proxy that no file names any more; --restart always restarts it"
 _TRIES = 3
 _PAUSE_SECONDS = 1.0
 
@@ -78,6 +79,8 @@ class Story:
                 if scene.facts.busy and not dry_run:
                     scene = self._after_the_other(wait_for_docker=False)
                     continue
+                if planning.unnamed_proxy(scene.facts, scene.guest):
+                    scene.warnings.append(_STILL_RUNS)
                 return self._report(scene, "removed" if changed else "nothing to do", changed=changed)
             self._writable(scene, made)
             if dry_run:

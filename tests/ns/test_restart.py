@@ -186,6 +186,8 @@ def test_remove_with_containers_is_pending_until_told(vmproxy: Vmproxy) -> None:
     assert ran.code == 3, ran
     assert (dump(machine), files(machine)) == (before, kept)
     assert daemon_environment(machine)["http_proxy"] == URL
+    again = vmproxy.remove()
+    assert (again.code, "Docker still runs with a proxy that no file names" in again.err) == (0, True), again
     done = vmproxy.remove("--restart", "always")
     assert done.code == 0, done
     assert "http_proxy" not in daemon_environment(machine)
