@@ -148,7 +148,7 @@ def _can_be_direct(entry: str) -> bool:
             ipaddress.ip_network(entry, strict=False)
         except ValueError:
             return False
-    return not any(char in ";|<>()\"'`$&!\\" for char in entry)
+    return ";" not in entry
 
 
 def _names(option: Option, value: object) -> tuple[str, ...]:

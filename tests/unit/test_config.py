@@ -238,7 +238,7 @@ def test_settings_made_by_hand_count_by_their_values() -> None:
     assert (found.no_proxy, found.forward) == ((), False)
 
 
-@pytest.mark.parametrize("entry", ["http://x", "10.0.0.0/99", "a;b", "<local>", "a/b", "$(id)"])
+@pytest.mark.parametrize("entry", ["http://x", "10.0.0.0/99", "a;b", "a/b"])
 def test_a_no_proxy_entry_that_nothing_can_be_is_refused(entry: str) -> None:
     """A URL, a network that is none, a list of another kind: exit 2 before anything is written, the option named."""
     with pytest.raises(UsageError, match="no-proxy"):
