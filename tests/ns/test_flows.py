@@ -221,7 +221,7 @@ def made_later(machine: NamespaceVM) -> str:
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("row", FLOWS)
 def test_flow(walk: Walk, row: str, state: str) -> None:
-    """The row holds in this state: wanted ones lead to the host's proxy, all others go where they went before."""
+    """T09, I8: the row holds in this state: wanted ones lead to the host's proxy, others go where they went before."""
     flow, seen = FLOWS[row], walk.seen[state][row]
     wanted = flow.wanted if state in APPLIED else flow.before or flow.wanted
     assert seen == wanted if wanted in (PROXY, CLOSED) else seen.startswith(wanted), (seen, wanted)
