@@ -20,7 +20,7 @@ Confirm = Callable[[str], bool]
 Ask = Callable[[str], "str | None"]
 
 
-def _silent(_event: Event) -> None:
+def silent(_event: Event) -> None:
     """The progress of somebody who does not want to know."""
 
 
@@ -28,7 +28,7 @@ def apply(
     target: str,
     settings: Settings,
     *,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     confirm: Confirm | None = None,
     ask: Ask | None = None,
     dry_run: bool = False,
@@ -47,7 +47,7 @@ def remove(
     target: str,
     settings: Settings,
     *,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     confirm: Confirm | None = None,
     ask: Ask | None = None,
     dry_run: bool = False,
@@ -63,7 +63,7 @@ def remove(
         return Story(session).remove(confirm, dry_run=dry_run)
 
 
-def status(target: str, settings: Settings, *, progress: Progress = _silent, ask: Ask | None = None) -> Report:
+def status(target: str, settings: Settings, *, progress: Progress = silent, ask: Ask | None = None) -> Report:
     """The difference between the wish and the VM, point by point; exit 1 where there is any. Raises VmproxyError."""
     with _open(target, settings, progress, ask) as session:
         from vmproxy.story import Story
@@ -71,7 +71,7 @@ def status(target: str, settings: Settings, *, progress: Progress = _silent, ask
         return Story(session).status()
 
 
-def verify(target: str, settings: Settings, *, progress: Progress = _silent, ask: Ask | None = None) -> Report:
+def verify(target: str, settings: Settings, *, progress: Progress = silent, ask: Ask | None = None) -> Report:
     """The proof, leg by leg; exit 1 where one fails. Raises VmproxyError."""
     with _open(target, settings, progress, ask) as session:
         from vmproxy.story import Story
@@ -79,7 +79,7 @@ def verify(target: str, settings: Settings, *, progress: Progress = _silent, ask
         return Story(session).verify()
 
 
-def env(target: str, settings: Settings, *, progress: Progress = _silent, ask: Ask | None = None) -> Report:
+def env(target: str, settings: Settings, *, progress: Progress = silent, ask: Ask | None = None) -> Report:
     """The proxy variables for containers of one VM, in ``Report.variables``. Uses no root. Raises VmproxyError."""
     with _open(target, settings, progress, ask, root=False) as session:
         from vmproxy.story import Story
@@ -92,7 +92,7 @@ def detect_gateway(
     settings: Settings,
     *,
     probe_port: int | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     ask: Ask | None = None,
 ) -> Sighting:
     """The host's address as one VM sees it. Uses no root. Raises VmproxyError for a VM that cannot be asked."""

@@ -1,9 +1,11 @@
-"""A lock on a directory: the directory itself is locked, so that no lock file is made. Part of the room hostfiles."""
+"""A directory of the host: locked by itself, so that no lock file is made; its entries brought to the disk. Part of
+the room hostfiles."""
 
 from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 from vmproxy.errors import Busy
 
@@ -40,3 +42,15 @@ def lock(directory: str, seconds: float, *, where: str) -> int | None:
     except BaseException:
         os.close(handle)
         raise
+
+
+def settle(directory: str) -> None:
+    """The directory's own entries on the disk; where that cannot be, the rename counts all the same."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vmproxy import converge, dokkuplan, preview
-from vmproxy.converge import Ask, Confirm, Progress
+from vmproxy.converge import Ask, Confirm, Progress, silent
 from vmproxy.dokkuhost import DokkuHost, Moved, restart_apps
 from vmproxy.dokkuplan import DokkuDesired, DokkuPlan
 from vmproxy.errors import Busy, Refused, RolledBack, VmproxyError
@@ -26,15 +26,11 @@ _TRIES = 3
 _LATER = "apps that run are told by dokku ps:restart --all, or by their next deploy"
 
 
-def _silent(_event: Event) -> None:
-    """The progress of somebody who does not want to know."""
-
-
 def apply(
     target: str,
     settings: Settings,
     *,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     confirm: Confirm | None = None,
     ask: Ask | None = None,
     dry_run: bool = False,
@@ -69,7 +65,7 @@ def remove(
     target: str,
     settings: Settings,
     *,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     confirm: Confirm | None = None,
     ask: Ask | None = None,
     dry_run: bool = False,
@@ -93,7 +89,7 @@ def remove(
         return story.finish(main, done, "removed")
 
 
-def status(target: str, settings: Settings, *, progress: Progress = _silent, ask: Ask | None = None) -> Report:
+def status(target: str, settings: Settings, *, progress: Progress = silent, ask: Ask | None = None) -> Report:
     """The difference between the wish and the VM, Dokku's config and options included. Raises VmproxyError."""
     with _open(target, settings, progress, ask) as session:
         story = _Story(session)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from vmproxy.dirlock import lock
+from vmproxy.dirlock import lock, settle
 from vmproxy.errors import Busy, ForeignFile, NotPermitted, Refused, RolledBack, VmproxyError
 from vmproxy.fileswap import swap
 from vmproxy.values import dataclass
@@ -152,7 +152,7 @@ def _replaced(seen: Look, wanted: Edit, mode: int) -> bool:
         if not _same(seen):
             return False
         os.unlink(seen.real)
-        _sync(directory)
+        settle(directory)
         above = [directory]
         while len(above) < wanted.directories:
             above.append(os.path.dirname(above[-1]))
@@ -176,7 +176,7 @@ def _replaced(seen: Look, wanted: Edit, mode: int) -> bool:
         with suppress(FileNotFoundError):
             if os.stat(temporary).st_ino == ours or _is_what_was_seen(temporary, seen):
                 os.unlink(temporary)
-        _sync(directory)
+        settle(directory)
 
 
 def _is_what_was_seen(path: str, seen: Look) -> bool:
@@ -261,18 +261,6 @@ def _remove_empty(directories: list[str] | tuple[str, ...]) -> None:
             os.rmdir(directory)
         except OSError:
             return
-
-
-def _sync(directory: str) -> None:
-    """The directory's own entry on the disk; where that cannot be, the rename counts all the same."""
-    if os.name != "posix":
-        return
-    with suppress(OSError):
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextmanager

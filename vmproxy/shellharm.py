@@ -14,7 +14,7 @@ _LINE_LOCK = re.compile(rb"\b(?:readonly|declare|typeset)\b(.*)")
 def touched(command: shellscan.Command) -> frozenset[str]:
     """The variables that this command sets or unsets for the commands after it."""
     argv = command.argv
-    if command.subshell:
+    if command.enclosed:
         return frozenset()
     if not argv or argv[0] in (":", ".", "eval", "exec", "set", "trap"):
         return frozenset(command.assigned)
@@ -36,7 +36,7 @@ def harm(before: bytes, names: frozenset[str]) -> list[tuple[int, str]]:
     found = []
     for command in scan.commands:
         ending = _ending(command, fatal)
-        if ending and not command.function and not command.subshell:
+        if ending and not command.function and not command.enclosed:
             found.append((command.line, f"{ending} ends the file before our block at its end is reached"))
         locked = _locked(command) & names
         if locked:
@@ -85,7 +85,7 @@ def _fatal_functions(commands: tuple[shellscan.Command, ...]) -> frozenset[str]:
         more = frozenset(
             command.function
             for command in commands
-            if command.function and not command.subshell and _ending(command, fatal) not in ("", "return")
+            if command.function and not command.enclosed and _ending(command, fatal) not in ("", "return")
         )
         if more == fatal:
             return fatal
@@ -95,7 +95,7 @@ def _fatal_functions(commands: tuple[shellscan.Command, ...]) -> frozenset[str]:
 def _locked(command: shellscan.Command) -> frozenset[str]:
     """The variables that this command makes readonly for our block."""
     argv = command.argv
-    if command.subshell or not argv:
+    if command.enclosed or not argv:
         return frozenset()
     options = "".join(word for word in argv[1:] if word.startswith("-"))
     if argv[0] == "readonly" or (argv[0] in ("declare", "typeset") and "r" in options):

@@ -37,13 +37,13 @@ class Command:
     """One simple command. ``words`` without quotes and redirections, with :data:`EXPANSION` for what expands.
 
     ``line`` counts from 1. ``function`` is the function whose body it stands in, "" outside of any.
-    ``subshell`` says whether it can end no more than a subshell.
+    ``enclosed`` says whether it can end no more than a subshell.
     """
 
     line: int
     words: tuple[str, ...]
     function: str = ""
-    subshell: bool = False
+    enclosed: bool = False
 
     @property
     def assigned(self) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ class _Frame:
 class _List:
     """What is known inside one list of commands: the text itself, or one ``$(…)``."""
 
-    subshell: bool
+    enclosed: bool
     frames: list[_Frame] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     offset: int = 0
@@ -95,7 +95,7 @@ class _List:
 def scan(content: bytes) -> Scan:
     """The commands of ``content`` in order. Raises Lost."""
     scanner = _Scanner(content.decode("latin-1"))
-    scanner.read_list(_List(subshell=False), closer=False)
+    scanner.read_list(_List(enclosed=False), closer=False)
     return Scan(commands=tuple(scanner.commands), swallowed_line=scanner.swallowed_line)
 
 
@@ -208,7 +208,7 @@ class _Scanner:
             self.balanced("(", ")")
         elif following.startswith("$("):
             self.at += 2
-            self.read_list(_List(subshell=True), closer=True)
+            self.read_list(_List(enclosed=True), closer=True)
         elif following.startswith("${"):
             self.braces(in_quotes=in_quotes)
         elif following.startswith("$'") and not in_quotes:
@@ -310,8 +310,8 @@ class _Scanner:
             for frame in loops:
                 frame.leaves = True
         function = state.frames[-1].function if state.frames else ""
-        subshell = state.subshell or any(frame.kind == "(" for frame in state.frames)
-        self.commands.append(Command(line=self.line(state.offset), words=words, function=function, subshell=subshell))
+        enclosed = state.enclosed or any(frame.kind == "(" for frame in state.frames)
+        self.commands.append(Command(line=self.line(state.offset), words=words, function=function, enclosed=enclosed))
 
     def push(self, state: _List, kind: str, *, opener: str = "", offset: int = 0) -> None:
         function = state.naming or (state.frames[-1].function if state.frames else "")

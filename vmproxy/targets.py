@@ -29,7 +29,8 @@ def resolve(text: str, *, environ: Mapping[str, str]) -> Target:
     kind, colon, name = text.partition(":")
     colon = colon or (":" if kind in _WORDS else "")
     if kind in _LATER and colon:
-        raise UsageError(f"VMs of the kind {kind} are not supported yet", where=text)
+        hint = "ssh://USER@HOST, ssh:ALIAS, initrd:FILE, rootfs:DIR or local"
+        raise UsageError(f"VMs of the kind {kind} are not supported yet", where=text, hint=hint)
     if colon:
         target = ask(kind, name, environ=environ)
         if target is None:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from vmproxy import blocks, initrdedit
+from vmproxy.dirlock import settle
 from vmproxy.errors import ForeignFile, Refused
 from vmproxy.initrd import Image
 from vmproxy.initrdmark import Mark, fingerprint
@@ -244,7 +245,7 @@ class ImageFile:
                     os.unlink(backup)
         if gone and os.path.lexists(backup):
             notes = self._drop(backup, base)
-        imagefile.settle(os.path.dirname(seen.path))
+        settle(os.path.dirname(seen.path))
         return Outcome(status="kept", restart="none", facts=outcome.facts, notes=notes)
 
     def _keep(self, backup: str, base: Image) -> bool:
@@ -257,7 +258,7 @@ class ImageFile:
                 return False
         with imagefile.new_file(self._seen, base.content, 0o600) as name:
             os.replace(name, backup)
-        imagefile.settle(os.path.dirname(backup))
+        settle(os.path.dirname(backup))
         return not there
 
     def _drop(self, backup: str, base: Image) -> tuple[str, ...]:

@@ -101,18 +101,6 @@ def holds(path: str, content: bytes) -> bool:
     return at == len(content)
 
 
-def settle(directory: str) -> None:
-    """The directory's own entries on the disk; where that cannot be, the rename counts all the same."""
-    if os.name != "posix":
-        return
-    with suppress(OSError):
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 @contextmanager
 def locked(path: str, seconds: float) -> Iterator[None]:
     """Hold the lock of the file's directory, and clear what a run cut short has left. Raises Busy."""
