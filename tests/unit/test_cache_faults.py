@@ -28,6 +28,7 @@ from tests.unit.cacheworld import (
     talk,
 )
 from tests.unit.test_cache_message import SMUGGLING
+from vmproxy.cache.policy import Stored
 from vmproxy.cache.store import Draft
 from vmproxy.errors import Busy, Refused
 
@@ -168,6 +169,21 @@ def test_f75_a_broken_entry_is_dropped_and_had_anew(tmp_path: Path) -> None:
                     assert len(body) < size
                 assert fetch(running.address, url).body == b"q" * size
                 assert server.hits[f"/{size}"] == before + 1
+
+
+def test_who_has_it_whole_and_asks_again_finds_it_in_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long publication takes: the answer's last byte comes after it."""
+    real = Draft.finish
+
+    def finish(draft: Draft, url: str, stored: Stored) -> int:
+        time.sleep(0.3)
+        return real(draft, url, stored)
+
+    monkeypatch.setattr(Draft, "finish", finish)
+    with origin() as server, proxy(settings(tmp_path / "c")) as running:
+        url = server.serve("/large", b"q" * 900_000, cache_control=FRESH)
+        assert fetch(running.address, url).body == fetch(running.address, url).body == b"q" * 900_000
+        assert server.hits["/large"] == 1
 
 
 def test_f75_no_descriptor_is_left(tmp_path: Path) -> None:

@@ -69,11 +69,15 @@ class Spool:
             self._draft = None
 
     async def read(self, token: object) -> bytes:
-        """The next bytes for a reader; b"" at the end. Raises Lost where the download broke off."""
+        """The next bytes for a reader; b"" at the end. Raises Lost where the download broke off.
+
+        The last byte comes when the entry is published: who has it all and asks again finds it in the store.
+        """
         while True:
             at = self._readers[token]
             kept = self._draft.length if self._draft else 0
-            if at < kept and self._draft:
+            publishing = self._kept and kept == self.length and not self.done
+            if at < kept and self._draft and not publishing:
                 self._busy += 1
                 try:
                     data = await asyncio.to_thread(self._draft.read, at, _PIECE)
@@ -84,7 +88,7 @@ class Spool:
                     self._tidy()
                 if not data:
                     raise Lost("the draft cannot be read")
-            elif at < self.total:
+            elif at < self.total and not publishing:
                 data = self._window[at - self.total :]
             elif self.failed:
                 raise Lost("the body broke off")
