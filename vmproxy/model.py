@@ -63,7 +63,7 @@ class Target:
     ``passwords`` are well-known defaults of that VM kind (boot2docker's), tried last. For the ``ssh`` provider
     ``host`` may
     be an alias of the user's ssh_config; ``port`` 0 and ``user`` "" then mean "as ssh_config says, else 22 and the
-    log-in name".
+    log-in name". ``line`` is a serial line's tty or unix socket, ``context`` a context of the docker client.
     """
 
     name: str
@@ -78,6 +78,8 @@ class Target:
     known_hosts: str = ""
     host_key: str = ""
     directory: str = ""
+    line: str = ""
+    context: str = ""
     passwords: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -432,4 +434,7 @@ class Settings:
     ssh_config: str = ""
     known_hosts: str = ""
     host_key: str = ""
+    jump: str = ""
+    ssh: Literal["paramiko", "openssh"] = "paramiko"
+    helper_image: str = ""
     given: frozenset[str] = frozenset()

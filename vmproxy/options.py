@@ -84,6 +84,28 @@ _ALL: tuple[Option, ...] = (
         field="connect_timeout_seconds",
         help="Seconds for one connection. [10]",
     ),
+    Option(
+        name="jump",
+        kind="text",
+        flags=("-J",),
+        metavar="HOST",
+        field="jump",
+        help="Go through this host, [USER@]HOST[:PORT]; several with commas.",
+    ),
+    Option(
+        name="ssh",
+        kind="choice",
+        choices=("paramiko", "openssh"),
+        field="ssh",
+        help="Speak SSH with the library, or with this host's ssh program. [paramiko]",
+    ),
+    Option(
+        name="helper-image",
+        kind="text",
+        metavar="NAME",
+        field="helper_image",
+        help="For docker: VMs: the image to enter by, instead of one that is there.",
+    ),
     # the wish
     Option(name="proxy", kind="proxy", metavar="URL", field="proxy", help="The proxy; 127.0.0.1 means: on this host."),
     Option(
@@ -178,6 +200,7 @@ _ALL: tuple[Option, ...] = (
         field="require_persistent",
         help="Refuse a VM that would forget the change at its next boot.",
     ),
+    Option(name="jobs", kind="int", metavar="N", low=1, high=256, help="Treat N VMs at a time. [1]"),
     # detect-gateway
     Option(name="table", kind="path", metavar="FILE|-", help="Read a recorded routing table instead of asking."),
     Option(name="all", kind="flag", help="Show every default route, the one chosen first."),
@@ -240,7 +263,7 @@ _ALL: tuple[Option, ...] = (
 OPTIONS: dict[str, Option] = {option.name: option for option in _ALL}
 
 GLOBAL = ("json", "verbose", "quiet", "color", "config", "debug")
-SSH = ("identity", "ssh-config", "known-hosts", "host-key", "connect-timeout")
+SSH = ("identity", "ssh-config", "known-hosts", "host-key", "connect-timeout", "jump", "ssh", "helper-image")
 WISH = (
     *("proxy", "https-proxy", "no-proxy", "listen-port", "forward", "gateway", "guest", "bridge", "tools"),
     *("names", "pip-index"),

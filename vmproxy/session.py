@@ -163,13 +163,16 @@ class Session:
             identities=settings.identities,
             known_hosts=settings.known_hosts,
             host_key=settings.host_key,
+            jump=settings.jump,
+            helper_image=settings.helper_image,
             ask=self._ask,
             notify=self._news,
             secrets=_secrets_of_this_process(),
             meanwhile=self.look_for_all,  # its guests are imported with it
         )
         self.tell(f"connecting to {target.name}")
-        transport = transports.load(target.transport)
+        by_program = target.transport == "ssh" and settings.ssh == "openssh"
+        transport = transports.load("openssh" if by_program else target.transport)
         machine = machines.load(target.machine)
         while True:
             try:

@@ -45,10 +45,10 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SshOptions:
-    """How to get in over SSH, as the user said it; "" and () mean "not said".
+    """How to get in, as the user said it; "" and () mean "not said". Each transport takes what concerns it.
 
     ``ssh_config`` is OpenSSH's -F (``none`` for no file at all). ``host_key`` is the ``SHA256:…`` the VM must show.
-    ``ask`` puts one question to the person at the terminal and gives the answer, or None; it is None where there is no
+    ``jump`` is OpenSSH's -J, ``helper_image`` the image to enter an engine's VM by. ``ask`` puts one question to the person at the terminal and gives the answer, or None; it is None where there is no
     terminal. ``notify`` takes one printable line at a time;
     ``meanwhile`` may be called while the server works at the log-in, and must not wait for anything.
     ``output_limit_bytes`` bounds what one command may say on stdout, whatever the caller bounds.
@@ -60,6 +60,7 @@ class SshOptions:
     known_hosts: str = ""
     host_key: str = ""
     jump: str = ""
+    helper_image: str = ""
     output_limit_bytes: int = 16 << 20
     keepalive_seconds: int = 15
     secrets: Secrets = field(default_factory=Secrets, repr=False)
