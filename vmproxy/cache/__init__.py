@@ -19,5 +19,6 @@
     exchange  one request and its answer
     server    the proxy itself
     control   status and purge of a running proxy, through a socket in its directory
+    engines   which of them is the proxy: this one, or a squid
     run       from the wishes to the end of the process
 """

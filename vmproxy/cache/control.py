@@ -20,7 +20,7 @@ from vmproxy.cache.store import Store
 from vmproxy.errors import Busy, LostContact, UsageError
 
 if TYPE_CHECKING:
-    from vmproxy.cache.server import Proxy
+    from vmproxy.cache.engines import Engine
 
 _LINE_LIMIT = 1 << 20
 _ANSWER_SECONDS = 30.0
@@ -57,7 +57,7 @@ def read_stats(directory: str) -> Stats:
 class Control:
     """The running proxy's side."""
 
-    def __init__(self, proxy: Proxy) -> None:
+    def __init__(self, proxy: Engine) -> None:
         self._proxy = proxy
         self._directory = proxy.settings.directory
         self._server: asyncio.Server | None = None
@@ -98,26 +98,25 @@ class Control:
         with suppress(OSError, ValueError, TimeoutError, asyncio.LimitOverrunError):
             async with asyncio.timeout(_ANSWER_SECONDS):
                 asked = json.loads(await reader.readline())
-                writer.write(json.dumps(self._answer(asked)).encode() + b"\n")
+                writer.write(json.dumps(await self._answer(asked)).encode() + b"\n")
                 await writer.drain()
         writer.close()
 
-    def _answer(self, asked: Any) -> dict[str, Any]:
+    async def _answer(self, asked: Any) -> dict[str, Any]:
         if not isinstance(asked, dict):
             return {"error": "not an object"}
         if asked.get("do") == "purge":
-            count, freed = self._proxy.store.purge(str(asked.get("pattern", "*")))
+            count, freed = await self._proxy.purge(str(asked.get("pattern", "*")))
             return {"entries": count, "bytes": freed}
         if asked.get("do") == "status":
             proxy = self._proxy
             return {
                 "running": True,
+                "engine": proxy.name,
                 "pid": os.getpid(),
                 "listen": f"{proxy.settings.address}:{proxy.settings.port}",
                 "seconds": round(time.time() - self._begun),
-                "entries": len(proxy.store),
-                "size": proxy.store.total,
-                "limit": proxy.store.limit,
+                **await proxy.held(),
                 **proxy.stats.document(),
             }
         return {"error": "unknown question"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
+from vmproxy.model import ProxyURL
+
 Network = IPv4Network | IPv6Network
 
 DEFAULT_PORT = 8123
@@ -45,7 +47,8 @@ class CacheSettings:
     """What ``vmproxy cache serve`` is told.
 
     ``clients`` are the networks that may use the proxy, beside this machine's loopback; ``targets`` networks that may
-    be asked for although they are private or this machine's own; ``ports`` those for CONNECT beside 443.
+    be asked for although they are private or this machine's own; ``ports`` those for CONNECT beside 443. ``upstream``
+    is a proxy that is asked in place of the origins, but for those that ``no_proxy`` names.
     """
 
     directory: str
@@ -56,3 +59,6 @@ class CacheSettings:
     targets: tuple[Network, ...] = ()
     ports: frozenset[int] = frozenset()
     limits: Limits = field(default_factory=Limits)
+    engine: str = "embedded"
+    upstream: ProxyURL | None = None
+    no_proxy: tuple[str, ...] = ()

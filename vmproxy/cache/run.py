@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
+from typing import Any
 
+from vmproxy.cache import engines
 from vmproxy.cache.guard import check_settings, parse_network
 from vmproxy.cache.limits import DEFAULT_ADDRESS, DEFAULT_PORT, DEFAULT_SIZE_BYTES, CacheSettings
 from vmproxy.errors import UsageError
-from vmproxy.model import printable
+from vmproxy.model import ProxyURL, printable
 
 _SIZE = re.compile(r"([0-9]{1,12})(?:\.([0-9]))?\s*(?:([KMGT])i?)?B?", re.IGNORECASE)
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -39,6 +41,9 @@ def make_settings(
     clients: Sequence[str] = (),
     targets: Sequence[str] = (),
     ports: Sequence[str] = (),
+    engine: str | None = None,
+    upstream: ProxyURL | None = None,
+    no_proxy: Sequence[str] = (),
 ) -> CacheSettings:
     """The settings from texts. Raises UsageError."""
     try:
@@ -56,6 +61,9 @@ def make_settings(
         clients=tuple(parse_network(text) for text in clients),
         targets=tuple(parse_network(text) for text in targets),
         ports=frozenset(int(text) for text in ports),
+        engine=engine or engines.NAMES[0],
+        upstream=upstream,
+        no_proxy=tuple(no_proxy),
     )
     check_settings(settings)
     return settings
@@ -83,29 +91,47 @@ def _more_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def serve(settings: CacheSettings, *, ready: Callable[[str], None], log: Callable[[str], None] | None = None) -> None:
+async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Wait until one of several has ended; what it raised is raised, the others are given up."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        done, _others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def serve(
+    settings: CacheSettings,
+    *,
+    ready: Callable[[str], None],
+    log: Callable[[str], None] | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM; ``ready`` is told the address once clients can come.
 
-    Raises Busy (the directory is in use), Refused (the port is), NotPermitted, UsageError.
+    ``log`` is told each request, ``warn`` what somebody should look at. Raises Busy (the directory is in use), Refused
+    (the port is), NotPermitted, UsageError; LostContact where the engine ends by itself.
     """
-    need_hishel()
+    engines.check(settings.engine)
     _more_files()
 
     async def main() -> None:
-        from vmproxy.cache.server import Proxy
-
         end = asyncio.Event()
         loop = asyncio.get_running_loop()
         for name in ("SIGINT", "SIGTERM"):
             with suppress(RuntimeError):  # Windows has no such handlers: there Ctrl-C interrupts
                 loop.add_signal_handler(getattr(signal, name), end.set)
-        proxy = Proxy(settings, log=log)
-        port = await proxy.start()
+        engine = engines.load(settings, log=log, warn=warn or log or (lambda _text: None))
+        port = await engine.start()
         try:
             host = f"[{settings.address}]" if ":" in settings.address else settings.address
             ready(f"http://{host}:{port}")
-            await end.wait()
+            await _first(end.wait(), engine.ended())
         finally:
-            await proxy.stop()
+            await engine.stop()
 
     asyncio.run(main())

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from vmproxy.cache.control import Control
 from vmproxy.cache.entry import Entry
@@ -38,14 +39,23 @@ class Proxy:
     Construct it inside a running loop; then :meth:`start`, and in the end :meth:`stop`.
     """
 
-    def __init__(self, settings: CacheSettings, *, log: Callable[[str], None] | None = None) -> None:
+    name = "embedded"
+
+    def __init__(
+        self,
+        settings: CacheSettings,
+        *,
+        log: Callable[[str], None] | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
         check_settings(settings)
         self.settings = settings
         self.limits = settings.limits
         self.log = log
+        self.warn = warn or log
         self.stats = Stats()
-        self.name = f"vmproxy-{secrets.token_hex(4)}"
-        self.via = f"1.1 {self.name}"
+        self.pseudonym = f"vmproxy-{secrets.token_hex(4)}"
+        self.via = f"1.1 {self.pseudonym}"
         self.wires = Wires()
         self.flights: dict[str, Flight] = {}
         self.spools: set[asyncio.Task[None]] = set()
@@ -115,6 +125,18 @@ class Proxy:
             wire.stream.abort()
         await asyncio.sleep(0)
         self.store.close()
+
+    async def ended(self) -> None:
+        """It does not end by itself."""
+        await asyncio.get_running_loop().create_future()
+
+    async def held(self) -> dict[str, Any]:
+        """What the store keeps."""
+        return {"entries": len(self.store), "size": self.store.total, "limit": self.store.limit}
+
+    async def purge(self, pattern: str) -> tuple[int, int]:
+        """Remove the entries whose address fits a glob; (how many, bytes)."""
+        return self.store.purge(pattern)
 
     # clients
 
@@ -203,7 +225,7 @@ class Proxy:
         return went_on
 
     def _checked(self, asked: Asked, head: Head) -> Asked:
-        if self.name in head.get("via"):
+        if self.pseudonym in head.get("via"):
             raise BadMessage("the request has been here before", 508)
         if asked.method == "TRACE":
             raise BadMessage("TRACE is not served", 405)
@@ -255,7 +277,7 @@ class Proxy:
 
     async def _tunnel(self, wire: Wire, reply: Reply, head: Head) -> None:
         host, port = tunnel_target(head)
-        if self.name in head.get("via"):
+        if self.pseudonym in head.get("via"):
             raise BadMessage("the request has been here before", 508)
         if refused := port_refused(self.settings, port, tunnel=True):
             raise BadMessage(refused, 403)
