@@ -13,10 +13,12 @@ from vmproxy.model import printable
 
 _HOSTS = 10
 _TUNNELS = "https: is tunnelled and never cached"
+SERVE = ("port", "bind", "dir", "size", "allow", "allow-target", "connect-port")
+"""The options of a proxy: of ``serve``, and of what has it started in another way."""
 
 
 @command(
-    *("port", "bind", "dir", "size", "allow", "allow-target", "connect-port"),
+    *SERVE,
     examples=(
         "vmproxy cache serve",
         "vmproxy cache serve --bind 192.168.56.1 --allow 192.168.56.0/24",
