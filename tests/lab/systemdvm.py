@@ -6,7 +6,8 @@
         vm.reboot()
 
 The root is an ext4 image of a staged tree, made once and kept; a VM's disk is laid over it. A small initramfs loads the
-disk's driver and goes over to it.
+disk's driver and goes over to it. ``release="trixie"`` has the programs of Debian 13, systemd 257 and Docker 26 among
+them; the kernel stays that of this machine's release.
 """
 
 from __future__ import annotations
@@ -77,7 +78,14 @@ exec switch_root /new /lib/systemd/systemd
 
 
 class SystemdVM(QemuVM):
-    """See :class:`tests.lab.qemu.QemuVM`; there are no snapshots, and the user ``docker`` has no password."""
+    """See :class:`tests.lab.qemu.QemuVM`; there are no snapshots, and the user ``docker`` has no password.
+
+    ``release`` is a key of ``tree.RELEASES``, "" for this machine's own.
+    """
+
+    def __init__(self, state: Path, *, cache: Path, release: str = "", lock: Path | None = None) -> None:
+        super().__init__(state, cache=cache, lock=lock)
+        self.release = release
 
     def wait_docker(self, limit_seconds: float = _BOOT_SECONDS) -> None:
         """systemd knows when it is up."""
@@ -103,13 +111,15 @@ class SystemdVM(QemuVM):
 
     def _built(self) -> tuple[Path, Path, Path]:
         make_key(self.key)
-        return build(self.cache, self.key.with_suffix(".pub"))
+        return build(self.cache, self.key.with_suffix(".pub"), self.release)
 
 
 @functools.cache
-def build(cache: Path, public_key: Path) -> tuple[Path, Path, Path]:
+def build(cache: Path, public_key: Path, release: str = "") -> tuple[Path, Path, Path]:
     """``(kernel, disk, initrd)`` from the cache, or built now. Raises LabError."""
-    staged = tree.stage(cache, "systemd", _PACKAGES, finish=_finish)
+    packages = (*_PACKAGES, *tree.RELEASES.get(release, ()))
+    kind = "-".join(filter(None, ("systemd", release)))
+    staged = tree.stage(cache, kind, packages, finish=_finish, release=release)
     kernel = tree.fetch_kernel(cache)
     sources = [Path(__file__), Path(kmod.__file__), initramfs.GUEST / "modules.txt", public_key]
     digest = hashlib.sha256(f"{staged.name} {kernel.name}".encode() + b"".join(path.read_bytes() for path in sources))
