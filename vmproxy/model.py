@@ -206,10 +206,18 @@ class Syntax:
 
 @dataclass(frozen=True, kw_only=True)
 class Daemon:
-    """The running dockerd: its process id and the environment it was started with (/proc/PID/environ)."""
+    """The running dockerd: its process id and the environment it was started with (/proc/PID/environ).
+
+    ``proxies`` are those it works with by daemon.json's names, credentials masked as Docker does; None where it was not
+    asked or did not say. ``words`` are its command line, where it was asked. ``newer`` are places of daemon.json that
+    were written to since it was started.
+    """
 
     pid: int
     environment: Mapping[str, str] = field(repr=False)
+    proxies: Mapping[str, str] | None = field(default=None, repr=False)
+    words: tuple[str, ...] = field(default=(), repr=False)
+    newer: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +233,7 @@ class Facts:
     not asked.
     ``busy``: another run of vmproxy held the lock and lived.
     ``live`` is False where only files are reached: then there are no rules, no daemon and nobody to ask.
+    ``docker_version`` is "" where it was not asked for or cannot be told.
     """
 
     live: bool = True
@@ -248,6 +257,7 @@ class Facts:
     dumps6: Mapping[str, bytes] = field(default_factory=dict)
     dump_errors: Mapping[str, str] = field(default_factory=dict)
     daemon: Daemon | None = None
+    docker_version: str = ""
     leftovers: tuple[str, ...] = ()
     busy: bool = False
     resolved: tuple[str, ...] = ()
@@ -263,6 +273,7 @@ class Wish:
     recorded. ``gateway6`` is the host's IPv6 address at which the proxy
     answered when it was asked, "" for no door there.
     ``hidden_credentials`` says that the record knows of credentials which this look could not read.
+    ``via`` is where Docker is told of the proxy: in the guest's own file (``drop-in``) or in ``daemon-json``.
     """
 
     proxy: ProxyURL
@@ -278,6 +289,7 @@ class Wish:
     tools: tuple[str, ...] = ()
     tools_said: frozenset[str] = field(default=frozenset(), compare=False)
     hidden_credentials: bool = False
+    via: Literal["drop-in", "daemon-json"] = "drop-in"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,15 +315,16 @@ class BlockWish:
 class Desired:
     """All that vmproxy wants in one VM. The zero value means "gone": undo is the same pipeline with ``Desired()``.
 
-    ``environment`` are the daemon's variables; None leaves open what the running daemon has. ``bridges_named``: the
-    user said which bridges the door covers, so that others are left out on purpose. ``warnings`` are lines for the
-    user.
+    ``environment`` are the daemon's variables; None leaves open what the running daemon has. ``proxies`` are those of
+    its daemon.json by the names there, None for none of ours. ``bridges_named``: the user said which bridges the door
+    covers, so that others are left out on purpose. ``warnings`` are lines for the user.
     """
 
     blocks: tuple[BlockWish, ...] = ()
     door: Door | None = None
     bridges_named: bool = False
     environment: Mapping[str, str] | None = field(default=None, repr=False)
+    proxies: Mapping[str, str] | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
 
 
@@ -319,13 +332,15 @@ class Desired:
 class FileChange:
     """One file replaced whole (``after.content`` None: deleted), only while it still equals ``before``.
 
-    ``directory``: the file's directory is made where it is missing, and removed where it ends up empty.
+    ``directory``: the file's directory is made where it is missing, and removed where it ends up empty. ``shown`` are
+    the lines of a diff to show in place of the file's own, where those are somebody else's.
     """
 
     before: File
     after: File
     shell: bool = True
     directory: bool = False
+    shown: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -399,7 +414,7 @@ class Settings:
     ``host_environment_problem`` is one line where they cannot be read, to be raised only by who needs them;
     ``host_environment_conflicts`` are lines about what they say twice.
     ``names`` are containers and services that others call by name; ``pip_index`` is the URL of a package index;
-    ``tools`` are members of the tools family.
+    ``tools`` are members of the tools family. ``via`` "" is what the record in the VM says, else ``drop-in``.
     All ``*_seconds`` are limits; 0 for ``wait_seconds`` means one try.
     """
 
@@ -419,6 +434,7 @@ class Settings:
     names: tuple[str, ...] = ()
     pip_index: str = field(default="", repr=False)
     tools: tuple[str, ...] = ()
+    via: Literal["", "drop-in", "daemon-json"] = ""
     restart: Literal["auto", "always", "never"] = "auto"
     verify: bool = True
     check: bool = True

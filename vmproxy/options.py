@@ -163,6 +163,13 @@ _ALL: tuple[Option, ...] = (
         field="tools",
         help="Programs in the VM to tell of the proxy, each in its own file, or none (apt, git, npm…).",
     ),
+    Option(
+        name="via",
+        kind="choice",
+        choices=("drop-in", "daemon-json"),
+        field="via",
+        help="Tell Docker in a file of its service, or in daemon.json (Docker 23 and later). [drop-in]",
+    ),
     # how to change
     Option(name="dry-run", kind="flag", help="Show what would change, as a diff; write nothing."),
     Option(name="exit-code", kind="flag", help="With --dry-run: exit 3 if there is something to do."),
@@ -266,7 +273,7 @@ GLOBAL = ("json", "verbose", "quiet", "color", "config", "debug")
 SSH = ("identity", "ssh-config", "known-hosts", "host-key", "connect-timeout", "jump", "ssh", "helper-image")
 WISH = (
     *("proxy", "https-proxy", "no-proxy", "listen-port", "forward", "gateway", "guest", "bridge", "tools"),
-    *("names", "pip-index"),
+    *("names", "pip-index", "via"),
 )
 CHANGE = (
     *("dry-run", "exit-code", "yes", "restart", "verify", "check", "keep", "force"),

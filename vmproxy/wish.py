@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from vmproxy.errors import Refused, VmproxyError
 from vmproxy.model import ProxyURL, Settings, Wish
@@ -40,6 +40,8 @@ def record(wish: Wish) -> dict[str, Any]:
         out["bridges"] = list(wish.bridges)
     if wish.tools:
         out["tools"] = list(wish.tools)
+    if wish.via != Wish.via:
+        out["via"] = wish.via
     if wish.names:
         out["names"] = list(wish.names)
     # An @ stands nowhere else in most of them; one in the path costs no more than saying it again.
@@ -86,6 +88,7 @@ def recorded(data: Mapping[str, Any], variables: Mapping[str, str]) -> Wish | No
             tools=_words(data.get("tools", [])),
             names=_container_names(data.get("names", [])),
             pip_index=_index(data.get("pip_index", "")),
+            via=_via(data.get("via", Wish.via)),
         )
     except (VmproxyError, ValueError, TypeError):
         raise Refused("the wish recorded in the VM is damaged", hint="say it again with --proxy URL") from None
@@ -103,7 +106,7 @@ def choose(settings: Settings, seen: Wish | None) -> Wish:
         fields["hidden_credentials"] = False
     if settings.https_proxy is not None:
         fields["https_proxy"] = settings.https_proxy
-    for name in ("no_proxy", "listen_port", "forward", "gateway", "bridges", "tools", "names", "pip_index"):
+    for name in ("no_proxy", "listen_port", "forward", "gateway", "bridges", "tools", "names", "pip_index", "via"):
         # A library's caller says it by the value alone; only the default value needs the name in ``given``.
         if name in given or getattr(settings, name) != getattr(Settings, name):
             fields[name] = getattr(settings, name)
@@ -157,6 +160,12 @@ def _whole(text: str, value: str) -> ProxyURL:
     except VmproxyError:
         return proxy
     return replace(proxy, username=held.username, password=held.password)
+
+
+def _via(word: object) -> Literal["drop-in", "daemon-json"]:
+    if word == "drop-in" or word == "daemon-json":
+        return word
+    raise ValueError
 
 
 def _words(items: object) -> tuple[str, ...]:
