@@ -1,7 +1,8 @@
 """The story: connect, look, plan, preview, change, look again, prove; and back.
 
 Each function tells it for one VM and gives a :class:`~vmproxy.model.Report`; it raises what is in
-:mod:`vmproxy.errors`. Nothing here prints; ``progress`` hears each step.
+:mod:`vmproxy.errors`. Nothing here prints; ``progress`` hears each step. Several may run side by side, each in a thread
+of its own: then one ``stop`` for all of them ends them as a signal ends a single one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from vmproxy.model import Event, Report, Settings
 from vmproxy.session import Session
+from vmproxy.stopping import Stop
 
 if TYPE_CHECKING:
     from vmproxy.routes import Sighting
@@ -32,12 +34,13 @@ def apply(
     confirm: Confirm | None = None,
     ask: Ask | None = None,
     dry_run: bool = False,
+    stop: Stop | None = None,
 ) -> Report:
     """Put one VM behind the proxy; look first, change only what differs, look again, prove it.
 
     Doing it twice changes nothing. Raises VmproxyError; after RolledBack everything is as it was.
     """
-    with _open(target, settings, progress, ask, change=not dry_run, preview=dry_run) as session:
+    with _open(target, settings, progress, ask, change=not dry_run, preview=dry_run, stop=stop) as session:
         from vmproxy.story import Story
 
         return Story(session).apply(confirm, dry_run=dry_run)
@@ -51,29 +54,46 @@ def remove(
     confirm: Confirm | None = None,
     ask: Ask | None = None,
     dry_run: bool = False,
+    stop: Stop | None = None,
 ) -> Report:
     """Take everything of ours out of one VM, byte for byte. Raises VmproxyError."""
     from vmproxy import tools
 
     # All of them: a record that another program took away tells of none.
     every = tools.NAMES
-    with _open(target, settings, progress, ask, change=not dry_run, preview=dry_run, look_at_tools=every) as session:
+    with _open(
+        target, settings, progress, ask, change=not dry_run, preview=dry_run, look_at_tools=every, stop=stop
+    ) as session:
         from vmproxy.story import Story
 
         return Story(session).remove(confirm, dry_run=dry_run)
 
 
-def status(target: str, settings: Settings, *, progress: Progress = silent, ask: Ask | None = None) -> Report:
+def status(
+    target: str,
+    settings: Settings,
+    *,
+    progress: Progress = silent,
+    ask: Ask | None = None,
+    stop: Stop | None = None,
+) -> Report:
     """The difference between the wish and the VM, point by point; exit 1 where there is any. Raises VmproxyError."""
-    with _open(target, settings, progress, ask) as session:
+    with _open(target, settings, progress, ask, stop=stop) as session:
         from vmproxy.story import Story
 
         return Story(session).status()
 
 
-def verify(target: str, settings: Settings, *, progress: Progress = silent, ask: Ask | None = None) -> Report:
+def verify(
+    target: str,
+    settings: Settings,
+    *,
+    progress: Progress = silent,
+    ask: Ask | None = None,
+    stop: Stop | None = None,
+) -> Report:
     """The proof, leg by leg; exit 1 where one fails. Raises VmproxyError."""
-    with _open(target, settings, progress, ask) as session:
+    with _open(target, settings, progress, ask, stop=stop) as session:
         from vmproxy.story import Story
 
         return Story(session).verify()
@@ -112,6 +132,7 @@ def _open(
     change: bool = False,
     preview: bool = False,
     look_at_tools: tuple[str, ...] = (),
+    stop: Stop | None = None,
 ) -> Session:
     """The VM, with the first look on its way where that needs root: what tells the story is imported meanwhile."""
     session = Session(
@@ -123,6 +144,7 @@ def _open(
         root=root,
         syntax=preview,
         look_at_tools=look_at_tools,
+        stop=stop,
     )
     try:
         if root:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vmproxy import guests, machines, targets, tools, transports
-from vmproxy.errors import LostContact, Refused, Unreachable, Untrusted, UsageError
+from vmproxy.errors import Interrupted, LostContact, Refused, RolledBack, Unreachable, Untrusted, UsageError
 from vmproxy.machines import Look, Machine
 from vmproxy.model import Desired, Facts, Plan, Settings, Target
+from vmproxy.stopping import Stop
 
 if TYPE_CHECKING:
     from vmproxy.scene import Scene
@@ -28,7 +30,7 @@ class Session:
     person at the terminal, if any.
     ``syntax`` says that a change is likely to be planned and not made: the VM's shell is asked along with the look.
     ``root`` says whether the first look will need it; ``look_at_tools`` are tools whose files it reads, besides those
-    that the user named.
+    that the user named. ``stop`` is asked at each step, where several stories run side by side.
 
     Raises what the transport raises; while ``wait_seconds`` last, an unreachable VM is tried again.
     """
@@ -44,19 +46,53 @@ class Session:
         root: bool = True,
         syntax: bool = False,
         look_at_tools: tuple[str, ...] = (),
+        stop: Stop | None = None,
     ) -> None:
-        self.name, self.settings, self.tell = name, settings, tell
+        self.name, self.settings = name, settings
+        self._tell, self._stop = tell, stop or Stop()
         self._news, self._ask, self._root, self._syntax = news, ask, root, syntax
         self._tools = tools.chosen({*tools.chosen(settings.tools), *look_at_tools})
         self._deadline = time.monotonic() + settings.wait_seconds
+        self._given_up = False
         self._target = targets.resolve(name, environ=os.environ)
         self.machine: Machine = self._connect(self._target)
+        self._calling = contextlib.ExitStack()
+        try:
+            self._calling.enter_context(self._stop.calling(self._interrupt))
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self._calling.close()
         self.close()
+        put_back = isinstance(error, RolledBack) and error.complete
+        if (
+            self._stop.is_set
+            and error is not None
+            and (self._given_up or put_back)
+            and not isinstance(error, Interrupted)
+        ):
+            raise Interrupted(self._stop.number) from error
+
+    def tell(self, text: str) -> None:
+        """A step begins. Raises Interrupted."""
+        self._stop.check()
+        self._tell(text)
+
+    def rest(self, seconds: float) -> None:
+        """Let time pass. Raises Interrupted."""
+        self._stop.wait(seconds)
+
+    def _interrupt(self) -> None:
+        """Another thread got a signal: what runs in the VM is to end. A change that is under way is put back there,
+        and we stay to hear it; else there is nothing to wait for."""
+        if not self.machine.interrupt():
+            self._given_up = True
+            self.machine.close()
 
     def close(self) -> None:
         """Let go of the VM."""
@@ -190,18 +226,21 @@ class Session:
         left = self._deadline - time.monotonic()
         if left <= 0:
             return False
-        time.sleep(min(_PAUSE_SECONDS, left))
+        self.rest(min(_PAUSE_SECONDS, left))
         return True
 
 
 _SECRETS: transports.Secrets | None = None
+_SECRETS_LOCK = threading.Lock()
 
 
 def _secrets_of_this_process() -> transports.Secrets:
     """One for the whole process: a password that one VM has had is not tried at another (RELIABILITY T02)."""
     global _SECRETS  # noqa: PLW0603
-    if _SECRETS is None:
-        _SECRETS = transports.Secrets(
-            password=os.environ.get("VMPROXY_SSH_PASSWORD", ""), passphrase=os.environ.get("VMPROXY_SSH_PASSPHRASE", "")
-        )
-    return _SECRETS
+    with _SECRETS_LOCK:
+        if _SECRETS is None:
+            _SECRETS = transports.Secrets(
+                password=os.environ.get("VMPROXY_SSH_PASSWORD", ""),
+                passphrase=os.environ.get("VMPROXY_SSH_PASSPHRASE", ""),
+            )
+        return _SECRETS

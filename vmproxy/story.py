@@ -59,7 +59,7 @@ class Story:
             )
             outcome, failed = self._commit(scene, made, desired, terms)
             if attempt + 1 < _TRIES and _meanwhile(outcome, failed):
-                time.sleep(_PAUSE_SECONDS)
+                self._session.rest(_PAUSE_SECONDS)
                 scene = self._session.scene()
                 continue
             return self._ended(scene, made, outcome, failed, confirm, desired)
@@ -87,7 +87,7 @@ class Story:
                 return self._report(scene, "would change", diff=preview.plan_text(made, scene.hidden))
             outcome, failed = self._commit(scene, made, Desired(), self._terms(scene))
             if attempt + 1 < _TRIES and _meanwhile(outcome, failed):
-                time.sleep(_PAUSE_SECONDS)
+                self._session.rest(_PAUSE_SECONDS)
                 scene = self._session.scene(wait_for_docker=False)
                 continue
             report = self._ended(scene, made, outcome, failed, confirm, Desired())
@@ -104,7 +104,7 @@ class Story:
         deadline = time.monotonic() + self._settings.lock_timeout_seconds
         self._tell("waiting for another run of vmproxy")
         while time.monotonic() < deadline:
-            time.sleep(_PAUSE_SECONDS)
+            self._session.rest(_PAUSE_SECONDS)
             scene = self._session.scene(wait_for_docker=wait_for_docker)
             if not scene.facts.busy:
                 return scene

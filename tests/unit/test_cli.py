@@ -166,6 +166,7 @@ def test_every_vm_is_tried_and_the_highest_code_counts(stories: Stories, capsys:
         "hint: --bridge NAME",
         "vmproxy: error: b: contact was lost",
         "hint: run it again",
+        "1 of 3 VMs well; not well: a, b",
     ]
 
 
@@ -289,7 +290,7 @@ def test_a_bug_is_exit_70_with_a_private_redacted_report(
     assert run(argv) == 70
     captured = capsys.readouterr()
     said = lines(captured.err)
-    assert len(said) == 2
+    assert len(said) == 3
     assert said[0].startswith("vmproxy: error: a: this is a bug: ZeroDivisionError")
     (report,) = tmp_path.glob("vmproxy-report-*")
     assert str(report) in said[0]
@@ -350,7 +351,10 @@ def test_f28_f29_a_signal_lets_the_story_put_back_and_exits_128_plus_n(
     assert run(["apply", "--vm", "a,b"]) == 128 + number
     assert put_back == [True]
     assert [target for _, target, *_ in stories.asked] == ["a"]
-    assert lines(capsys.readouterr().err) == ["vmproxy: error: a: interrupted"]
+    assert lines(capsys.readouterr().err) == [
+        "vmproxy: error: a: interrupted",
+        "0 of 2 VMs well; not well: a; 1 not begun",
+    ]
     assert signal.getsignal(number) is before
 
 

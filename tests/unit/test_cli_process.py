@@ -68,7 +68,8 @@ from vmproxy.cli.edge import run
 ended = run(["status", "--vm", "a,b,c"])
 print(*told, ended, file=sys.stderr)
 """
-    for values, wanted in (((0, True), "a b c 141\n"), ((1, False), "a b c 1\n")):
+    good, bad = "3 of 3 VMs well\n", "0 of 3 VMs well; not well: a, b, c\n"
+    for values, wanted in (((0, True), f"{good}a b c 141\n"), ((1, False), f"{bad}a b c 1\n")):
         reading, writing = os.pipe()
         os.close(reading)
         try:

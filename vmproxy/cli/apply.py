@@ -12,6 +12,7 @@ _NOT_KEPT = "the package index has credentials, so it is not recorded in the VM:
     "vm",
     *WISH,
     *CHANGE,
+    "jobs",
     *SSH,
     examples=(
         "vmproxy apply --vm default --dry-run",

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable
 from typing import Literal
 
-from vmproxy.cli.common import Run, each_vm
+from vmproxy.cli.common import Hands, Run, each_vm
 from vmproxy.errors import DecisionNeeded, UsageError
 from vmproxy.model import Report
 
@@ -21,14 +21,15 @@ def change(run: Run, which: Literal["apply", "remove"], *, room: str = "converge
     settings = run.settings
     story: Callable[..., Report] = getattr(importlib.import_module(f"vmproxy.{room}"), which)
 
-    def one(target: str) -> Report:
+    def one(target: str, hands: Hands) -> Report:
         report = story(
             target,
             settings,
-            progress=run.output.progress,
-            confirm=None if dry_run else run.confirm,
-            ask=run.ask,
+            progress=hands.progress,
+            confirm=None if dry_run else hands.confirm,
+            ask=hands.ask,
             dry_run=dry_run,
+            **({"stop": hands.stop} if hands.stop is not None else {}),
         )
         if dry_run and run.value("exit-code") and report.ok and report.diff and not report.exit:
             return dataclasses.replace(report, exit=DecisionNeeded.exit, code=DecisionNeeded.code)

@@ -20,7 +20,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -31,11 +31,25 @@ from vmproxy.errors import Interrupted, RolledBack, UsageError, VmproxyError
 from vmproxy.model import ProxyURL, Report, Settings
 from vmproxy.options import CHANGE, GLOBAL, OPTIONS, SSH, WISH
 
-__all__ = ["CHANGE", "SSH", "WISH", "Run", "command", "each_vm", "failed", "group", "said"]
+if TYPE_CHECKING:
+    from vmproxy.model import Event
+    from vmproxy.stopping import Stop
+
+__all__ = ["CHANGE", "SSH", "WISH", "Hands", "Run", "command", "each_vm", "failed", "group", "said"]
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as for other programs
 _FILE_LIMIT_BYTES = 1 << 20
+_NAMES_SHOWN = 5
 _GARBAGE_OBJECTS = 50_000  # the imports of a story are no garbage either; a long wait makes some, slowly
+
+
+class Hands(NamedTuple):
+    """What a story may use: how to tell its steps, how to ask, and when to stop."""
+
+    progress: Callable[[Event], None]
+    confirm: Callable[[str], bool] | None
+    ask: Callable[[str], str | None] | None
+    stop: Stop | None = None
 
 
 class Run:
@@ -224,28 +238,56 @@ def failed(target: str, error: VmproxyError | Interrupted) -> Report:
     )
 
 
-def each_vm(run: Run, story: Callable[[str], Report], *, diff: bool = True) -> int:
-    """Tell a story for each ``--vm``, one after the other, on after a failed one; the highest exit code of all.
+def each_vm(run: Run, story: Callable[[str, Hands], Report], *, diff: bool = True) -> int:
+    """Tell a story for each ``--vm``, ``--jobs`` at a time, on after a failed one; the highest exit code of all.
 
     ``diff`` is whether a reader wants to see the diff without ``-v``.
 
-    A signal ends the loop: what that VM's story puts back is put back, the VMs after it are not touched.
+    A signal ends it: what the stories that run put back is put back, the VMs after them are not touched.
     """
-    reports: list[Report] = []
-    for target in run.need_targets():
-        cause: BaseException | None = None
+    targets = run.need_targets()
+    hands = Hands(progress=run.output.progress, confirm=run.confirm, ask=run.ask)
+    reports: dict[int, Report] = {}
+
+    def tell(target: str, hands: Hands) -> tuple[Report, BaseException | None]:
         try:
-            report = story(target)
+            return story(target, hands), None
         except (VmproxyError, Interrupted) as error:
-            report, cause = failed(target, error), error
+            return failed(target, error), error
         except Exception as error:
             from vmproxy.cli.crash import crashed
 
-            report, cause = crashed(target, error, run.output.secrets), error
-        reports.append(report)
+            return crashed(target, error, run.output.secrets), error
+
+    jobs = min(run.value("jobs", 1), len(targets))
+    if jobs > 1:
+        from vmproxy.cli.sidebyside import each
+
+        told = each(targets, tell, hands, jobs=jobs, output=run.output)
+    else:
+        told = ((place, tell(target, hands)) for place, target in enumerate(targets))
+    for place, (report, cause) in told:
+        reports[place] = report
         run.output.report(report, diff=diff, error=cause)
-        if isinstance(cause, Interrupted):
+        if jobs == 1 and isinstance(cause, Interrupted):
             break
+    in_order = [reports[place] for place in sorted(reports)]
     if run.output.json:
-        run.output.document(summary(reports))
-    return max(report.exit for report in reports)
+        run.output.document(summary(in_order))
+    elif len(targets) > 1:
+        run.output.note(_in_all(targets, in_order))
+    return max(report.exit for report in in_order)
+
+
+def _in_all(targets: Sequence[str], reports: Sequence[Report]) -> str:
+    """One line about several VMs: how many are well, how many were changed, and which are not well."""
+    bad = [report.target for report in reports if report.exit]
+    changed = sum(report.changed for report in reports)
+    parts = [f"{len(reports) - len(bad)} of {len(targets)} VMs well"]
+    if changed:
+        parts.append(f"{changed} changed")
+    if bad:
+        parts.append(f"not well: {', '.join(bad[:_NAMES_SHOWN])}{' and more' if len(bad) > _NAMES_SHOWN else ''}")
+    if len(reports) < len(targets):
+        parts.append(f"{len(targets) - len(reports)} not begun")
+    return "; ".join(parts)

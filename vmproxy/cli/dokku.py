@@ -36,7 +36,7 @@ def _status(run: Run) -> int:
     from vmproxy import dokku
 
     return each_vm(
-        run, lambda target: dokku.status(target, settings, progress=run.output.progress, ask=run.ask), diff=False
+        run, lambda target, hands: dokku.status(target, settings, progress=hands.progress, ask=hands.ask), diff=False
     )
 
 

@@ -64,6 +64,8 @@ class Output:
         self.color = color
         self.debug = debug
         self._shown = 0
+        self.ahead = ""
+        """What stands before a progress line that is written over: how far several VMs are."""
         self.broken = False
         self.unwritten = ""
 
@@ -143,7 +145,7 @@ class Output:
             self._say(line, err=True)
         elif is_terminal(sys.stderr):
             self.clear_progress()
-            line = line[:78]
+            line = f"{self.ahead}{line}"[:78]
             self._write(line, err=True, newline=False)
             self._shown = len(line)
 

@@ -10,6 +10,7 @@ from vmproxy.cli.common import CHANGE, SSH, WISH, Run, command
     "vm",
     *WISH,
     *CHANGE,
+    "jobs",
     *SSH,
     examples=("vmproxy remove --vm default --dry-run", "vmproxy remove --vm default --restart always --yes"),
 )

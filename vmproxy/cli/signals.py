@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from vmproxy.errors import Interrupted
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+_listener: Callable[[int], bool] | None = None
 
 
 @contextmanager
@@ -29,7 +30,8 @@ def as_interruption() -> Iterator[None]:
         nonlocal raised
         if not raised:
             raised = True
-            raise Interrupted(number)
+            if _listener is None or not _listener(number):
+                raise Interrupted(number)
 
     usual_hook = sys.unraisablehook
 
@@ -55,6 +57,18 @@ def as_interruption() -> Iterator[None]:
         sys.unraisablehook = usual_hook
         for number, old in before.items():
             signal.signal(number, old)
+
+
+@contextmanager
+def heard_by(listener: Callable[[int], bool]) -> Iterator[None]:
+    """While this holds ``listener`` gets the signal's number, wherever the main thread happens to be, and says whether
+    that is enough: then nothing is raised."""
+    global _listener  # noqa: PLW0603
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
 
 
 def _once_more(number: int) -> None:

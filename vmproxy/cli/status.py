@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from vmproxy.cli.common import SSH, WISH, Run, command, each_vm
+from vmproxy.cli.common import SSH, WISH, Hands, Run, command, each_vm
+from vmproxy.model import Report
 
 
-@command("vm", *WISH, "wait", *SSH, examples=("vmproxy status --vm default", "vmproxy status --vm default --json"))
+@command(
+    "vm", *WISH, "wait", "jobs", *SSH, examples=("vmproxy status --vm default", "vmproxy status --vm default --json")
+)
 def main(run: Run) -> int:
     """Say whether the VM is as wished; else each point in which it differs, and exit 1.
 
@@ -15,6 +18,7 @@ def main(run: Run) -> int:
     settings = run.settings
     from vmproxy import converge
 
-    return each_vm(
-        run, lambda target: converge.status(target, settings, progress=run.output.progress, ask=run.ask), diff=False
-    )
+    def one(target: str, hands: Hands) -> Report:
+        return converge.status(target, settings, progress=hands.progress, ask=hands.ask, stop=hands.stop)
+
+    return each_vm(run, one, diff=False)

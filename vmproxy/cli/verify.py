@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from vmproxy.cli.common import SSH, WISH, Run, command, each_vm
+from vmproxy.cli.common import SSH, WISH, Hands, Run, command, each_vm
+from vmproxy.model import Report
 
 
-@command("vm", *WISH, "wait", *SSH, examples=("vmproxy verify --vm default", "vmproxy verify --vm default --json"))
+@command(
+    "vm", *WISH, "wait", "jobs", *SSH, examples=("vmproxy verify --vm default", "vmproxy verify --vm default --json")
+)
 def main(run: Run) -> int:
     """Prove it end to end: from the VM, from a container on the default bridge, and from one on a user-defined network.
 
@@ -14,4 +17,7 @@ def main(run: Run) -> int:
     settings = run.settings
     from vmproxy import converge
 
-    return each_vm(run, lambda target: converge.verify(target, settings, progress=run.output.progress, ask=run.ask))
+    def one(target: str, hands: Hands) -> Report:
+        return converge.verify(target, settings, progress=hands.progress, ask=hands.ask, stop=hands.stop)
+
+    return each_vm(run, one)

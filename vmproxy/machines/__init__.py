@@ -131,6 +131,10 @@ class Machine(Protocol):
         """Run one of the constant scripts of this directory as root and listen to it; ``data`` is its stdin. The
         caller closes what comes back. Raises LostContact, NotPermitted, Refused."""
 
+    def interrupt(self) -> bool:
+        """From another thread: a change that is under way is to be put back, and whoever waits for it hears whether it
+        was. False where there is none: then nothing keeps the caller from closing."""
+
     def close(self) -> None:
         """Let go of the VM; safe to call twice."""
 

@@ -90,6 +90,10 @@ class ImageFile:
         """Files run nothing."""
         raise Refused("an image of files runs nothing", where=self._path, hint="name a VM that runs with --vm")
 
+    def interrupt(self) -> bool:
+        """What is begun is a matter of moments, and is brought to its end."""
+        return True
+
     def close(self) -> None:
         """Nothing is held open."""
 

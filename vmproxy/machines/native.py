@@ -76,6 +76,10 @@ class Native:
         """As of any VM."""
         return self._scripts.converse(script, data)
 
+    def interrupt(self) -> bool:
+        """As of any VM."""
+        return self._scripts.interrupt()
+
     def close(self) -> None:
         """Close the connection."""
         self._scripts.close()

@@ -101,6 +101,7 @@ class Shell:
         self._connection = connection
         self._loader: Loader | None = None
         self._begun: tuple[Look, Run] | None = None
+        self._changing: Run | None = None
 
     def begin(self, look: Look, *, change: bool = False) -> None:
         """Send the script of :meth:`observe`, and behind it, for a change, the functions of :meth:`commit`."""
@@ -159,7 +160,11 @@ class Shell:
         loader = self._taken(root=True)
         script = commit_script(loader.known, asks=terms.check is not None, proves=terms.proof is not None)
         with Run(loader, script, data) as run:
-            return _Commit(run, terms, judge=judge, verdict=verdict, step=step).follow()
+            self._changing = run
+            try:
+                return _Commit(run, terms, judge=judge, verdict=verdict, step=step).follow()
+            finally:
+                self._changing = None
 
     def reach(self, hosts: tuple[str, ...], port: int) -> tuple[str, ...]:
         """One script without root, the loader's last: a TCP connection to each, nothing sent."""
@@ -173,6 +178,14 @@ class Shell:
     def converse(self, script: str, data: bytes) -> Run:
         """One script as root, the loader's last. Its input stays open until the caller ends or closes it."""
         return Run(self._taken(root=True), _text(script), data)
+
+    def interrupt(self) -> bool:
+        """The end of its input makes commit.sh put everything back."""
+        run = self._changing
+        if run is None:
+            return False
+        run.end_input()
+        return True
 
     def close(self) -> None:
         """Close the connection."""

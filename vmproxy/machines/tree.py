@@ -102,6 +102,10 @@ class Tree:
         """Files run nothing."""
         raise Refused("a directory of files runs nothing", where=self._root, hint="name a VM that runs with --vm")
 
+    def interrupt(self) -> bool:
+        """What is begun is a matter of moments, and is brought to its end."""
+        return True
+
     def close(self) -> None:
         """Nothing is held open."""
 

@@ -48,7 +48,8 @@ class SshOptions:
     """How to get in, as the user said it; "" and () mean "not said". Each transport takes what concerns it.
 
     ``ssh_config`` is OpenSSH's -F (``none`` for no file at all). ``host_key`` is the ``SHA256:…`` the VM must show.
-    ``jump`` is OpenSSH's -J, ``helper_image`` the image to enter an engine's VM by. ``ask`` puts one question to the person at the terminal and gives the answer, or None; it is None where there is no
+    ``jump`` is OpenSSH's -J, ``helper_image`` the image to enter an engine's VM by.
+    ``ask`` puts one question to the person at the terminal and gives the answer, or None; it is None where there is no
     terminal. ``notify`` takes one printable line at a time;
     ``meanwhile`` may be called while the server works at the log-in, and must not wait for anything.
     ``output_limit_bytes`` bounds what one command may say on stdout, whatever the caller bounds.
