@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, ClassVar
 
-from vmproxy.errors import LostContact, Refused, UsageError
+from vmproxy.errors import LostContact, NotPermitted, Refused, UsageError
 
 if TYPE_CHECKING:
     import subprocess
@@ -151,6 +151,64 @@ def become(argv: tuple[str, ...], environ: Mapping[str, str]) -> int:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise UsageError(f"the command cannot be started: {why}", where=name) from None
+
+
+class Detached:
+    """A program that goes on when we end. Only while we live we can tell that it has ended."""
+
+    _all: ClassVar[list[Detached]] = []
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self._child = child
+        self._all.append(self)  # a forgotten Popen warns of a child that still runs, which is what is wanted here
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._child.pid
+
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._child.poll() is not None
+
+    def end(self) -> None:
+        """Ask it to end, and make it after 5 seconds; with all that it started."""
+        import subprocess
+
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            self._child.terminate()
+            self._child.wait(5.0)
+        _end(self._child)
+
+
+def detach(argv: tuple[str, ...], *, log: str, directory: str, environ: Mapping[str, str]) -> Detached:
+    """Start a program in a session of its own, in ``directory``, with nothing of our terminal; it writes into ``log``.
+
+    The log is made anew, readable by its owner only. Raises NotPermitted, UsageError.
+    """
+    import subprocess
+
+    try:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    except OSError as error:
+        raise NotPermitted(f"the log cannot be written: {error.strerror}", where=log) from None
+    flags = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    try:
+        child = subprocess.Popen(  # noqa: S603 - argv, never a shell
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=handle,
+            stderr=handle,
+            cwd=directory,
+            env=dict(environ),
+            start_new_session=os.name != "nt",
+            creationflags=flags,
+        )
+    except OSError as error:
+        raise UsageError(f"the program cannot be started: {error.strerror}", where=argv[0]) from None
+    finally:
+        os.close(handle)
+    return Detached(child)
 
 
 def attend(argv: tuple[str, ...], environ: Mapping[str, str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as _json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vmproxy.errors import UsageError
 
@@ -158,3 +158,17 @@ def systemd(name: str, value: str) -> str:
     text = value_text(value, what=f"the value of {name}")
     text = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'Environment="{variable_name(name)}={text}"'
+
+
+def systemd_command(argv: Sequence[str]) -> str:
+    """The value of ``ExecStart=`` that runs exactly these words, each in double quotes.
+
+    As for ``Environment=``, and ``$`` is doubled, since variables are expanded there (systemd.service(5), "Command
+    lines"). In the program's path they are not, while in argv[0] they are: one with ``$`` is refused, and so is one
+    that is not absolute. Raises UsageError.
+    """
+    words = [value_text(word) for word in argv]
+    if not words or not words[0].startswith("/") or "$" in words[0]:
+        raise UsageError("systemd needs an absolute path without $", where="".join(words[:1]))
+    quoted = [word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") for word in words]
+    return " ".join(f'"{word}"' for word in (quoted[0], *(word.replace("$", "$$") for word in quoted[1:])))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -108,6 +109,10 @@ class Control:
         if asked.get("do") == "purge":
             count, freed = await self._proxy.purge(str(asked.get("pattern", "*")))
             return {"entries": count, "bytes": freed}
+        if asked.get("do") == "stop":
+            # As whoever runs it in the foreground would: after this answer.
+            asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
+            return {"stopping": True}
         if asked.get("do") == "status":
             proxy = self._proxy
             return {
