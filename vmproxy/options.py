@@ -252,6 +252,22 @@ _ALL: tuple[Option, ...] = (
         metavar="N",
         help="A port that may be asked for, beside 443 for https: and 80 and those above 1023 for http:.",
     ),
+    Option(name="pip", kind="flag", help="Run a cache for pip beside it, too: proxpi, on --pip-port."),
+    Option(name="pip-port", help="The port of the cache for pip. [5001]", **_PORT),  # type: ignore[arg-type]
+    Option(name="watch", kind="flag", help="Show it anew every --interval seconds, until q or Ctrl-C."),
+    Option(name="interval", kind="seconds", metavar="S", help="With --watch: seconds between two looks. [2]"),
+    Option(
+        name="service",
+        kind="choice",
+        choices=("systemd", "launchd"),
+        help="Which of them starts it, instead of this system's own.",
+    ),
+    Option(name="print", kind="flag", help="Print the file that would be written, and do nothing."),
+    Option(
+        name="cache",
+        kind="flag",
+        help="Use this host's caching proxy: start it where it does not run, and prove that it keeps what is fetched.",
+    ),
     # compose
     Option(name="file", kind="paths", flags=("-f",), metavar="FILE", help="A Compose file; repeat it for more."),
     # env
