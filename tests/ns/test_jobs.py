@@ -1,0 +1,106 @@
+"""``--jobs`` on real VMs (Docker is the stub): side by side as one after the other, and a signal ends all of them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.lab.nsvm import NamespaceVM
+from tests.ns import story
+from tests.ns.story import PROFILE, Vmproxy, daemon_pid, dump, files, host_proxy, until
+
+_PROFILE = b"# mine\nEXTRA_ARGS='--debug'\n"
+
+
+class World:
+    """Four VMs, each with its host's proxy, and a vmproxy that knows them all."""
+
+    def __init__(self, machines: list[NamespaceVM], home: Path) -> None:
+        self.machines = machines
+        self.vmproxy = Vmproxy(machines[0], home)
+        self.targets = [Vmproxy(machine, home).target for machine in machines]
+        keys = [word for machine in machines for word in ("-i", str(machine.key))]
+        self.words = ("--vm", ",".join(self.targets), *keys)
+        for machine in machines:
+            machine.path(PROFILE).write_bytes(_PROFILE)
+        self.before = [self.state(machine) for machine in machines]
+
+    def state(self, machine: NamespaceVM) -> tuple[object, ...]:
+        """What must come back."""
+        return files(machine), dump(machine)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Four VMs of this module."""
+    with ExitStack() as stack:
+        machines = [stack.enter_context(NamespaceVM(docker="stub")) for _ in range(4)]
+        for machine in machines:
+            stack.enter_context(host_proxy(machine))
+        yield World(machines, tmp_path_factory.mktemp("home"))
+
+
+def test_one_failing_vm_does_not_stop_the_others(world: World) -> None:
+    """Where Docker does not start all is put back, the others are done; then in sync, and removed byte for byte."""
+    broken = world.machines[1]
+    broken.run("mkdir -p /run/lab/stub; echo 1 > /run/lab/stub/fail-start")
+    ran = world.vmproxy.run("apply", "--jobs", "4", "--no-verify", "--json", *world.words)
+    broken.run("rm -f /run/lab/stub/fail-start")
+    assert ran.code == 7, ran
+    told = json.loads(ran.out)["vms"]
+    assert [vm["vm"] for vm in told] == world.targets
+    assert [vm["exit"] for vm in told] == [0, 7, 0, 0]
+    assert [vm["changed"] for vm in told] == [True, False, True, True]
+    story.settled(broken)
+    assert world.state(broken) == world.before[1]
+
+    ran = world.vmproxy.run("apply", "--jobs", "3", "--no-verify", *world.words)
+    assert ran.code == 0, ran
+    assert sorted(ran.out.splitlines()) == sorted(
+        f"{target}: {'done' if target == world.targets[1] else 'in sync, nothing to do'}" for target in world.targets
+    )
+    assert ran.err.splitlines()[-1] == "4 of 4 VMs well; 1 changed"
+
+    ran = world.vmproxy.run("remove", "--jobs", "4", *world.words)
+    assert ran.code == 0, ran
+    assert [world.state(machine) for machine in world.machines] == world.before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_f28_a_signal_puts_every_vm_back_and_leaves_the_others_alone(world: World, number: signal.Signals) -> None:
+    """While Docker restarts in three VMs: all three are as before, said for each, the fourth is not begun; 128+n."""
+    for machine in world.machines:
+        machine.run("mkdir -p /run/lab/stub; echo 3 > /run/lab/stub/slow-start")
+    try:
+        process = subprocess.Popen(
+            world.vmproxy.argv("apply", "--jobs", "3", "--no-verify", *world.words),
+            env=world.vmproxy.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        log = "/run/vmproxy/work/restart.log"
+        until(lambda: all(machine.path(log).exists() for machine in world.machines[:3]), "Docker is restarted", 60)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
+    finally:
+        for machine in world.machines:
+            machine.run("rm -f /run/lab/stub/slow-start")
+    assert process.returncode == 128 + number, (out, err)
+    said = err.splitlines()
+    assert [line for line in said if line.startswith("vmproxy: error: ")] == [
+        f"vmproxy: error: {target}: interrupted" for target in sorted(world.targets[:3], key=err.index)
+    ]
+    assert said[-1].startswith("0 of 4 VMs well; ")
+    assert said[-1].endswith("; 1 not begun")
+    for machine, before in zip(world.machines, world.before, strict=True):
+        story.settled(machine)
+        until(lambda machine=machine: daemon_pid(machine) > 0, "Docker runs", 60)  # type: ignore[misc]
+        assert world.state(machine) == before
