@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "vmproxy"
 PURE = {
     "errors", "model", "quoting", "proxyenv", "routes", "rules", "blocks", "initrd", "guests", "providers", "plan",
     "containers", "config", "wish", "proof", "preview", "scene", "tools", "jsonedit", "clientconfig",
+    "dockerversion",
 }  # fmt: skip
 
 # DESIGN section 3. A helper file of a room (routetext of routes) is listed in ROOM_OF and shares the room's row.
@@ -31,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "initrd": {"model", "errors"},
     "proof": {"model", "errors"},
     "wish": {"model", "errors", "quoting", "proxyenv"},
-    "guests": {"model", "errors", "quoting", "proxyenv", "routes", "rules", "blocks", "initrd", "wish"},
+    "guests": {"model", "errors", "quoting", "proxyenv", "routes", "rules", "blocks", "initrd", "wish", "jsonedit"},
     "tools": {"model", "errors", "quoting", "proxyenv", "blocks"},
     "providers": {"model", "errors"},
     "hostproc": {"errors"},
@@ -40,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": PURE - {"plan", "config", "providers", "containers", "scene"},
     "containers": {"model", "errors", "quoting", "proxyenv"},
     "jsonedit": {"model", "errors"},
+    "dockerversion": {"model"},
     "clientconfig": {"model", "errors", "jsonedit", "proxyenv"},
     "hostfiles": {"model", "errors"},
     "options": set(),
@@ -65,7 +67,7 @@ ROOM_OF: dict[str, str] = {
     **dict.fromkeys(("routecolumns", "routeparts", "routetext", "routewire"), "routes"),
     **dict.fromkeys(("iptsave", "ruleflow", "dockerrules", "door"), "rules"),
     **dict.fromkeys(("shellscan", "shellharm"), "blocks"),
-    **dict.fromkeys(("managed", "containerview", "ruleplan", "ipv6"), "plan"),
+    **dict.fromkeys(("managed", "containerview", "daemonjson", "ruleplan", "ipv6"), "plan"),
     **dict.fromkeys(("noproxy", "direct", "dialects", "pip"), "proxyenv"),
     "cacheservice": "cacherun",
     "values": "model",

@@ -22,7 +22,9 @@ class Look:
 
     ``texts`` are only read. In both a ``*`` stands for any part of one name.
     ``root`` asks for root (firewall rules, the daemon's environment); without it nothing that needs root is looked at.
-    ``configs`` are places of daemon.json, read only where there is no live bridge to look at. ``save`` adds ``ip
+    ``configs`` are places of daemon.json: a Docker that may have proxies from there is asked for them, and ``docker``
+    asks it in any case, and for its version; for their ``bip`` they are read where there is no live bridge to look at.
+    ``save`` adds ``ip
     route save`` bytes; ``syntax`` asks the VM's shell about the files at once (see :meth:`Machine.check`);
     ``resolve`` is a name whose IPv4 addresses the VM shall look up.
     """
@@ -34,6 +36,7 @@ class Look:
     configs: tuple[str, ...] = ()
     save: bool = False
     syntax: bool = False
+    docker: bool = False
     resolve: str = ""
 
 

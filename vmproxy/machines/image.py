@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
-from vmproxy import blocks, initrdedit
+from vmproxy import blocks, dockerversion, initrdedit
 from vmproxy.dirlock import settle
 from vmproxy.errors import ForeignFile, Refused
 from vmproxy.initrd import Image
@@ -125,7 +125,12 @@ class ImageFile:
             addresses=bridge(look.configs, lambda path: read[others[path]] if path in others else None),
             bridges=frozenset({"docker0"}),
             interfaces=frozenset({"docker0"}),
+            docker_version=dockerversion.installed(lambda path: self._whole(image, path)) if look.docker else "",
         )
+
+    def _whole(self, image: Image, path: str) -> bytes | None:
+        name = self._plain(image, path)
+        return image.contents({name}, limit_bytes=dockerversion.LIMIT_BYTES)[name] if name is not None else None
 
     def _files(self, image: Image, paths: tuple[str, ...]) -> dict[str, File]:
         names = {path: image.place(_bytes(path)) for path in paths}

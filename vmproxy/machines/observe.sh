@@ -1,20 +1,22 @@
 # The look: read-only, POSIX sh, framed by a nonce that nothing in the VM can know beforehand.
-# `hear` reads from stdin: the nonce, then "flag WORD", "file PATH", "path PATH", "text PATH", "resolve NAME" lines up to ".".
+# `hear` reads from stdin: the nonce, then "flag WORD", "file PATH", "path PATH", "text PATH", "config PATH", "resolve NAME" lines up to ".".
 # Values arrive as data by `read` and are only ever used inside double quotes.
 
 nl='
 '
 hear() {
   IFS= read -r nonce
-  want_rules='' want_save='' want_syntax='' want_files='' want_paths='' want_texts='' want_name=''
+  want_rules='' want_save='' want_syntax='' want_files='' want_paths='' want_texts='' want_name='' want_docker='' want_configs=''
   while IFS= read -r line && [ "$line" != . ]; do
     case $line in
       'flag rules') want_rules=1 ;;
       'flag save') want_save=1 ;;
       'flag syntax') want_syntax=1 ;;
+      'flag docker') want_docker=1 ;;
       'file '*) want_files="$want_files${line#file }$nl" ;;
       'path '*) want_paths="$want_paths${line#path }$nl" ;;
       'text '*) want_texts="$want_texts${line#text }$nl" ;;
+      'config '*) want_configs="$want_configs${line#config }$nl" ;;
       'resolve '*) want_name=${line#resolve } ;;
     esac
   done
@@ -144,6 +146,26 @@ look_rules() {
     elif have ip6tables-save; then dump default6 ip6tables-save; fi
   fi
   if docker_pid; then frame "daemon $REPLY"; cat "/proc/$REPLY/environ" 2>/dev/null; fi
+  look_docker
+}
+
+look_docker() { # where a daemon.json has, or may have had, proxies, and where it is asked for: what Docker makes of it
+  docker_pid || REPLY=''
+  daemon=$REPLY newer='' # f is its pid file, which it writes when it starts
+  for p in $want_configs; do
+    if [ -f "$p" ] && grep -q '"proxies"' "$p" 2>/dev/null; then want_docker=1; fi
+    # Written to since then: -nt is in dash, busybox ash and bash.
+    if [ -n "$daemon" ] && [ "${p%/*}" -nt "$f" ]; then want_docker=1; fi
+    if [ -n "$daemon" ] && [ "$p" -nt "$f" ]; then newer="$newer $p"; fi
+  done
+  [ -n "$want_docker" ] || return 0
+  if [ -n "$daemon" ]; then
+    frame command; cat "/proc/$daemon/cmdline" 2>/dev/null
+    frame newer; printf '%s' "$newer"
+    frame info
+    limit 10 docker info --format '{{json .ServerVersion}} {{json .HTTPProxy}} {{json .HTTPSProxy}} {{json .NoProxy}}' 2>/dev/null
+  fi
+  if have dockerd; then frame version; limit 10 dockerd --version 2>/dev/null; fi
 }
 
 look_files() {

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Literal
 
+from vmproxy import dockerversion
 from vmproxy.errors import Refused
 from vmproxy.machines.frames import Frame
 from vmproxy.model import Address, Daemon, Facts, File, Mount, Route, Syntax, printable
@@ -63,6 +66,7 @@ class _Reader:
         self._dumps6: dict[str, bytes] = {}
         self._dump_errors: dict[str, str] = {}
         self._daemon: Daemon | None = None
+        self._version = ""
         self._leftovers: list[str] = []
         self._busy = False
         self._resolved: tuple[str, ...] = ()
@@ -105,6 +109,7 @@ class _Reader:
             dumps6=self._dumps6,
             dump_errors=self._dump_errors,
             daemon=self._daemon,
+            docker_version=self._version,
             leftovers=tuple(self._leftovers),
             busy=self._busy,
             resolved=self._resolved,
@@ -173,6 +178,26 @@ class _Reader:
         if _NUMBER.match(frame.rest):
             self._daemon = Daemon(pid=int(frame.rest), environment=environment(frame.body))
 
+    def _take_command(self, frame: Frame) -> None:
+        if self._daemon is not None:
+            words = frame.body[:65536].decode("utf-8", "surrogateescape").split("\0")
+            self._daemon = replace(self._daemon, words=tuple(words[:-1] if words[-1:] == [""] else words))
+
+    def _take_newer(self, frame: Frame) -> None:
+        if self._daemon is not None:
+            words = frame.body[:65536].decode("ascii", "replace").split()
+            self._daemon = replace(self._daemon, newer=frozenset(words))
+
+    def _take_info(self, frame: Frame) -> None:
+        found = info(frame.body)
+        if found is not None and self._daemon is not None:
+            self._version, proxies = found
+            self._daemon = replace(self._daemon, proxies=proxies)
+
+    def _take_version(self, frame: Frame) -> None:
+        # A running Docker has said it: what is installed may be another one by now.
+        self._version = self._version or dockerversion.said(printable(frame.body.strip()))
+
     def _take_stat(self, frame: Frame) -> None:
         self._stats[frame.rest] = stat(frame.rest, frame.body)
 
@@ -217,6 +242,23 @@ class _Reader:
 
     def _take_resolved(self, frame: Frame) -> None:
         self._resolved = resolved(frame.body)
+
+
+def info(data: bytes) -> tuple[str, Mapping[str, str]] | None:
+    """Version and proxies in what ``docker info`` said, four JSON texts; None where the daemon did not answer."""
+    rest, words = data[:65536].decode("utf-8", "replace").strip(), []
+    for _ in range(4):
+        try:
+            word, end = json.JSONDecoder().raw_decode(rest)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(word, str):
+            return None
+        rest = rest[end:].lstrip()
+        words.append(word)
+    version = dockerversion.checked(words[0])
+    named = zip(("http-proxy", "https-proxy", "no-proxy"), words[1:], strict=True)
+    return (version, {name: text for name, text in named if text}) if version else None
 
 
 def os_release(data: bytes) -> Mapping[str, str]:

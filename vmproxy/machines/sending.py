@@ -26,8 +26,11 @@ def look_lines(look: Look) -> bytes:
         lines.append("flag save")
     if look.syntax:
         lines.append("flag syntax")
+    if look.docker:
+        lines.append("flag docker")
     lines += [f"file {_path(path)}" for path in look.files]
     lines += [f"path {_pattern(path)}" for path in look.paths] + [f"text {_pattern(path)}" for path in look.texts]
+    lines += [f"config {_path(path)}" for path in look.configs] if look.root else []
     if look.resolve:
         lines.append(f"resolve {look.resolve}")
     return "".join(f"{line}\n" for line in [*lines, "."]).encode("ascii")

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from json import loads
 
-from vmproxy import hostproc
+from vmproxy import dockerversion, hostproc
 from vmproxy.errors import Refused
 from vmproxy.machines import Conversation, Judge, Look, Outcome, Terms, Verdict
 from vmproxy.machines.reading import FILE_LIMIT_BYTES, os_release
@@ -58,6 +58,7 @@ class Tree:
             addresses=bridge(look.configs, self._read),
             bridges=frozenset({"docker0"}),
             interfaces=frozenset({"docker0"}),
+            docker_version=dockerversion.installed(self._whole) if look.docker else "",
         )
 
     def check(self, files: tuple[str, ...]) -> Mapping[str, Syntax]:
@@ -171,6 +172,10 @@ class Tree:
     def _read(self, path: str) -> bytes | None:
         found = self._find(path)
         return hostproc.read_file(found, limit_bytes=FILE_LIMIT_BYTES) if found else None
+
+    def _whole(self, path: str) -> bytes | None:
+        found = self._find(path)
+        return hostproc.read_file(found, limit_bytes=dockerversion.LIMIT_BYTES) if found else None
 
     def _file(self, path: str) -> File:
         try:
