@@ -11,7 +11,7 @@ import pytest
 
 from vmproxy.errors import LostContact, UsageError
 from vmproxy.model import Target
-from vmproxy.transports import SshOptions, local
+from vmproxy.transports import SshOptions, _child, local
 
 TARGET = Target(name="local", provider="local", transport="local")
 
@@ -24,7 +24,7 @@ def connection() -> Iterator[local.LocalConnection]:
     opened.close()
 
 
-def read_all(channel: local.LocalChannel) -> bytes:
+def read_all(channel: _child.ChildChannel) -> bytes:
     """Every piece to the end."""
     out = b""
     while piece := channel.receive(timeout_seconds=10):
