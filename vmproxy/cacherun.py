@@ -15,6 +15,7 @@ from vmproxy.cache import control, place
 from vmproxy.errors import Busy, Refused, UsageError
 from vmproxy.model import printable
 
+BACKGROUND = "in the background"
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 _PAUSE_SECONDS = 0.1
@@ -55,7 +56,7 @@ def start(directory: str, words: Sequence[str], *, environ: Mapping[str, str]) -
     environment = {name: value for name, value in {**environ, **more}.items() if name not in _NOT_FOR_IT}
     child = hostproc.detach((*argv, "cache", "serve", *words), log=log, directory=directory, environ=environment)
     try:
-        return Started(status=until_up(directory, ended=child.ended, log=log), how="in the background")
+        return Started(status=until_up(directory, ended=child.ended, log=log), how=BACKGROUND)
     except BaseException:
         child.end()
         raise

@@ -1,15 +1,20 @@
-"""``vmproxy cache serve|status|purge``."""
+"""``vmproxy cache serve|start|stop|install|uninstall|status|purge``."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from vmproxy.cli import cachestart
+from vmproxy.cli.cachestart import directory
 from vmproxy.cli.common import Run, command, group
 from vmproxy.model import printable
+
+if TYPE_CHECKING:
+    from vmproxy.cache.limits import CacheSettings
 
 _HOSTS = 10
 _TUNNELS = "https: is tunnelled and never cached"
@@ -33,16 +38,9 @@ def _serve(run: Run) -> int:
     no loopback, link-local or private address. SIGINT or SIGTERM ends it.
     """
     from vmproxy.cache import run as cache
+    from vmproxy.cache.notify import tell
 
-    settings = cache.make_settings(
-        _directory(run),
-        address=run.value("bind"),
-        port=run.value("port"),
-        size=run.value("size"),
-        clients=run.value("allow", ()),
-        targets=run.value("allow-target", ()),
-        ports=run.value("connect-port", ()),
-    )
+    settings = settings_of(run)
 
     def ready(address: str) -> None:
         if run.output.json:
@@ -53,9 +51,64 @@ def _serve(run: Run) -> int:
             kept = f"{_bytes(settings.size)} in {settings.directory}"
             run.output.result(f"listening on {address}, keeping up to {kept}; {_TUNNELS}")
         sys.stdout.flush()
+        tell("READY=1", run.environ)
 
     cache.serve(settings, ready=ready, log=run.output.note if run.output.verbosity > 0 else None)
     return 0
+
+
+def settings_of(run: Run) -> CacheSettings:
+    """What the options say, read as ``serve`` reads them. Raises UsageError."""
+    from vmproxy.cache import run as cache
+
+    return cache.make_settings(
+        directory(run),
+        address=run.value("bind"),
+        port=run.value("port"),
+        size=run.value("size"),
+        clients=run.value("allow", ()),
+        targets=run.value("allow-target", ()),
+        ports=run.value("connect-port", ()),
+    )
+
+
+@command(*SERVE, examples=("vmproxy cache start", "vmproxy cache start --size 50G"))
+def _start(run: Run) -> int:
+    """Start the caching proxy in the background, and wait until it answers.
+
+    With the options of serve. It goes on after log-out until cache stop or the next boot; cache install is for longer.
+    Where it is installed as a service, the service is started, with the options of then.
+    """
+    return cachestart.start(run, SERVE)
+
+
+@command("dir", examples=("vmproxy cache stop",))
+def _stop(run: Run) -> int:
+    """End the caching proxy that runs, however it was started, and wait for its end.
+
+    One that is installed as a service comes back at the next log-in.
+    """
+    return cachestart.stop(run)
+
+
+@command(
+    *SERVE,
+    *("service", "print"),
+    examples=("vmproxy cache install", "vmproxy cache install --size 50G --print", "vmproxy cache uninstall"),
+)
+def _install(run: Run) -> int:
+    """Install the caching proxy as a service of yours: it starts now, and at each log-in.
+
+    A systemd user unit on Linux, a launchd agent on macOS, with the options of serve. Doing it again with other options
+    changes them.
+    """
+    return cachestart.install(run, SERVE)
+
+
+@command("service", examples=("vmproxy cache uninstall",))
+def _uninstall(run: Run) -> int:
+    """Stop the service and take away what install made. What the cache keeps stays."""
+    return cachestart.uninstall(run)
 
 
 @command("dir", examples=("vmproxy cache status", "vmproxy cache status --json"))
@@ -67,9 +120,9 @@ def _status(run: Run) -> int:
     """
     from vmproxy.cache import control
 
-    found = control.status(_directory(run))
+    found = control.status(directory(run))
     if run.output.json:
-        run.output.document(_object(cache={**found, "tunnels_are_cached": False}))
+        run.output.document(document(cache={**found, "tunnels_are_cached": False}))
         return 0
     for line in _lines(found):
         run.output.result(line)
@@ -86,9 +139,9 @@ def _make_purge() -> click.Command:
         from vmproxy.cache import control
 
         pattern = click.get_current_context().params["pattern"]
-        count, size = control.purge(_directory(run), pattern)
+        count, size = control.purge(directory(run), pattern)
         if run.output.json:
-            run.output.document(_object(changed=count > 0, purged={"entries": count, "bytes": size}))
+            run.output.document(document(changed=count > 0, purged={"entries": count, "bytes": size}))
         else:
             run.output.result(f"{count} {'entry' if count == 1 else 'entries'} removed, {_bytes(size)}")
         return 0
@@ -97,17 +150,7 @@ def _make_purge() -> click.Command:
     return purge
 
 
-def _directory(run: Run) -> str:
-    """The directory of the cache; the platform's place for caches if nobody says another."""
-    said = run.value("dir")
-    if said:
-        return os.path.abspath(os.path.expanduser(str(said)))
-    import platformdirs
-
-    return os.path.join(platformdirs.user_cache_dir("vmproxy", appauthor=False), "proxy")
-
-
-def _object(*, changed: bool = False, **more: Any) -> dict[str, Any]:
+def document(*, changed: bool = False, **more: Any) -> dict[str, Any]:
     """The object of ``--json``, as of every command, with the cache's own part."""
     usual = {"ok": True, "code": "OK", "exit": 0, "changed": changed, "message": "", "hint": "", "vms": []}
     return {**usual, **more}
@@ -150,5 +193,13 @@ def _bytes(count: int) -> str:
 
 main = group(
     "A caching proxy on this host, for VMs and their containers.",
-    {"serve": _serve, "status": _status, "purge": _make_purge()},
+    {
+        "serve": _serve,
+        "start": _start,
+        "stop": _stop,
+        "install": _install,
+        "uninstall": _uninstall,
+        "status": _status,
+        "purge": _make_purge(),
+    },
 )

@@ -1,0 +1,139 @@
+"""``vmproxy cache start|stop|install|uninstall``: the proxy without a terminal of its own."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from vmproxy.cli.common import Run
+from vmproxy.errors import UsageError
+from vmproxy.model import ProxyURL
+from vmproxy.options import OPTIONS, variable
+
+
+def directory(run: Run) -> str:
+    """The directory of the cache; the platform's place for caches if nobody says another."""
+    said = run.value("dir")
+    if said:
+        return os.path.abspath(os.path.expanduser(str(said)))
+    import platformdirs
+
+    return os.path.join(platformdirs.user_cache_dir("vmproxy", appauthor=False), "proxy")
+
+
+def words(run: Run, names: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
+    """The options of ``serve`` as they were said, for another process: words, and variables for what is secret."""
+    out, secrets = [f"--dir={directory(run)}"], {}
+    for name in names:
+        value = run.value(name)
+        if name == "dir" or value is None:
+            continue
+        option = OPTIONS[name]
+        if option.kind == "flag":
+            out.append(f"--{name if value else option.off}")
+        elif isinstance(value, ProxyURL):
+            from vmproxy.proxyenv import url
+
+            if value.has_credentials:
+                secrets[variable(name)] = url(value)
+            else:
+                out.append(f"--{name}={url(value)}")
+        elif option.kind == "path":
+            out.append(f"--{name}={os.path.abspath(value)}")
+        elif isinstance(value, tuple):
+            out += [f"--{name}={item}" for item in value]
+        else:
+            out.append(f"--{name}={value}")
+    return [word for word in out if not word.endswith("--")], secrets
+
+
+def start(run: Run, names: tuple[str, ...]) -> int:
+    """Start the proxy in the background, or have its service start, and wait until it answers."""
+    from vmproxy import cacherun
+    from vmproxy.cli.cache import document, settings_of
+
+    where = directory(run)
+    settings_of(run)  # what is wrong with an option is said here
+    begun = started(run, names)
+    found = begun.status
+    if run.output.json:
+        run.output.document(document(changed=bool(begun.how), cache=dict(found)))
+    elif begun.how:
+        log = f"; its words are in {os.path.join(where, 'serve.log')}" if begun.how == cacherun.BACKGROUND else ""
+        run.output.result(f"listening on {found['listen']}, {begun.how}, process {found['pid']}{log}")
+    else:
+        run.output.result(f"it runs already: {found['listen']}, process {found['pid']}")
+    return 0
+
+
+def started(run: Run, names: tuple[str, ...], more: tuple[str, ...] = ()) -> Any:
+    """The same without a word; ``more`` are words beside those that were said. Raises what cacherun.start raises."""
+    from vmproxy import cacherun, cacheservice
+
+    where = directory(run)
+    found = cacherun.running(where)
+    if found is not None:
+        return cacherun.Started(status=found)
+    try:
+        kind = cacheservice.service(None, environ=run.environ)
+    except UsageError:
+        kind = None
+    if kind and cacheservice.installed(kind, where):
+        return cacheservice.wake(kind, where, environ=run.environ)
+    said, secrets = words(run, names)
+    return cacherun.start(where, (*said, *more), environ={**run.environ, **secrets})
+
+
+def stop(run: Run) -> int:
+    """Have the proxy that runs on the directory end."""
+    from vmproxy import cacherun
+    from vmproxy.cli.cache import document
+
+    ended = cacherun.stop(directory(run))
+    if run.output.json:
+        run.output.document(document(changed=ended))
+    else:
+        run.output.result("ended" if ended else "no cache runs there")
+    return 0
+
+
+def install(run: Run, names: tuple[str, ...]) -> int:
+    """Have the proxy started at each log-in, and now."""
+    from vmproxy import cacheservice
+    from vmproxy.cache import units
+    from vmproxy.cli.cache import document, settings_of
+
+    settings_of(run)
+    said, secrets = words(run, names)
+    if secrets:
+        names_of = ", ".join(secrets)
+        raise UsageError(
+            f"the credentials in {names_of} would stand in a file that programs show",
+            hint=f"{names_of}=… in ~/.config/{units.SECRETS} (mode 0600; systemd), or in vmproxy.toml (mode 0600)",
+        )
+    kind = cacheservice.service(run.value("service"), environ=run.environ)
+    if run.value("print"):
+        run.output.exact(cacheservice.text(kind, said).decode().removesuffix("\n"))
+        return 0
+    changed = cacheservice.install(kind, directory(run), said, environ=run.environ)
+    if run.output.json:
+        run.output.document(document(changed=changed))
+    else:
+        run.output.result(f"installed: {kind.path}" if changed else f"installed already: {kind.path}")
+        if kind.note:
+            run.output.note(kind.note)
+    return 0
+
+
+def uninstall(run: Run) -> int:
+    """Take the service away."""
+    from vmproxy import cacheservice
+    from vmproxy.cli.cache import document
+
+    kind = cacheservice.service(run.value("service"), environ=run.environ)
+    changed = cacheservice.uninstall(kind, environ=run.environ)
+    if run.output.json:
+        run.output.document(document(changed=changed))
+    else:
+        run.output.result(f"removed: {kind.path}" if changed else "no service of vmproxy's is installed")
+    return 0
