@@ -14,6 +14,8 @@ from vmproxy.tools import Tool
 
 DRIFT = "E_DRIFT"
 IN_RAM = frozenset({"tmpfs", "ramfs", "rootfs", "overlay", "squashfs"})
+MADE = ".vmproxy-made"
+"""Stands in a directory of ours until the run that makes it, or takes it away, is done (change.sh)."""
 _SHOWN = 3
 _UNDO = frozenset({"mode", "directory"})
 """What undo needs to know beside the wish."""
@@ -38,7 +40,7 @@ def changes(facts: Facts, guest: Guest, desired: Desired) -> tuple[tuple[FileCha
         block = wishes.get(path)
         if block is None and not _ours(before):
             continue
-        _plain(before)
+        must_be_plain(before)
         directory = _directory(facts, guest, before)
         after = _with_block(before, block, directory=directory) if block else _without_block(before)
         if after == before:
@@ -109,15 +111,16 @@ def _directory(facts: Facts, guest: Guest, before: File) -> bool:
     if found is not None:
         return found.record.get("directory") is True
     place = before.path.rpartition("/")[0]
-    return place in guest.DIRECTORIES and place not in facts.paths
+    unfinished = f"{place}/{MADE}" in facts.leftovers  # a run was cut short between making it and writing into it
+    return place in guest.DIRECTORIES and (place not in facts.paths or unfinished)
 
 
 def _ours(file: File) -> bool:
     return file.content is not None and blocks.find(file.content, path=file.path) is not None
 
 
-def _plain(file: File) -> None:
-    """Only a plain file with one name is replaced (RELIABILITY T07, F38)."""
+def must_be_plain(file: File) -> None:
+    """Raises ForeignFile for all else than a plain file with one name, or none (RELIABILITY T07, F38)."""
     kinds = {"link": "a symbolic link", "dir": "a directory", "other": "a device, fifo or socket"}
     if file.kind in kinds:
         raise ForeignFile(
@@ -165,12 +168,12 @@ def _with_block(before: File, block: BlockWish, *, directory: bool) -> File:
     found = blocks.find(before.content, path=before.path) if before.content is not None else None
     old_mode = found.record.get("mode") if found else None
     mode = before.mode if before.content is not None else block.mode
-    if isinstance(old_mode, int) and mode == _narrow(old_mode):
+    if isinstance(old_mode, int) and mode == narrowed(old_mode):
         mode = old_mode
     extra: dict[str, object] = {"directory": True} if directory else {}
-    if block.secret and mode != _narrow(mode):
+    if block.secret and mode != narrowed(mode):
         extra["mode"] = mode
-        mode = _narrow(mode)
+        mode = narrowed(mode)
     content = blocks.put(
         before.content,
         block.payload,
@@ -183,7 +186,7 @@ def _with_block(before: File, block: BlockWish, *, directory: bool) -> File:
     return replace(before, content=content, mode=mode, kind="file")
 
 
-def _narrow(mode: int) -> int:
+def narrowed(mode: int) -> int:
     """Nobody else may read a file with credentials."""
     return mode & 0o7700
 
@@ -193,7 +196,7 @@ def _without_block(before: File) -> File:
     found = blocks.find(before.content, path=before.path)
     old_mode = found.record.get("mode") if found else None
     mode = before.mode
-    if isinstance(old_mode, int) and 0 <= old_mode <= 0o7777 and mode == _narrow(old_mode):
+    if isinstance(old_mode, int) and 0 <= old_mode <= 0o7777 and mode == narrowed(old_mode):
         mode = old_mode
     return replace(before, content=blocks.take(before.content, path=before.path), mode=mode)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from vmproxy import blocks, ipv6, managed, ruleplan, rules
+from vmproxy import blocks, daemonjson, ipv6, managed, ruleplan, rules
 from vmproxy.errors import NoGateway, Refused
 from vmproxy.guests import ADDRESS_AT_BOOT, Guest, Order, read_payload
 from vmproxy.managed import DRIFT
@@ -64,6 +64,8 @@ def seen_wish(facts: Facts, guest: Guest) -> Wish | None:
         if found and found.record not in records:
             records.append(found.record)
             held = held or read_payload(found.payload)
+    if any(data.get("via") == daemonjson.VIA for data in records):
+        held = {**held, **daemonjson.held(facts, guest)}
     wishes = [wish for data in records if (wish := recorded(data, held))]
     return wishes[0] if wishes else None
 
@@ -152,8 +154,20 @@ def desire(facts: Facts, guest: Guest, wish: Wish, variant: str) -> Desired:
     environment = daemon_variables(seen, wish)
     secret = seen.proxy.has_credentials or (seen.https_proxy is not None and seen.https_proxy.has_credentials)
     order = Order(environment=environment, door=seen.door, variant=variant, record=record(wish), secret=secret)
-    made = guest.render(order, facts)
     given, warnings = managed.for_tools(facts, wish.tools, environment, secret=secret, said=wish.tools_said)
+    if wish.via == daemonjson.VIA:
+        daemonjson.must_know(facts, guest)
+        proxies = daemonjson.proxies(environment)
+        told = {**order.record, daemonjson.RECORD: daemonjson.record(facts, guest, proxies)}
+        made = guest.render(replace(order, environment={}, record=told, secret=False), facts)
+        return Desired(
+            blocks=(*made, *given),
+            door=seen.door,
+            bridges_named=bool(wish.bridges),
+            proxies=proxies,
+            warnings=warnings,
+        )
+    made = guest.render(order, facts)
     names = {name for block in made for name in block.names}
     exported = {k: v for block in made for k, v in read_payload(block.payload).items() if k in names}
     return Desired(
@@ -171,10 +185,15 @@ def diff(
     """What has to change, and each point of drift in words. Raises ForeignFile, Refused where it cannot be made to
     work."""
     files, drift = managed.changes(facts, guest, desired)
+    config, found, lost = daemonjson.change(facts, guest, desired, force=force)
+    drift += found
     change, more, warnings = ruleplan.change(facts, desired, variant, force=force)
-    warnings = (*desired.warnings, *warnings)
+    warnings = (*desired.warnings, *lost, *warnings)
     drift += more
-    restart, stale = _restart(facts, guest, desired, files, restart_always=restart_always)
+    restart, stale = _restart(facts, guest, desired, files, config, restart_always=restart_always)
+    if config is not None:
+        # The record knows how to undo it: it comes before, and goes after.
+        files = (*files, config) if desired.proxies is not None else (config, *files)
     drift += stale
     drift += [
         Finding(subject=f"file {path}", ok=False, code=DRIFT, detail="left behind by a run that was cut short")
@@ -207,11 +226,24 @@ def moved_gateway(facts: Facts, variant: str, door: Door) -> str:
 
 
 def _restart(
-    facts: Facts, guest: Guest, desired: Desired, files: tuple[FileChange, ...], *, restart_always: bool
+    facts: Facts,
+    guest: Guest,
+    desired: Desired,
+    files: tuple[FileChange, ...],
+    config: FileChange | None,
+    *,
+    restart_always: bool,
 ) -> tuple[bool, list[Finding]]:
     if facts.daemon is None:
         return False, []
     running = facts.daemon.environment
+    if desired.proxies is not None:
+        why = daemonjson.pending(facts, guest, desired.proxies, config)
+        if not why:
+            return False, []
+        detail = f"the running Docker daemon has {why} (restart pending)"
+        hint = "vmproxy apply" if files or config else "vmproxy apply --restart always"
+        return True, [Finding(subject="daemon", ok=False, code=DRIFT, detail=detail, hint=hint)]
     if desired.environment is not None:
         differing = sorted(name for name, value in desired.environment.items() if running.get(name) != value)
         if not differing:
@@ -220,7 +252,7 @@ def _restart(
         hint = "vmproxy apply" if files else "vmproxy apply --restart always"
         return True, [Finding(subject="daemon", ok=False, code=DRIFT, detail=detail, hint=hint)]
     stale = _stale(running, files, guest, facts, restart_always=restart_always)
-    if not stale:
+    if not stale and not daemonjson.still(facts, guest, config):
         return False, []
     detail = "the running Docker daemon still has our variables (restart pending)"
     return True, [
@@ -229,16 +261,23 @@ def _restart(
 
 
 def overridden(facts: Facts, guest: Guest, desired: Desired) -> tuple[Finding, ...]:
-    """What in the VM wins over the daemon's variables as wanted."""
-    return guest.overrides(facts, desired.environment) if desired.environment is not None else ()
+    """What in the VM wins over the daemon's variables as wanted, or stops Docker from starting with them."""
+    if desired.proxies is not None:
+        return daemonjson.overrides(facts, guest, desired.proxies, ours=True)
+    if desired.environment is None:
+        return ()
+    flags = daemonjson.overrides(facts, guest, daemonjson.proxies(desired.environment), ours=False)
+    return (*guest.overrides(facts, desired.environment), *flags)
 
 
 def not_taken(facts: Facts, desired: Desired) -> Finding | None:
     """A daemon that has been restarted and still has other variables than those wanted; None where all is well."""
-    if desired.environment is None or facts.daemon is None:
+    if facts.daemon is None:
         return None
     running = facts.daemon.environment
-    names = sorted(name for name, value in desired.environment.items() if running.get(name) != value)
+    names = sorted(name for name, value in (desired.environment or {}).items() if running.get(name) != value)
+    if desired.proxies is not None:
+        names = sorted(daemonjson.differing(facts, desired.proxies))
     if not names:
         return None
     detail = f"Docker was restarted and has other values of {', '.join(names)}: something in the VM wins over vmproxy's"
@@ -266,6 +305,8 @@ def unnamed_proxy(facts: Facts, guest: Guest) -> bool:
     """Whether Docker runs with a proxy that no file names any more: after a ``remove`` whose restart was put off."""
     if facts.daemon is None:
         return False
+    if daemonjson.unnamed(facts, guest):
+        return True
     file = facts.files.get(guest.WISH_FILE)
     texts = ((file.content if file else None) or b"", *facts.texts.values())
     environment = facts.daemon.environment

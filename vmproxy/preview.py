@@ -43,7 +43,7 @@ def redact(text: str, hidden: Iterable[str]) -> str:
 def plan_text(plan: Plan, hidden: Iterable[str] = ()) -> str:
     """The whole plan; "" for an empty one."""
     hidden = tuple(hidden)
-    parts = [_file_text(change.before, change.after, hidden) for change in plan.files]
+    parts = [_file_text(change.before, change.after, hidden, change.shown) for change in plan.files]
     if plan.rules is not None:
         lines = "\n".join(printable(line, limit=300) for line in plan.rules.lines)
         parts.append(f"--- iptables ({plan.rules.variant})\n+++ iptables ({plan.rules.variant})\n{lines}\n")
@@ -53,7 +53,7 @@ def plan_text(plan: Plan, hidden: Iterable[str] = ()) -> str:
     return redact("".join(parts), hidden).rstrip("\n")
 
 
-def _file_text(before: File, after: File, hidden: tuple[str, ...]) -> str:
+def _file_text(before: File, after: File, hidden: tuple[str, ...], shown: str) -> str:
     old, new = _lines(before.content), _lines(after.content)
     ends = (
         "/dev/null" if before.content is None else before.path,
@@ -64,6 +64,9 @@ def _file_text(before: File, after: File, hidden: tuple[str, ...]) -> str:
         out.append(f"new mode {after.mode:04o}")
     elif after.content is not None and before.mode != after.mode:
         out.append(f"old mode {before.mode:04o}, new mode {after.mode:04o}")
+    if shown:
+        out += [printable(redact(line, hidden), limit=_LINE_LIMIT) for line in shown.split("\n")]
+        return "\n".join(out) + "\n"
     # No context lines: what is somebody else's in this file may hold secrets that we do not know.
     for line in list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:]:
         # Masked before it is cut: half of a long password would not be known again.

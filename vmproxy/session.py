@@ -52,6 +52,7 @@ class Session:
         self._tell, self._stop = tell, stop or Stop()
         self._news, self._ask, self._root, self._syntax = news, ask, root, syntax
         self._tools = tools.chosen({*tools.chosen(settings.tools), *look_at_tools})
+        self._ask_docker = False
         self._deadline = time.monotonic() + settings.wait_seconds
         self._given_up = False
         self._target = targets.resolve(name, environ=os.environ)
@@ -102,13 +103,16 @@ class Session:
         """The look that every decision is made from."""
         settings = self.settings
         name = settings.proxy.host if settings.proxy is not None and settings.forward else ""
+        configs = guests.daemon_configs()
+        places = tuple(path.rpartition("/")[0] for path in configs)
         return Look(
-            files=(*guests.files(), *tools.files(self._tools)),
-            paths=(*guests.paths(), *tools.paths(self._tools), DOKKU_RECORD),
+            files=(*guests.files(), *configs, *tools.files(self._tools)),
+            paths=(*guests.paths(), *places, *tools.paths(self._tools), DOKKU_RECORD),
             texts=(*guests.texts(), *tools.texts(self._tools)),
-            configs=guests.daemon_configs(),
+            configs=configs,
             resolve=name,
             syntax=self._syntax,
+            docker=settings.via == "daemon-json" or self._ask_docker,
         )
 
     def begin(self, *, change: bool = False) -> None:
@@ -137,6 +141,8 @@ class Session:
         resolve = look.resolve
         if wish.forward and not resolve and not is_loopback(wish.proxy.host) and not wish.gateway:
             resolve = wish.proxy.host
+        # Where daemon.json has proxies, Docker was asked already; else only the record told of them.
+        self._ask_docker = self._ask_docker or (wish.via == "daemon-json" and not scene.facts.docker_version)
         if with_tools:
             self._know({*wish.tools, *(scene.seen.tools if scene.seen else ())})
         again = replace(self.look_for_all(), resolve=resolve)

@@ -310,7 +310,8 @@ class Story:
         """See :func:`vmproxy.converge.env`."""
         from vmproxy import containerview
 
-        look = Look(root=False, files=guests.files(), paths=guests.paths(), configs=guests.daemon_configs())
+        configs = guests.daemon_configs()
+        look = Look(root=False, files=(*guests.files(), *configs), paths=guests.paths(), configs=configs)
         facts = self._session.observe(look)
         guest, _reason = guests.detect(facts, self._settings.guest)
         seen = planning.seen_wish(facts, guest)

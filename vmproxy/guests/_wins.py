@@ -23,12 +23,26 @@ def finding(path: str, names: Iterable[str], why: str) -> Finding:
 
 
 def daemon_json(texts: Mapping[str, bytes], path: str, wanted: Mapping[str, str]) -> tuple[Finding, ...]:
-    """``proxies`` of daemon.json (Docker 23 and later): its members go before the daemon's environment (dockerd(8))."""
+    """``proxies`` of daemon.json (Docker 23 and later): its members go before the daemon's environment (dockerd(8)).
+
+    What ``--via daemon-json`` has written is no finding: it is taken away.
+    """
     proxies = _member(texts.get(path), "proxies")
-    if not isinstance(proxies, Mapping):
+    if not isinstance(proxies, Mapping) or _is_ours(texts[path]):
         return ()
     names = [key for key, name in _KEYS.items() if proxies.get(key) and name in wanted and proxies[key] != wanted[name]]
     return (finding(path, names, "has proxies that set"),) if names else ()
+
+
+def _is_ours(content: bytes) -> bool:
+    from vmproxy import jsonedit
+    from vmproxy.errors import ForeignFile
+
+    try:
+        found = jsonedit.find(content, ("proxies",))
+    except ForeignFile:
+        return False
+    return bool(found and found.ours)
 
 
 def nftables(texts: Mapping[str, bytes], path: str) -> bool:
