@@ -48,7 +48,7 @@ def control_group() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def seen() -> Iterator[dict[str, Any]]:
     """What one run of the whole story saw."""
-    tree = stage(default_cache(), "systemd", ("systemd",))
+    tree = stage(default_cache(), "usermanager", ("systemd",))
     directory = tempfile.mkdtemp(prefix="vmpu-", dir="/tmp")
     with control_group() as group:
         words = [
@@ -65,7 +65,7 @@ def seen() -> Iterator[dict[str, Any]]:
             "x",
         ]
         done = subprocess.run(
-            [*words, sys.executable, "-m", "tests.ns.userunits", directory],
+            [*words, "sh", "-ec", SCRIPT, "x", sys.executable, "-m", "tests.ns.userunits", directory],
             env={"PATH": os.environ["PATH"], "TREE": str(tree), "GROUP": str(group), "LC_ALL": "C.UTF-8"},
             cwd=ROOT,
             capture_output=True,

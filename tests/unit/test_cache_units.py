@@ -68,10 +68,8 @@ def test_the_printed_command_runs(tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "vmproxy", *words], capture_output=True, check=True, env=environ, timeout=60
         )
-        if kind == "systemd":
-            argv = command_of(done.stdout)
-        else:
-            argv = tuple(plistlib.loads(done.stdout)["ProgramArguments"])
+        read = command_of if kind == "systemd" else lambda text: tuple(plistlib.loads(text)["ProgramArguments"])
+        argv = read(done.stdout)
         assert f"--dir={tmp_path}/a b%h$HOME" in argv and "--port=1" in argv
         helped = subprocess.run([*argv, "--help"], capture_output=True, text=True, check=True, env=environ, timeout=60)
         assert "cache serve" in helped.stdout
