@@ -9,7 +9,7 @@ from vmproxy.errors import UsageError, VmproxyError
 from vmproxy.model import Target, printable
 from vmproxy.providers import Answers, Queries
 
-_LATER = ("console", "docker")
+_LATER = ("console",)
 _WORDS = frozenset({"local"})
 """Texts that are a kind and a name in one."""
 _ROUNDS = 4

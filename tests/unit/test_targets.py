@@ -78,7 +78,7 @@ def test_unknown_name_lists_the_known_ones(environ: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-x", "a\x1bb", "nosuch:x", "local:x", "console:/dev/ttyS0", "docker:", "initrd:"]
+    "text", ["", "-x", "a\x1bb", "nosuch:x", "local:x", "console:/dev/ttyS0", "docker:-x", "docker:gone", "initrd:"]
 )
 def test_texts_that_name_no_vm(environ: dict[str, str], text: str) -> None:
     """Options, controls, unknown providers and kinds that do not exist yet are exit 2."""
@@ -94,6 +94,9 @@ def test_other_kinds(environ: dict[str, str]) -> None:
     assert targets.resolve("rootfs:/x", environ={}).directory == "/x"
     local = targets.resolve("local", environ={})
     assert (local.transport, local.machine, local.name) == ("local", "native", "local")
+    engine = targets.resolve("docker:", environ={})
+    assert (engine.transport, engine.machine, engine.context) == ("docker", "shell", "")
+    assert targets.resolve("docker:default", environ={}).context == "default"
 
 
 def test_t12_home_missing(environ: dict[str, str]) -> None:

@@ -1,0 +1,116 @@
+"""A Docker engine through the host's docker client: can it be asked, what is it, what do complaints mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from vmproxy import hostproc
+from vmproxy.errors import LostContact, NotPermitted, Refused, Unreachable, UsageError, VmproxyError
+from vmproxy.model import printable
+
+_OVERRIDES = ("DOCKER_DEFAULT_PLATFORM", "DOCKER_CONTENT_TRUST")
+"""Variables that make the client look for another image than the one named by its id."""
+
+
+class Engine:
+    """One engine. ``context`` "" is the client's current one: DOCKER_HOST, DOCKER_CONTEXT, ``docker context use``."""
+
+    def __init__(self, context: str, *, environ: Mapping[str, str]) -> None:
+        self._context = context
+        self.environ = {name: value for name, value in environ.items() if name not in _OVERRIDES}
+        self.has_cgroup_namespaces = False
+
+    def argv(self, *words: str) -> tuple[str, ...]:
+        """The client's command line."""
+        return ("docker", *(("--context", self._context) if self._context else ()), *words)
+
+    def run(self, *words: str, timeout_seconds: float) -> hostproc.Output:
+        """One command of the client to its end. Raises UsageError where there is no client, Unreachable in time-out."""
+        try:
+            said = hostproc.run(self.argv(*words), timeout_seconds=timeout_seconds, environ=self.environ)
+        except LostContact as error:
+            hint = "docker info; --connect-timeout S waits longer"
+            what = f"the Docker engine does not answer: {error.what}"
+            raise Unreachable(what, where=self._where, hint=hint) from error
+        if said is None:
+            raise UsageError(
+                "there is no docker client on this host",
+                where="docker",
+                hint="install it, or reach the VM by ssh://USER@HOST",
+            )
+        return said
+
+    def ask(self, *, timeout_seconds: float) -> None:
+        """Whether it can be entered. Raises UsageError, Unreachable, NotPermitted, Refused."""
+        said = self.run("info", "--format", "{{json .}}", timeout_seconds=timeout_seconds)
+        info = _object(said.stdout)
+        errors = info.get("ServerErrors")
+        if said.status != 0 or errors:
+            listed = " ".join(map(str, errors)).encode() if isinstance(errors, list) else b""
+            raise explain(listed or said.stderr, where=self._where)
+        kind = info.get("OSType")
+        if kind != "linux":
+            raise Refused(
+                f"the engine runs {printable(str(kind or 'an unknown kind of'), limit=40)} containers, not Linux ones",
+                where=self._where,
+                hint="docker context ls shows the others",
+            )
+        security = info.get("SecurityOptions")
+        if isinstance(security, list) and any("rootless" in str(option) for option in security):
+            raise Refused(
+                "the engine is rootless: no container of it gets into the VM",
+                where=self._where,
+                hint="set HTTP_PROXY in ~/.config/systemd/user/docker.service.d/ in the VM, or run Docker as root",
+            )
+        # Since API 1.41 engine and client have both, or the client does not print it.
+        self.has_cgroup_namespaces = bool(info.get("CgroupVersion"))
+
+    def image(self, name: str) -> str:
+        """The id of an image that is there. Raises UsageError."""
+        if name.startswith("-") or not name.isprintable() or not name.isascii() or " " in name:
+            raise UsageError(f"{printable(name, limit=60)} is no image name", hint="--helper-image NAME[:TAG]")
+        said = self.run("image", "inspect", "--format", "{{.Id}}", name, timeout_seconds=30.0)
+        if said.status != 0:
+            raise UsageError(
+                f"the engine has no image {name}, and vmproxy pulls none",
+                where=self._where,
+                hint=f"docker pull {name}, or leave --helper-image out",
+            )
+        return said.stdout.decode("ascii", "replace").strip()
+
+    @property
+    def _where(self) -> str:
+        return f"docker:{self._context}"
+
+
+def explain(stderr: bytes, *, own_image: bool = False, where: str = "docker") -> VmproxyError:
+    """The error for what the docker client, or nsenter in the container, complains of."""
+    text = stderr.decode("utf-8", "replace")
+    low = text.lower()
+    said = printable(" ".join(text.split())[-300:] or "it says nothing", limit=200)
+    if "authorization denied" in low or "permission denied while trying to connect" in low:
+        return NotPermitted(f"the engine refuses: {said}", where=where, hint="docker info says the same?")
+    if "context" in low and ("not found" in low or "does not exist" in low) and "deadline" not in low:
+        return UsageError(f"docker knows no such context: {said}", where=where, hint="docker context ls")
+    if "nsenter" in low and ("executable file not found" in low or "no such file" in low):
+        what, hint = "the helper image has no nsenter", "leave --helper-image out, or name an image of a whole system"
+        if own_image:
+            what, hint = "the VM has no nsenter", "--helper-image NAME, an image in the engine that has it"
+        return Refused(what, where=where, hint=hint)
+    if "nsenter" in low or "operation not permitted" in low or "privileged" in low:
+        return NotPermitted(
+            f"the engine lets no container into the VM: {said}",
+            where=where,
+            hint="Docker Desktop's Enhanced Container Isolation forbids it; ssh://USER@VM needs no container",
+        )
+    return Unreachable(f"the engine cannot be used: {said}", where=where, hint="docker info; is Docker running?")
+
+
+def _object(data: bytes) -> Mapping[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
