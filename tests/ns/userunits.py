@@ -1,4 +1,4 @@
-"""``vmproxy cache install`` under a real user systemd: :mod:`tests.ns.test_cache_service` runs it in its own namespaces.
+"""``vmproxy cache install`` under a real user systemd: :mod:`tests.ns.test_cache_service` runs this in namespaces.
 
 ``python -m tests.ns.userunits DIR``: prints one JSON object of what was seen; DIR is empty and its path short.
 """
