@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from vmproxy.cache.place import CONTROL, ENTRIES, NEW, STATS
+from vmproxy.cache.sample import Sample
 from vmproxy.cache.stats import Stats
 from vmproxy.cache.store import Store
 from vmproxy.errors import Busy, LostContact, UsageError
@@ -63,6 +64,7 @@ class Control:
         self._directory = proxy.settings.directory
         self._server: asyncio.Server | None = None
         self._begun = time.time()
+        self._sample: Sample | None = None
 
     def load(self) -> None:
         """Go on with the counters of the run before."""
@@ -89,6 +91,8 @@ class Control:
 
     async def stop(self) -> None:
         """Keep the counters and stop listening."""
+        if self._sample:
+            self._sample.stop()
         self.save()
         if self._server:
             self._server.close()
@@ -109,6 +113,10 @@ class Control:
         if asked.get("do") == "purge":
             count, freed = await self._proxy.purge(str(asked.get("pattern", "*")))
             return {"entries": count, "bytes": freed}
+        if asked.get("do") == "sample":
+            return await self._lend()
+        if asked.get("do") == "sample-end":
+            return {"asked": await self._take_back()}
         if asked.get("do") == "stop":
             # As whoever runs it in the foreground would: after this answer.
             asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
@@ -125,6 +133,27 @@ class Control:
                 **proxy.stats.document(),
             }
         return {"error": "unknown question"}
+
+    async def _lend(self) -> dict[str, Any]:
+        """Have the proxy know :mod:`vmproxy.cache.sample`'s object, where the engine can."""
+        lend = getattr(self._proxy, "lend", None)
+        if lend is None:
+            return {"error": "not with this engine"}
+        await self._take_back()
+        self._sample = sample = Sample()
+        await sample.start()
+        lend(sample.port)
+        return {"url": sample.url}
+
+    async def _take_back(self) -> int:
+        """Forget the object again; how often its origin was asked."""
+        sample, self._sample = self._sample, None
+        if sample is None:
+            return 0
+        sample.stop()
+        self._proxy.lend(0)  # type: ignore[attr-defined]
+        await self._proxy.purge(sample.url)
+        return sample.asked
 
 
 def ask(directory: str, question: dict[str, Any]) -> dict[str, Any] | None:

@@ -134,6 +134,10 @@ class Proxy:
         """What the store keeps."""
         return {"entries": len(self.store), "size": self.store.total, "limit": self.store.limit}
 
+    def lend(self, port: int) -> None:
+        """Where the object of :mod:`vmproxy.cache.sample` has its origin; 0 for nowhere."""
+        self.origins.sample = port
+
     async def purge(self, pattern: str) -> tuple[int, int]:
         """Remove the entries whose address fits a glob; (how many, bytes)."""
         return self.store.purge(pattern)
