@@ -9,7 +9,6 @@ from vmproxy.errors import UsageError, VmproxyError
 from vmproxy.model import Target, printable
 from vmproxy.providers import Answers, Queries
 
-_LATER = ("console",)
 _WORDS = frozenset({"local"})
 """Texts that are a kind and a name in one."""
 _ROUNDS = 4
@@ -28,9 +27,6 @@ def resolve(text: str, *, environ: Mapping[str, str]) -> Target:
         )
     kind, colon, name = text.partition(":")
     colon = colon or (":" if kind in _WORDS else "")
-    if kind in _LATER and colon:
-        hint = "ssh://USER@HOST, ssh:ALIAS, initrd:FILE, rootfs:DIR or local"
-        raise UsageError(f"VMs of the kind {kind} are not supported yet", where=text, hint=hint)
     if colon:
         target = ask(kind, name, environ=environ)
         if target is None:

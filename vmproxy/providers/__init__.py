@@ -16,7 +16,7 @@ from vmproxy.errors import UsageError
 from vmproxy.model import Target
 from vmproxy.values import dataclass
 
-NAMES = ("boot2docker", "docker-machine", "ssh", "rootfs", "initrd", "local", "docker")
+NAMES = ("boot2docker", "docker-machine", "ssh", "rootfs", "initrd", "local", "docker", "console")
 BARE = ("boot2docker", "docker-machine")
 """Those that are asked for a bare name, in this order."""
 FIRST_COUNTS = frozenset({"boot2docker"})

@@ -12,7 +12,7 @@ from vmproxy.errors import UsageError
 from vmproxy.model import Target
 from vmproxy.values import dataclass
 
-NAMES = ("ssh", "local", "docker")
+NAMES = ("ssh", "openssh", "local", "docker", "console")
 
 
 class Secrets:
