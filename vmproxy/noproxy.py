@@ -56,13 +56,18 @@ def bypasses(no_proxy: str | Iterable[str], address: str) -> bool:
     )
 
 
+def matchers(no_proxy: str | Iterable[str]) -> tuple[Matcher, ...]:
+    """What each entry means, by the rule of :func:`bypasses`."""
+    return tuple(_matcher(text) for part in _texts(no_proxy) for text in part.split(",") if text.strip())
+
+
 def _texts(value: str | Iterable[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Matcher:
-    """One entry; the fields that are None do not take part."""
+class Matcher:
+    """One entry as it is read; the fields that are None do not take part."""
 
     everything: bool = False
     network: Network | None = None
@@ -72,6 +77,7 @@ class _Matcher:
     port: str = ""
 
     def matches(self, host: str, port: str, ip: Address | None) -> bool:
+        """Whether the entry means this host (in lower case) at this port."""
         if self.everything:
             return True
         if self.network is not None:
@@ -85,25 +91,25 @@ class _Matcher:
         return host.endswith(self.domain) or (self.itself and host == self.domain[1:])
 
 
-def _matcher(entry: str) -> _Matcher:
+def _matcher(entry: str) -> Matcher:
     text = entry.strip().lower()
     if text == "*":
-        return _Matcher(everything=True)
+        return Matcher(everything=True)
     if _CIDR.fullmatch(text):
         network = _network(text)
         if network is not None:
-            return _Matcher(network=network)
+            return Matcher(network=network)
     split = _split_host_port(text)
     host, port = split if split is not None else (text, "")
     if not host:
-        return _Matcher()
+        return Matcher()
     ip = _ip(host)
     if ip is not None:
-        return _Matcher(ip=ip, port=port)
+        return Matcher(ip=ip, port=port)
     if host.startswith("*."):
         host = host[1:]
     itself = not host.startswith(".")
-    return _Matcher(domain=_to_ascii("." + host if itself else host), itself=itself, port=port)
+    return Matcher(domain=_to_ascii("." + host if itself else host), itself=itself, port=port)
 
 
 def _split_host_port(text: str) -> tuple[str, str] | None:

@@ -252,6 +252,24 @@ _ALL: tuple[Option, ...] = (
         metavar="N",
         help="A port that may be asked for, beside 443 for https: and 80 and those above 1023 for http:.",
     ),
+    Option(
+        name="engine",
+        kind="choice",
+        choices=("embedded", "squid"),
+        help="Be the proxy, or configure, start and watch this host's squid. [embedded]",
+    ),
+    Option(
+        name="upstream",
+        kind="proxy",
+        metavar="URL",
+        help="Ask this proxy in place of the origins; its password never here, but in VMPROXY_UPSTREAM.",
+    ),
+    Option(name="upstream-file", kind="path", metavar="FILE", help="The same URL, from a file that only you can read."),
+    Option(
+        name="upstream-keyring",
+        kind="flag",
+        help="Take the password of the user in --upstream from the keyring.",
+    ),
     Option(name="pip", kind="flag", help="Run a cache for pip beside it, too: proxpi, on --pip-port."),
     Option(name="pip-port", help="The port of the cache for pip. [5001]", **_PORT),  # type: ignore[arg-type]
     Option(name="watch", kind="flag", help="Show it anew every --interval seconds, until q or Ctrl-C."),

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hostfiles": {"model", "errors"},
     "options": set(),
     "config": {"model", "errors", "proxyenv", "options"},
-    "cache": {"model", "errors", "config", "quoting", "proxyenv", "noproxy"},
+    "cache": {"model", "errors", "config", "quoting", "proxyenv", "noproxy", "hostproc"},
     "cacherun": {"model", "errors", "hostproc", "hostfiles", "quoting", "cache"},
     "preview": {"model", "errors", "quoting"},
     "scene": PURE - {"config", "providers", "containers"},

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from vmproxy.cache.place import CONTROL, ENTRIES, NEW, STATS
+from vmproxy.cache import squidstore
+from vmproxy.cache.place import CONTROL, ENTRIES, NEW, SQUID, STATS
+from vmproxy.cache.squidconf import STORE
 from vmproxy.cache.sample import Sample
 from vmproxy.cache.stats import Stats
 from vmproxy.cache.store import Store
@@ -186,6 +188,8 @@ def status(directory: str) -> dict[str, Any]:
             if len(file.name) == 64:
                 entries += 1
                 size += file.stat(follow_symlinks=False).st_size
+    for _path, file_size in squidstore.files(os.path.join(directory, SQUID, STORE)):
+        entries, size = entries + 1, size + file_size
     return {"running": False, "entries": entries, "size": size, **read_stats(directory).document()}
 
 
@@ -204,7 +208,9 @@ def purge(directory: str, pattern: str) -> tuple[int, int]:
     except Busy as error:
         raise Busy(error.what, where=error.where, hint="end it, then purge") from None
     try:
-        return store.purge(pattern)
+        count, freed = store.purge(pattern)
+        more, bytes_too = squidstore.purge(os.path.join(directory, SQUID, STORE), pattern)
+        return count + more, freed + bytes_too
     finally:
         store.close()
 

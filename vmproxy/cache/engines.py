@@ -12,7 +12,7 @@ from vmproxy.cache.limits import CacheSettings
 from vmproxy.cache.stats import Stats
 from vmproxy.errors import UsageError
 
-NAMES = ("embedded",)
+NAMES = ("embedded", "squid")
 
 
 class Engine(Protocol):
@@ -40,6 +40,11 @@ class Engine(Protocol):
 
 def check(name: str) -> None:
     """Raises UsageError where what an engine needs is not installed, or there is no such engine."""
+    if name == "squid":
+        from vmproxy.cache.squid import find_squid
+
+        find_squid()
+        return
     if name != "embedded":
         raise UsageError(f"there is no engine of that name: {' or '.join(NAMES)}", hint="--engine NAME")
     from vmproxy.cache.run import need_hishel
@@ -49,6 +54,10 @@ def check(name: str) -> None:
 
 def load(settings: CacheSettings, *, log: Callable[[str], None] | None, warn: Callable[[str], None]) -> Engine:
     """The engine that the settings name. ``log`` is told each request, ``warn`` what a person should look at."""
+    if settings.engine == "squid":
+        from vmproxy.cache.squid import Squid
+
+        return Squid(settings, log=log, warn=warn)
     from vmproxy.cache.server import Proxy
 
     return Proxy(settings, log=log, warn=warn)

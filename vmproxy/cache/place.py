@@ -13,6 +13,7 @@ CONTROL = "control"
 STATS = "stats.json"
 LOG = "serve.log"
 PIP = "pip"
+SQUID = "squid"
 NEW = ".new"
 
 
@@ -28,7 +29,7 @@ def prepare(directory: str) -> None:
         if stat.S_ISLNK(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
             raise Refused("the directory of the cache is not this user's own", where=directory, hint="--dir DIR")
         if os.name == "posix" and found.st_mode & 0o077:
-            strangers = set(os.listdir(directory)) - {ENTRIES, LOCK, CONTROL, STATS, STATS + NEW, LOG, PIP}
+            strangers = set(os.listdir(directory)) - {ENTRIES, LOCK, CONTROL, STATS, STATS + NEW, LOG, PIP, SQUID}
             if strangers:
                 what = "the directory holds other files and is open to others"
                 raise Refused(what, where=directory, hint="--dir DIR, a directory of its own")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import secrets
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from vmproxy.cache.exchange import Exchange
 from vmproxy.cache.flight import Flight
 from vmproxy.cache.guard import check_settings, may_use, port_refused
 from vmproxy.cache.limits import CacheSettings
+from vmproxy.cache.listening import refused
 from vmproxy.cache.message import BadMessage, Head, encode, parse_request, words
 from vmproxy.cache.origin import NoAnswer, Origins
 from vmproxy.cache.policy import plain_request
@@ -27,7 +26,6 @@ from vmproxy.cache.request import Asked, parse, redact, tunnel_target
 from vmproxy.cache.stats import Stats
 from vmproxy.cache.store import Store
 from vmproxy.cache.wire import Lost, Wire, Wires
-from vmproxy.errors import Refused
 
 _QUICK_LIMIT = 1024
 _QUICK_HEAD_LIMIT = 4096
@@ -72,19 +70,13 @@ class Proxy:
     async def start(self) -> int:
         """Listen; the port. Raises Refused where that address cannot be listened on."""
         loop = asyncio.get_running_loop()
-        where = f"{self.settings.address}:{self.settings.port}"
         try:
             self._server = await loop.create_server(
                 lambda: Wire(self.wires, self._accept), self.settings.address, self.settings.port, backlog=512
             )
         except OSError as error:
             self.store.close()
-            what, hint = f"cannot listen there: {(error.strerror or 'refused').lower()}", "--bind ADDR, --port N"
-            if error.errno == errno.EADDRINUSE:
-                port = self.settings.port
-                who = f"ss -ltnp sport = :{port}" if sys.platform == "linux" else f"lsof -nP -iTCP:{port}"
-                what, hint = "something listens there already", f"--port N; who it is says {who}"
-            raise Refused(what, where=where, hint=hint) from None
+            raise refused(self.settings, error) from None
         port = int(self._server.sockets[0].getsockname()[1])
         self.settings = self.origins.settings = replace(self.settings, port=port)
         limits = self.limits
@@ -235,8 +227,8 @@ class Proxy:
             raise BadMessage("TRACE is not served", 405)
         if words(head.get("expect")) - {"100-continue"}:
             raise BadMessage("that expectation cannot be met", 417)
-        if refused := port_refused(self.settings, asked.port, tunnel=False):
-            raise BadMessage(refused, 403)
+        if why := port_refused(self.settings, asked.port, tunnel=False):
+            raise BadMessage(why, 403)
         return asked
 
     async def _refused(self, reply: Reply, status: int, what: str) -> bool:
@@ -283,8 +275,8 @@ class Proxy:
         host, port = tunnel_target(head)
         if self.pseudonym in head.get("via"):
             raise BadMessage("the request has been here before", 508)
-        if refused := port_refused(self.settings, port, tunnel=True):
-            raise BadMessage(refused, 403)
+        if why := port_refused(self.settings, port, tunnel=True):
+            raise BadMessage(why, 403)
         try:
             other = await self.origins.connect(host, port)
         except NoAnswer as error:

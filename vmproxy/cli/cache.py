@@ -10,6 +10,7 @@ import click
 
 from vmproxy.cli import cachestart
 from vmproxy.cli.cachestart import directory
+from vmproxy.cli.cacheupstream import no_proxy, upstream
 from vmproxy.cli.common import Run, command, group
 from vmproxy.model import printable
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 _HOSTS = 10
 _TUNNELS = "https: is tunnelled and never cached"
-SERVE = ("port", "bind", "dir", "size", "allow", "allow-target", "connect-port")
+SERVE = (
+    *("port", "bind", "dir", "size", "allow", "allow-target", "connect-port", "engine"),
+    *("upstream", "upstream-file", "upstream-keyring", "no-proxy"),
+)
 """The options of a proxy: of ``serve``, and of what has it started in another way."""
 
 
@@ -28,6 +32,7 @@ SERVE = ("port", "bind", "dir", "size", "allow", "allow-target", "connect-port")
         "vmproxy cache serve",
         "vmproxy cache serve --bind 192.168.56.1 --allow 192.168.56.0/24",
         "vmproxy cache serve --size 50G --allow-target 10.20.0.0/16",
+        "vmproxy cache serve --engine squid --upstream http://proxy.corp.example:3128",
     ),
 )
 def _serve(run: Run) -> int:
@@ -35,7 +40,9 @@ def _serve(run: Run) -> int:
 
     Answers to http: requests that may be kept are, on disk; https: is tunnelled and never cached. It is no open proxy:
     without --bind only this machine reaches it (and VMs whose gateway is this machine's loopback), and it connects to
-    no loopback, link-local or private address. SIGINT or SIGTERM ends it.
+    no loopback, link-local or private address. With --engine squid all of this is done by the squid of this host, which
+    is configured in --dir, started, watched and ended. With --upstream it asks another proxy in place of the origins.
+    SIGINT or SIGTERM ends it.
     """
     from vmproxy.cache import run as cache
     from vmproxy.cache.notify import tell
@@ -53,7 +60,9 @@ def _serve(run: Run) -> int:
         sys.stdout.flush()
         tell("READY=1", run.environ)
 
-    cache.serve(settings, ready=ready, log=run.output.note if run.output.verbosity > 0 else None)
+    cache.serve(
+        settings, ready=ready, log=run.output.note if run.output.verbosity > 0 else None, warn=run.output.warn
+    )
     return 0
 
 
@@ -69,6 +78,9 @@ def settings_of(run: Run) -> CacheSettings:
         clients=run.value("allow", ()),
         targets=run.value("allow-target", ()),
         ports=run.value("connect-port", ()),
+        engine=run.value("engine"),
+        upstream=(proxy := upstream(run)),
+        no_proxy=no_proxy(run) if proxy else (),
     )
 
 

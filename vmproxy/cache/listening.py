@@ -1,0 +1,74 @@
+"""Where a proxy listens: why it cannot, and the addresses of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import re
+import socket
+import sys
+from contextlib import suppress
+from ipaddress import ip_address
+
+from vmproxy.cache.guard import Address
+from vmproxy.cache.limits import CacheSettings
+from vmproxy.errors import Refused
+
+_FILE_LIMIT = 4 << 20
+_LOCAL_4 = re.compile(r"\|-- ([0-9.]+)\n\s+/32 host LOCAL")
+_IFCONFIG = re.compile(r"^\s+inet6? ([0-9A-Fa-f:.]+)", re.MULTILINE)
+
+
+def refused(settings: CacheSettings, error: OSError) -> Refused:
+    """The error of an address that cannot be listened on."""
+    what, hint = f"cannot listen there: {(error.strerror or 'refused').lower()}", "--bind ADDR, --port N"
+    port = settings.port
+    if error.errno == errno.EADDRINUSE:
+        who = f"ss -ltnp sport = :{port}" if sys.platform == "linux" else f"lsof -nP -iTCP:{port}"
+        what, hint = "something listens there already", f"--port N; who it is says {who}"
+    return Refused(what, where=f"{settings.address}:{port}", hint=hint)
+
+
+def try_listening(settings: CacheSettings) -> None:
+    """Listen for a moment. Raises Refused."""
+    family = socket.AF_INET6 if ":" in settings.address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            if sys.platform != "win32":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.address, settings.port))
+            probe.listen()
+    except OSError as error:
+        raise refused(settings, error) from None
+
+
+async def own_addresses() -> tuple[Address, ...]:
+    """This machine's addresses: of Linux by /proc, elsewhere by ifconfig."""
+    found: list[str] = []
+    if sys.platform == "linux":
+        found += _LOCAL_4.findall(_read("/proc/net/fib_trie"))
+        for line in _read("/proc/net/if_inet6").splitlines():
+            digits = line[:32]
+            found.append(":".join(digits[at : at + 4] for at in range(0, 32, 4)))
+    else:
+        with suppress(OSError):
+            child = await asyncio.create_subprocess_exec(
+                "ifconfig",
+                "-a",
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            said, _errors = await child.communicate()
+            found += _IFCONFIG.findall(said.decode("latin-1"))
+    addresses = set()
+    for text in found:
+        with suppress(ValueError):
+            addresses.add(ip_address(text))
+    return tuple(sorted(addresses, key=lambda one: (one.version, int(one))))
+
+
+def _read(path: str) -> str:
+    with suppress(OSError), open(path, encoding="latin-1") as file:
+        return file.read(_FILE_LIMIT)
+    return ""
