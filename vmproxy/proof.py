@@ -44,6 +44,8 @@ class Question:
     connect: bytes = field(repr=False)
     get: bytes = field(repr=False)
     legs: tuple[str, ...] = ("vm", "bridge", "network")
+    fetch: bytes = field(default=b"", repr=False)
+    """Sent by the proof instead of both, where it is there: see :mod:`vmproxy.cachehit`."""
 
 
 def question(
@@ -53,6 +55,7 @@ def question(
     vm_port: int,
     container_host: str,
     container_port: int,
+    fetch: bytes = b"",
     legs: Iterable[str] = tuple(LEGS),
 ) -> Question:
     """The two requests for one proxy, with its credentials as RFC 7617 has them."""
@@ -69,6 +72,7 @@ def question(
         container_port=container_port,
         connect=connect.encode("ascii"),
         get=get.encode("ascii"),
+        fetch=fetch,
         legs=tuple(legs),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vmproxy import guests, preview, rules
+from vmproxy import cachehit, guests, preview, rules
 from vmproxy import plan as planning
 from vmproxy.errors import VmproxyError
 from vmproxy.guests import Guest
@@ -17,13 +17,17 @@ from vmproxy.wish import choose, host_notes
 
 @dataclass(kw_only=True)
 class Scene:
-    """``variant`` is that of iptables to write to; ``seen`` the wish recorded in the VM, ``wish`` the one of now."""
+    """``variant`` is that of iptables to write to; ``seen`` the wish recorded in the VM, ``wish`` the one of now.
+
+    ``cache_object`` is what a proof fetches twice, "" for one that any proxy can pass.
+    """
 
     facts: Facts
     guest: Guest
     variant: str
     seen: Wish | None
     wish: Wish
+    cache_object: str = ""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -57,7 +61,15 @@ def read(facts: Facts, settings: Settings) -> Scene:
     wish = choose(settings, seen)
     unknown = _unknown_bridges(facts, settings.bridges)
     warnings = [text for text in (warning, *host_notes(settings, wish, seen), *unknown) if text]
-    return Scene(facts=facts, guest=guest, variant=variant, seen=seen, wish=wish, warnings=warnings)
+    return Scene(
+        facts=facts,
+        guest=guest,
+        variant=variant,
+        seen=seen,
+        wish=wish,
+        cache_object=settings.cache_object,
+        warnings=warnings,
+    )
 
 
 def _unknown_bridges(facts: Facts, named: tuple[str, ...]) -> tuple[str, ...]:
@@ -92,6 +104,7 @@ def question(scene: Scene) -> Question:
         vm_port=seen.proxy.port,
         container_host=inside[0],
         container_port=inside[1],
+        fetch=cachehit.request(scene.cache_object) if scene.cache_object else b"",
         legs=legs,
     )
 

@@ -70,6 +70,7 @@ ROOM_OF: dict[str, str] = {
     **dict.fromkeys(("managed", "containerview", "daemonjson", "ruleplan", "ipv6"), "plan"),
     **dict.fromkeys(("noproxy", "direct", "dialects", "pip"), "proxyenv"),
     "cacheservice": "cacherun",
+    "cachehit": "proof",
     "values": "model",
     **dict.fromkeys(("compression", "initrdedit", "initrdmark", "members", "newc"), "initrd"),
     "jsontext": "jsonedit",

@@ -65,8 +65,8 @@ def question_lines(question: Question) -> bytes:
     """What the proof asks, and from where."""
     ends = f"{question.vm_host} {question.vm_port} {question.container_host} {question.container_port}"
     return (
-        blob("connect", question.connect)
-        + blob("get", question.get)
+        blob("connect", question.fetch or question.connect)
+        + blob("get", question.fetch or question.get)
         + f"prove {ends} {' '.join(question.legs)}\n".encode("ascii")
     )
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 
+from vmproxy.cachehit import judge_fetches
 from vmproxy.errors import LostContact, Refused, RolledBack, VmproxyError
 from vmproxy.machines import Judge, Look, Outcome, Terms, Verdict
 from vmproxy.machines.frames import Frame
@@ -218,8 +219,8 @@ class Shell:
 class _Legs:
     """Collects the answers of a proof, leg by leg."""
 
-    def __init__(self, question: Question | None) -> None:
-        self._question = question
+    def __init__(self, question: Question | None, *, proving: bool = True) -> None:
+        self._question, self._proving = question, proving
         self._answers: dict[str, dict[str, bytes]] = {}
         self._problems: dict[str, str] = {}
 
@@ -242,7 +243,8 @@ class _Legs:
         problem = self._problems.get(leg, "") if not answers else ""
         if not answers and not problem:
             problem = "no answer came back"
-        return judge_answer(leg, answers, where=f"{host}:{port}", problem=problem)
+        how = judge_fetches if question.fetch and self._proving else judge_answer
+        return how(leg, answers, where=f"{host}:{port}", problem=problem)
 
     def findings(self) -> tuple[Finding, ...]:
         return tuple(self.finding(leg) for leg in (self._question.legs if self._question else ()))
@@ -258,7 +260,7 @@ class _Commit:
         self._restart = "none"
         self._look: list[Frame] = []
         self._looking = False
-        self._check_legs = _Legs(terms.check)
+        self._check_legs = _Legs(terms.check, proving=False)
         self._proof_legs = _Legs(terms.proof)
         self._notes: list[str] = []
         self._log = ""
