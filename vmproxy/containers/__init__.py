@@ -5,7 +5,6 @@ Each format is a function from variables to text; :data:`FORMATS` lists them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 
 from vmproxy import quoting
@@ -19,6 +18,8 @@ __all__ = ("FORMATS", "by_name", "render")
 
 def _json(variables: Mapping[str, str]) -> str:
     """One object, in ASCII."""
+    import json
+
     return json.dumps(dict(variables), indent=2, ensure_ascii=True) + "\n"
 
 
