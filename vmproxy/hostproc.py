@@ -79,6 +79,17 @@ def list_directory(path: str, *, limit: int = 1000) -> tuple[str, ...]:
     return ()
 
 
+def own_address(address: str) -> bool:
+    """Whether an address is one of this machine's: only those can be bound to."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
 def port_open(host: str, port: int, *, timeout_seconds: float = 1.0) -> bool:
     """Whether something takes TCP connections there. Nothing is sent; ``*_proxy`` variables are not used."""
     try:

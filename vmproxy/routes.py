@@ -34,6 +34,8 @@ class Sighting:
     error: VmproxyError | None = None
     candidates: tuple[Route, ...] = ()
     answering: tuple[str, ...] | None = None
+    networks: tuple[str, ...] = ()
+    """Those without a hop in between in which the chosen gateway lies."""
 
 
 def parse(data: bytes, links: Mapping[int, str] | None = None) -> tuple[Route, ...]:
@@ -58,6 +60,18 @@ def default_routes(routes: Sequence[Route]) -> tuple[Route, ...]:
     """The default routes of the main table, best first, in an order that does not hang on the table's."""
     found = {route for route in routes if route.table == MAIN_TABLE and route.destination in DEFAULTS.values()}
     return tuple(sorted(found, key=_order))
+
+
+def link_networks(routes: Sequence[Route], gateway: str) -> tuple[str, ...]:
+    """The networks in which ``gateway`` is a neighbour, in CIDR; a default route without a hop is none of them."""
+    address = ipaddress.ip_address(gateway)
+    found = []
+    for route in routes:
+        if not route.gateway and route.table == MAIN_TABLE and route.destination not in DEFAULTS.values():
+            network = ipaddress.ip_network(route.destination, strict=False)
+            if network.version == address.version and address in network:
+                found.append(str(network))
+    return tuple(dict.fromkeys(found))
 
 
 def _order(route: Route) -> tuple[str, int, int, str]:

@@ -16,7 +16,7 @@ from vmproxy.machines import Look, Outcome, Terms
 from vmproxy.model import Desired, Facts, Finding, Plan, Report, Route
 from vmproxy.outcomes import failure, short
 from vmproxy.proof import LEGS, Question
-from vmproxy.routes import Sighting, agree, choose_gateway, default_routes, parse
+from vmproxy.routes import Sighting, agree, choose_gateway, default_routes, link_networks, parse
 from vmproxy.scene import Scene, judged, question, read, why_not_asked
 from vmproxy.session import DOKKU_RECORD, STILL_IN_DOKKU, Session
 from vmproxy.wish import choose, host_notes
@@ -340,7 +340,8 @@ class Story:
                 choice = agree(choice, choose_gateway(_saved_routes(facts)))
         except NoGateway as error:
             return Sighting(vm=self._name, error=error, candidates=candidates, answering=answering)
-        return Sighting(vm=self._name, choice=choice, candidates=candidates, answering=answering)
+        near = link_networks(facts.routes, choice.gateway)
+        return Sighting(vm=self._name, choice=choice, candidates=candidates, answering=answering, networks=near)
 
     # ---- reports ----------------------------------------------------------------------------------------------------
 
