@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from vmproxy.cache import squidstore
 from vmproxy.cache.place import CONTROL, ENTRIES, NEW, SQUID, STATS
-from vmproxy.cache.squidconf import STORE
 from vmproxy.cache.sample import Sample
+from vmproxy.cache.squidconf import STORE
 from vmproxy.cache.stats import Stats
 from vmproxy.cache.store import Store
 from vmproxy.errors import Busy, LostContact, UsageError

@@ -247,12 +247,13 @@ class Exchange:
 
     async def _ask(self, conditions: Fields = []) -> Answer:  # noqa: B006
         asked = self._asked
-        data = asked.encoded(self._proxy.via, conditions)
+        parent = self._proxy.origins.parent_of(asked.host, asked.port)
+        data = asked.encoded(self._proxy.via, conditions, through=parent.fields if parent else None)
         upload = self._send if asked.body else None
         return await self._proxy.origins.ask(asked.host, asked.port, asked.method, data, upload)
 
     def _done_with(self, answer: Answer) -> None:
-        self._proxy.origins.keep(self._asked.host, self._asked.port, answer)
+        self._proxy.origins.keep(answer)
 
     def _send(self, origin: Wire) -> asyncio.Task[None]:
         if self._expects and self._reply.minor:

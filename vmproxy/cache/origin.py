@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,6 +13,7 @@ from ipaddress import ip_address
 from vmproxy.cache.guard import Address, target_refused
 from vmproxy.cache.limits import CacheSettings
 from vmproxy.cache.message import BadMessage, Head, parse_response, response_body
+from vmproxy.cache.parent import Parent, literal, name_refused
 from vmproxy.cache.sample import HOST as SAMPLE_HOST
 from vmproxy.cache.wire import Incoming, Lost, Wire, Wires
 
@@ -20,6 +22,11 @@ _IDLE_IN_ALL = 256
 _INTERIM_LIMIT = 16
 _OWN_SECONDS = 10.0
 _RESOLVERS = 16
+_WARN_SECONDS = 60.0
+_PARENT = "the upstream proxy"
+
+
+Place = tuple[str, int]
 
 
 class NoAnswer(Exception):
@@ -33,43 +40,42 @@ class NoAnswer(Exception):
 class Answer:
     """An origin's head, with its body still to come."""
 
-    __slots__ = ("body", "delay", "head", "wire")
+    __slots__ = ("body", "delay", "head", "place", "wire")
 
-    def __init__(self, wire: Wire, head: Head, body: Incoming, delay: float) -> None:
+    def __init__(self, wire: Wire, head: Head, body: Incoming, delay: float, place: Place) -> None:
         self.wire = wire
         self.head = head
         self.body = body
         self.delay = delay
+        self.place = place
 
 
 class Origins:
-    """Connections to origins, new and kept."""
+    """Connections to origins, new and kept; where there is an upstream, to it in their place.
 
-    def __init__(self, settings: CacheSettings, wires: Wires) -> None:
+    ``warn`` is told when the upstream wants other credentials.
+    """
+
+    def __init__(self, settings: CacheSettings, wires: Wires, *, warn: Callable[[str], None] | None = None) -> None:
         self.settings = settings
+        self.parent = Parent(settings) if settings.upstream else None
+        self._warn = warn
+        self._warned = 0.0
+        self._tls: ssl.SSLContext | None = None
         self._limits = settings.limits
         self._wires = wires
         self._loop = asyncio.get_running_loop()
         # Not the threads that read files: a name server that does not answer must not hold them up.
         self._resolver = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolver")
-        self._idle: dict[tuple[str, int], list[tuple[float, Wire]]] = {}
+        self._idle: dict[Place, list[tuple[float, Wire]]] = {}
         self._own: dict[Address, tuple[float, bool]] = {}
         self.sample = 0
         """The port of :mod:`vmproxy.cache.sample`'s origin, while there is one."""
 
     async def addresses(self, host: str, port: int) -> list[str]:
         """The addresses of a name that may be connected to. Raises NoAnswer."""
-        try:
-            async with asyncio.timeout(self._limits.connect_seconds):
-                found = await self._loop.run_in_executor(
-                    self._resolver, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                )
-        except (OSError, UnicodeError):
-            raise NoAnswer("the host's name does not resolve", 502) from None
-        except TimeoutError:
-            raise NoAnswer("the host's name does not resolve in time", 504) from None
         allowed, reason = [], "the host has no address"
-        for text in dict.fromkeys(str(entry[4][0]) for entry in found):
+        for text in await self._resolve(host, port, "the host"):
             address = ip_address(text.partition("%")[0])
             refused = target_refused(self.settings, address, port, own=self._is_own(address))
             if refused:
@@ -79,6 +85,18 @@ class Origins:
         if not allowed:
             raise NoAnswer(reason, 403)
         return allowed
+
+    async def _resolve(self, host: str, port: int, whose: str) -> list[str]:
+        try:
+            async with asyncio.timeout(self._limits.connect_seconds):
+                found = await self._loop.run_in_executor(
+                    self._resolver, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                )
+        except (OSError, UnicodeError):
+            raise NoAnswer(f"{whose}'s name does not resolve", 502) from None
+        except TimeoutError:
+            raise NoAnswer(f"{whose}'s name does not resolve in time", 504) from None
+        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
     def _is_own(self, address: Address) -> bool:
         """Whether an address is one of this machine's: only those can be bound to."""
@@ -98,26 +116,101 @@ class Origins:
         return own
 
     async def connect(self, host: str, port: int) -> Wire:
-        """A new connection. Raises NoAnswer."""
+        """A new connection to an origin. Raises NoAnswer."""
         if host == SAMPLE_HOST and self.sample:
             with suppress(OSError):
                 own = await self._loop.create_connection(lambda: Wire(self._wires), "127.0.0.1", self.sample)
                 return own[1]
-        late = False
-        for address in await self.addresses(host, port):
+        return await self._connect(await self.addresses(host, port), port, "the host")
+
+    async def _connect(self, addresses: list[str], port: int, whose: str, *, tls_name: str = "") -> Wire:
+        late = untrusted = False
+        for address in addresses:
             try:
                 async with asyncio.timeout(self._limits.connect_seconds):
-                    _stream, wire = await self._loop.create_connection(lambda: Wire(self._wires), address, port)
+                    if tls_name:
+                        _stream, wire = await self._loop.create_connection(
+                            lambda: Wire(self._wires), address, port, ssl=self._tls, server_hostname=tls_name
+                        )
+                    else:
+                        _stream, wire = await self._loop.create_connection(lambda: Wire(self._wires), address, port)
                 return wire
             except TimeoutError:
                 late = True
+            except ssl.SSLError:
+                untrusted = True
             except OSError:
                 continue
-        raise NoAnswer(
-            "the host does not answer in time" if late else "the host refuses the connection", 504 if late else 502
-        )
+        if untrusted:
+            raise NoAnswer(f"{whose} does not speak TLS, or its certificate is not trusted", 502)
+        what = "does not answer in time" if late else "refuses the connection"
+        raise NoAnswer(f"{whose} {what}", 504 if late else 502)
 
-    def _kept(self, place: tuple[str, int]) -> Wire | None:
+    # the upstream
+
+    def parent_of(self, host: str, port: int) -> Parent | None:
+        """The upstream that is asked for a host; None where its origin is."""
+        if self.parent is None or (host == SAMPLE_HOST and self.sample):
+            return None
+        return self.parent if self.parent.takes(host, port) else None
+
+    async def _connect_parent(self, parent: Parent, host: str, port: int) -> Wire:
+        """A new connection to the upstream, for a target that it may be asked for. Raises NoAnswer."""
+        self._check(host, port)
+        proxy = parent.proxy
+        addresses = await self._resolve(proxy.host, proxy.port, _PARENT)
+        if parent.tls and self._tls is None:
+            self._tls = await asyncio.to_thread(ssl.create_default_context)
+        return await self._connect(addresses, proxy.port, _PARENT, tls_name=proxy.host if parent.tls else "")
+
+    def _check(self, host: str, port: int) -> None:
+        """Raises NoAnswer for a target that is not sent to the upstream."""
+        address = literal(host)
+        if address is None:
+            why = name_refused(host)
+        else:
+            why = target_refused(self.settings, address, port, own=self._is_own(address))
+        if why:
+            raise NoAnswer(why, 403)
+
+    def _judge(self, parent: Parent, head: Head) -> None:
+        """Raises NoAnswer where the upstream wants other credentials, and warns now and then."""
+        if refused := parent.why_not(head):
+            now = self._loop.time()
+            if self._warn and (not self._warned or now - self._warned > _WARN_SECONDS):
+                self._warned = now
+                self._warn(f"{refused[0]}: {parent.proxy}")
+            raise NoAnswer(*refused)
+
+    async def tunnel(self, host: str, port: int, via: str) -> Wire:
+        """A connection on which what is sent reaches a host: its own, or the upstream's tunnel. Raises NoAnswer."""
+        parent = self.parent_of(host, port)
+        if parent is None:
+            return await self.connect(host, port)
+        wire = await self._connect_parent(parent, host, port)
+        try:
+            wire.write(parent.connect_head(host, port, via))
+            head = await self._head(wire)
+            self._judge(parent, head)
+            if head.status >= 300:
+                status = head.status if head.status in (403, 504) else 502
+                raise NoAnswer(f"{_PARENT} refuses the tunnel with {head.status}", status)
+            wire.read_until = float("inf")
+            return wire
+        except Lost as error:
+            wire.cut()
+            what = "does not answer in time" if error.late else "closed without an answer"
+            raise NoAnswer(f"{_PARENT} {what}", 504 if error.late else 502) from None
+        except BadMessage as error:
+            wire.cut()
+            raise NoAnswer(str(error), 502) from None
+        except BaseException:
+            wire.cut()
+            raise
+
+    # connections that are kept
+
+    def _kept(self, place: Place) -> Wire | None:
         waiting = self._idle.get(place)
         while waiting:
             until, wire = waiting.pop()
@@ -128,16 +221,16 @@ class Origins:
             wire.close()
         return None
 
-    def keep(self, host: str, port: int, answer: Answer) -> None:
+    def keep(self, answer: Answer) -> None:
         """Keep a connection whose answer was read to its end, if its origin wants that; else close it."""
         wire = answer.wire
-        waiting = self._idle.get((host, port), [])
+        waiting = self._idle.get(answer.place, [])
         fit = answer.body.done and answer.body.length >= -1 and answer.head.keep_alive and not wire.buffer
         room = len(waiting) < _IDLE_PER_ORIGIN and sum(map(len, self._idle.values())) < _IDLE_IN_ALL
         if fit and room and not (wire.ended or wire.lost):
             wire.read_until = float("inf")
             waiting.append((self._loop.time() + self._limits.origin_idle_seconds, wire))
-            self._idle[(host, port)] = waiting
+            self._idle[answer.place] = waiting
             return
         wire.close()
 
@@ -172,25 +265,31 @@ class Origins:
         A kept connection that turns out to be closed is replaced once, if nothing but the head was sent.
         """
         began = self._loop.time()
-        wire = None if upload else self._kept((host, port))
+        parent = self.parent_of(host, port)
+        place, whose = (parent.place, _PARENT) if parent else ((host, port), "the origin")
+        if parent:
+            self._check(host, port)
+        wire = None if upload else self._kept(place)
         reused = wire is not None
         while True:
             if wire is None:
-                wire = await self.connect(host, port)
+                wire = await (self._connect_parent(parent, host, port) if parent else self.connect(host, port))
             try:
                 wire.write(data)
                 if upload:
                     upload(wire)
                 head = await self._head(wire)
+                if parent:
+                    self._judge(parent, head)
                 body = Incoming(wire, response_body(head, method), self._limits.origin_seconds)
-                return Answer(wire, head, body, self._loop.time() - began)
+                return Answer(wire, head, body, self._loop.time() - began, place)
             except Lost as error:
                 wire.cut()
                 if reused and not error.late:
                     wire, reused = None, False
                     continue
-                what = "the origin does not answer in time" if error.late else "the origin closed without an answer"
-                raise NoAnswer(what, 504 if error.late else 502) from None
+                what = "does not answer in time" if error.late else "closed without an answer"
+                raise NoAnswer(f"{whose} {what}", 504 if error.late else 502) from None
             except BadMessage as error:
                 wire.cut()
                 raise NoAnswer(str(error), 502) from None

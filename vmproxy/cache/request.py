@@ -30,9 +30,12 @@ class Asked:
         """Host and port as they stand in a Host field."""
         return place(self.host, self.port)
 
-    def encoded(self, via: str, conditions: Fields = []) -> bytes:  # noqa: B006
-        """The request's head for the origin; ``conditions`` replace the client's own."""
-        fields = [("Host", self.place)]
+    def encoded(self, via: str, conditions: Fields = [], *, through: Fields | None = None) -> bytes:  # noqa: B006
+        """The request's head for the origin; ``conditions`` replace the client's own.
+
+        ``through`` are the fields that a proxy on the way wants: the address is whole then.
+        """
+        fields = [("Host", self.place), *(through or ())]
         mine = (
             {name.lower() for name, _value in conditions} | {"if-none-match", "if-modified-since"} if conditions else ()
         )
@@ -43,7 +46,7 @@ class Asked:
             fields.append(("Content-Length", str(self.body)))
         elif self.body < 0:
             fields.append(("Transfer-Encoding", "chunked"))
-        return encode(f"{self.method} {self.path} HTTP/1.1", fields)
+        return encode(f"{self.method} {self.path if through is None else self.url} HTTP/1.1", fields)
 
 
 def place(host: str, port: int) -> str:

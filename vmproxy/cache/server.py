@@ -25,6 +25,7 @@ from vmproxy.cache.reply import Reply
 from vmproxy.cache.request import Asked, parse, redact, tunnel_target
 from vmproxy.cache.stats import Stats
 from vmproxy.cache.store import Store
+from vmproxy.cache.tunnel import Tunnel
 from vmproxy.cache.wire import Lost, Wire, Wires
 
 _QUICK_LIMIT = 1024
@@ -58,7 +59,7 @@ class Proxy:
         self.flights: dict[str, Flight] = {}
         self.spools: set[asyncio.Task[None]] = set()
         self.store = Store(settings.directory, limit=settings.size, memory=settings.limits.memory_total)
-        self.origins = Origins(settings, self.wires)
+        self.origins = Origins(settings, self.wires, warn=self.warn)
         self._clients: dict[asyncio.Task[None], Wire] = {}
         self._idle: set[Wire] = set()
         self._quick: OrderedDict[bytes, tuple[Entry, bytes, str]] = OrderedDict()
@@ -278,43 +279,18 @@ class Proxy:
         if why := port_refused(self.settings, port, tunnel=True):
             raise BadMessage(why, 403)
         try:
-            other = await self.origins.connect(host, port)
+            other = await self.origins.tunnel(host, port, self.via)
         except NoAnswer as error:
             raise BadMessage(str(error), error.status) from None
         shown = f"{host}:{port}"
         self.stats.count(shown, "requests", "tunnels")
         self._say(f"CONNECT {shown} tunnelled, never cached")
         wire.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        # A direction that rests is no reason to end the tunnel while the other moves.
-        moved = [asyncio.get_running_loop().time()]
-        try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._relay(wire, other, moved))
-                both.create_task(self._relay(other, wire, moved))
-            other.close()
-        except* Lost:
-            wire.cut()
-        finally:
-            if not other.stream.is_closing():
-                other.cut()
 
-    async def _relay(self, source: Wire, sink: Wire, moved: list[float]) -> None:
-        loop, seconds = asyncio.get_running_loop(), self.limits.tunnel_seconds
-        while True:
-            source.until(seconds)
-            try:
-                data = await source.some()
-            except Lost as error:
-                if error.late and loop.time() - moved[0] < seconds:
-                    continue
-                raise
-            moved[0] = loop.time()
-            if not data:
-                sink.end()
-                return
-            sink.write(data)
-            self.stats.total["bytes_tunnelled"] += len(data)
-            await sink.drain(seconds)
+        def count(size: int) -> None:
+            self.stats.total["bytes_tunnelled"] += size
+
+        await Tunnel(wire, other, seconds=self.limits.tunnel_seconds, count=count).run()
 
 
 def _place(error: BaseException) -> str:

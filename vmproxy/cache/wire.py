@@ -75,10 +75,10 @@ class Wire(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> bool:
-        """No more bytes will come; ours may still go."""
+        """No more bytes will come; ours may still go, but over TLS, which ends both ways at once."""
         self.ended = True
         self._wake()
-        return True
+        return self.stream.can_write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -186,11 +186,14 @@ class Wire(asyncio.Protocol):
         if self.lost:
             raise Lost
 
-    def end(self) -> None:
-        """Say that no more will be sent."""
+    def end(self) -> bool:
+        """Say that no more will be sent; False where that cannot be said without closing (TLS)."""
         with suppress(OSError, RuntimeError):
-            if not self.lost and self.stream.can_write_eof():
+            if not self.lost and not self.stream.can_write_eof():
+                return False
+            if not self.lost:
                 self.stream.write_eof()
+        return True
 
     def close(self) -> None:
         """Close when everything is sent; within a time, whether it was or not."""
