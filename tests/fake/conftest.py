@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import paramiko
 import pytest
 
 from tests.fake.relay import Faults, Relay
 from tests.fake.server import FakeServer, Rules
+from vmproxy import transports
 from vmproxy.model import Target
 from vmproxy.transports import Secrets, SshOptions
-from vmproxy.transports._channel import SshConnection
-from vmproxy.transports.ssh import connect
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,24 @@ def known_hosts(tmp_path: Path) -> Path:
     return tmp_path / "state" / "known_hosts"
 
 
+@dataclass(frozen=True)
+class By:
+    """The transport that a test goes by, and what it needs to be told to get there: a jump host, an ssh_config."""
+
+    transport: str = "ssh"
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
 @pytest.fixture
-def log_in(keys: Keys, known_hosts: Path) -> Iterator[Callable[..., SshConnection]]:
+def by() -> By:
+    """paramiko, directly; a class of tests may say otherwise."""
+    return By()
+
+
+@pytest.fixture
+def log_in(keys: Keys, known_hosts: Path, by: By) -> Iterator[Callable[..., Any]]:
     """Connect: ``log_in(port, identities=("ed25519",), target={…}, password="", passphrase="", **options)``."""
-    running: list[SshConnection] = []
+    running: list[Any] = []
 
     def start(
         port: int,
@@ -110,7 +124,7 @@ def log_in(keys: Keys, known_hosts: Path) -> Iterator[Callable[..., SshConnectio
         options_identities: tuple[str, ...] = (),
         first: str = "",
         **options: object,
-    ) -> SshConnection:
+    ) -> Any:
         wanted: dict[str, object] = {
             "name": "vm",
             "provider": "test",
@@ -124,7 +138,9 @@ def log_in(keys: Keys, known_hosts: Path) -> Iterator[Callable[..., SshConnectio
         options.setdefault("identities", tuple(keys.path(name) for name in options_identities))
         options.setdefault("known_hosts", str(known_hosts))
         options.setdefault("secrets", Secrets(password=password, passphrase=passphrase))
-        connection = connect(Target(**wanted), options=SshOptions(**options), first=first)  # type: ignore[arg-type]
+        options = {**by.options, **options}
+        transport = transports.load(by.transport)
+        connection = transport.connect(Target(**wanted), options=SshOptions(**options), first=first)  # type: ignore[arg-type]
         running.append(connection)
         return connection
 

@@ -1,4 +1,4 @@
-"""What the transport promises on every SSH server; run against the fake one, OpenSSH and dropbear."""
+"""What a transport promises on every SSH server and by every way; run against the fake one, OpenSSH and dropbear."""
 
 from __future__ import annotations
 
@@ -25,19 +25,6 @@ class Contract:
         """The target's fields for ``log_in``."""
         return {"user": place[1], "port": place[0]}
 
-    @pytest.fixture
-    def burst_taken(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """Every command that was started by a burst."""
-        taken: list[str] = []
-        keep = SshConnection.keep
-
-        def note(connection: SshConnection, command: str, channel: Any) -> None:
-            taken.append(command)
-            keep(connection, command, channel)
-
-        monkeypatch.setattr(SshConnection, "keep", note)
-        return taken
-
     def test_dialogue(self, log_in: Connect, vm: dict[str, Any]) -> None:
         """Bytes both ways, stderr apart, the status; without a pty nothing is translated."""
         channel = log_in(vm["port"], target=vm).start("read x; echo got $x; cat; echo oops >&2; exit 3")
@@ -49,28 +36,16 @@ class Contract:
         assert channel.wait(timeout_seconds=10) == 3
         assert channel.stderr == b"oops\n"
 
-    def test_first_command_along_with_the_log_in(
-        self, log_in: Connect, vm: dict[str, Any], burst_taken: list[str]
-    ) -> None:
-        """The command that is named at the log-in runs in one burst with it, and is as any other."""
+    def test_first_command(self, log_in: Connect, vm: dict[str, Any]) -> None:
+        """The command that is named at the log-in is as any other, and so is another one in its place."""
         command = "read x; echo got $x >&2; cat; exit 3"
-        connection = log_in(vm["port"], target=vm, first=command)
-        assert burst_taken == [command]
-        channel = connection.start(command)
+        channel = log_in(vm["port"], target=vm, first=command).start(command)
         channel.send(b"one\nrest", timeout_seconds=10)
         channel.end_input()
         assert read_all(channel) == b"rest"
         assert channel.wait(timeout_seconds=10) == 3
         assert channel.stderr == b"got one\n"
-        assert read_all(connection.start("echo next")) == b"next\n"
-
-    def test_first_command_with_a_key_that_is_refused(
-        self, log_in: Connect, vm: dict[str, Any], burst_taken: list[str]
-    ) -> None:
-        """The burst's failure is no other failure: exit 5 with the key and the methods."""
-        with pytest.raises(NotPermitted, match=r"other \(refused\).*the VM takes .*publickey"):
-            log_in(vm["port"], identities=("other",), target=vm, first="echo in")
-        assert burst_taken == []
+        assert read_all(log_in(vm["port"], target=vm, first="exec cat").start("echo other")) == b"other\n"
 
     def test_no_terminal_and_no_agent(self, log_in: Connect, vm: dict[str, Any]) -> None:
         """The command sees no terminal, no agent and no display."""
@@ -146,3 +121,43 @@ class Contract:
         known_hosts.write_text(f"[127.0.0.1]:{vm['port']} {wrong.get_name()} {wrong.get_base64()}\n")
         with pytest.raises(Untrusted, match=r"SHA256:.*SHA256:"):
             log_in(vm["port"], target=vm)
+
+
+class BurstContract(Contract):
+    """The promises of the library's transport, which starts the first command along with the log-in."""
+
+    @pytest.fixture
+    def burst_taken(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Every command that was started by a burst."""
+        taken: list[str] = []
+        keep = SshConnection.keep
+
+        def note(connection: SshConnection, command: str, channel: Any) -> None:
+            taken.append(command)
+            keep(connection, command, channel)
+
+        monkeypatch.setattr(SshConnection, "keep", note)
+        return taken
+
+    def test_first_command_along_with_the_log_in(
+        self, log_in: Connect, vm: dict[str, Any], burst_taken: list[str]
+    ) -> None:
+        """The command that is named at the log-in runs in one burst with it, and is as any other."""
+        command = "read x; echo got $x >&2; cat; exit 3"
+        connection = log_in(vm["port"], target=vm, first=command)
+        assert burst_taken == [command]
+        channel = connection.start(command)
+        channel.send(b"one\nrest", timeout_seconds=10)
+        channel.end_input()
+        assert read_all(channel) == b"rest"
+        assert channel.wait(timeout_seconds=10) == 3
+        assert channel.stderr == b"got one\n"
+        assert read_all(connection.start("echo next")) == b"next\n"
+
+    def test_first_command_with_a_key_that_is_refused(
+        self, log_in: Connect, vm: dict[str, Any], burst_taken: list[str]
+    ) -> None:
+        """The burst's failure is no other failure: exit 5 with the key and the methods."""
+        with pytest.raises(NotPermitted, match=r"other \(refused\).*the VM takes .*publickey"):
+            log_in(vm["port"], identities=("other",), target=vm, first="echo in")
+        assert burst_taken == []

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from tests.fake.conftest import Keys, read_all
-from tests.fake.contract import Contract
+from tests.fake.conftest import By, Keys, read_all
+from tests.fake.contract import BurstContract, Contract
 from tests.fake.realservers import sshd
 from vmproxy.model import Target
 from vmproxy.transports import SshOptions
 from vmproxy.transports.ssh import connect
 
 
-class TestFake(Contract):
+class TestFake(BurstContract):
     """The fake server keeps the same promises as the real ones, so what is tested on it alone means something."""
 
     @pytest.fixture
@@ -27,7 +27,7 @@ class TestFake(Contract):
         return serve().port, "docker"
 
 
-class TestOpenSsh(Contract):
+class TestOpenSsh(BurstContract):
     """sshd, with the key kinds and the ssh_config that only a real server shows."""
 
     @pytest.fixture(scope="class")
@@ -81,3 +81,14 @@ class TestOpenSsh(Contract):
         assert "sha1" not in transport.local_mac + transport.remote_mac
         assert "cbc" not in transport.local_cipher + transport.remote_cipher
         assert transport.preferred_kex == type(transport)._preferred_kex
+
+
+class TestProgram(Contract):
+    """The host's ssh program, on sshd: the same promises."""
+
+    place = TestOpenSsh.place
+
+    @pytest.fixture
+    def by(self) -> By:
+        """ssh."""
+        return By("openssh")

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.fake.conftest import Keys, keys, known_hosts, log_in, read_all  # noqa: F401 - fixtures
-from tests.fake.contract import Contract
+from tests.fake.conftest import By, Keys, by, keys, known_hosts, log_in, read_all  # noqa: F401 - fixtures
+from tests.fake.contract import BurstContract, Contract
 from tests.fake.realservers import dropbear, open_directory
 from vmproxy.errors import NotPermitted
 
 
-class TestDropbear(Contract):
+class TestDropbear(BurstContract):
     """dropbear: the ssh server of boot2docker's early images and of small VMs."""
 
     @pytest.fixture(scope="class")
@@ -45,3 +45,14 @@ class TestDropbear(Contract):
         with pytest.raises(NotPermitted, match=r"VMPROXY_SSH_PASSWORD \(refused\)") as caught:
             log_in(vm["port"], identities=(), target=vm, password="hunter2")
         assert "hunter2" not in str(caught.value)
+
+
+class TestDropbearByProgram(Contract):
+    """The ssh program of this host, on dropbear."""
+
+    place = TestDropbear.place
+
+    @pytest.fixture
+    def by(self) -> By:
+        """ssh."""
+        return By("openssh")

@@ -87,6 +87,36 @@ def _entries(data: bytes, name: str) -> Iterator[Entry]:
         yield Entry(line=number, marker=marker, kind=words[1], blob=blob)
 
 
+def at_line(data: bytes, number: int) -> str:
+    """The fingerprint of the key in that line (from 1), "" where there is none."""
+    words = b"".join(data.split(b"\n")[number - 1 : number]).split()
+    with contextlib.suppress(binascii.Error, ValueError):
+        return fingerprint(base64.b64decode(words[2 + words[0].startswith(b"@")], validate=True)) if words[2:] else ""
+    return ""
+
+
+def prepare(path: Path) -> None:
+    """Make the file, empty and for its owner alone, where another program is to keep keys in it. Raises UsageError."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
+    except OSError as error:
+        raise UsageError(
+            f"cannot keep the host key: {error.strerror}", where=str(path), hint="--known-hosts FILE"
+        ) from error
+
+
+def knows(data: bytes, name: str) -> bool:
+    """Whether the file has a key for this host, or a CA that signs for it: then no other key is a new one."""
+    for raw in data.split(b"\n"):
+        words = raw.decode("utf-8", "replace").split()
+        if words and words[0] == "@cert-authority":
+            words.pop(0)
+        if len(words) >= 3 and not words[0].startswith(("#", "@")) and _names(words[0], name):
+            return True
+    return False
+
+
 def _names(field: str, name: str) -> bool:
     if field.startswith("|1|"):
         try:

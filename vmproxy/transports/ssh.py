@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import re
 import socket
 import threading
 import time
@@ -23,6 +22,7 @@ from vmproxy.transports import SshOptions, _known_hosts
 from vmproxy.transports._auth import SECONDS, Endpoint, Login
 from vmproxy.transports._burst import NoBurst, burst, only_key
 from vmproxy.transports._channel import SshConnection, shut
+from vmproxy.transports._jump import check_name
 from vmproxy.transports._library import library as _library
 from vmproxy.transports._tcp import GREETING, Dial, place
 
@@ -110,10 +110,10 @@ def endpoint_of(target: Target, options: SshOptions) -> Endpoint:
     if target.provider == "ssh":
         endpoint = _with_ssh_config(endpoint, options)
     endpoint = dataclasses.replace(endpoint, port=endpoint.port or 22, user=endpoint.user or _login_name())
-    _check_name("host", endpoint.host)
-    _check_name("user", endpoint.user)
+    check_name("host", endpoint.host)
+    check_name("user", endpoint.user)
     if endpoint.key_name:
-        _check_name("host", endpoint.key_name)
+        check_name("host", endpoint.key_name)
     return endpoint
 
 
@@ -138,12 +138,6 @@ def _with_ssh_config(said: Endpoint, options: SshOptions) -> Endpoint:
         only_identities=said.only_identities or found.only_identities,
         key_name=found.key_alias.lower(),
     )
-
-
-def _check_name(what: str, text: str) -> None:
-    """No name that another program could take for an option, a pattern or two words."""
-    if not text or text.startswith("-") or not text.isprintable() or re.search(r"[\s,*?!|]", text):
-        raise UsageError(f"{printable(text) or 'nothing'} is no {what} name", where="ssh")
 
 
 def _login_name() -> str:

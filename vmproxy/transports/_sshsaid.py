@@ -1,0 +1,201 @@
+"""What OpenSSH's ssh wrote when it did not get in, made an error of ours. Pure.
+
+``log`` is its own ``-E`` file at LogLevel DEBUG1, ``more`` its stderr: what the ssh processes of jump hosts say, and
+banners of servers. The words are those of sshconnect.c, readconf.c and packet.c, which no locale changes. Nothing but
+the wording of an error hangs on them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from vmproxy.errors import NotPermitted, Unreachable, Untrusted, VmproxyError
+from vmproxy.model import printable
+from vmproxy.values import dataclass
+
+_NOISE = re.compile(
+    r"debug\d:|Authenticated to |Warning: Permanently added|@{5}|Pseudo-terminal|Transferred: |Bytes per second"
+    r"|\*\* |Connection closed by UNKNOWN|\s*$"
+)
+_OLD = frozenset({"ssh-rsa", "ssh-dss", "ssh-rsa-cert-v01@openssh.com", "ssh-dss-cert-v01@openssh.com"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offence:
+    """The line of a known_hosts file that another key stands in."""
+
+    path: str
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """One try of ssh. ``where`` is ``user@host:port``, ``pin`` the fingerprint that was wanted, if any."""
+
+    log: str
+    more: str = ""
+    where: str = ""
+    pin: str = ""
+    timeout_seconds: float = 0.0
+
+    @property
+    def shown(self) -> str:
+        """The fingerprint of the key that the server showed, "" where it did not come to that."""
+        found = re.search(r"^debug1: Server host key: \S+ (SHA256:\S+)", self.log, re.MULTILINE)
+        return found[1] if found else ""
+
+    @property
+    def offence(self) -> Offence | None:
+        """Where the key stands that is known instead."""
+        found = re.search(r"^Offending (?:\S+ )?key (?:for IP )?in (.+):(\d+)\r?$", self._text, re.MULTILINE)
+        return Offence(path=found[1], line=int(found[2])) if found else None
+
+    @property
+    def person_may_help(self) -> bool:
+        """Whether a person at a terminal could get in: by a password, a passphrase, the PIN of a key."""
+        return not self._on_the_way and bool(re.search(r"^\S+: Permission denied \(", self.log, re.MULTILINE))
+
+    @property
+    def needs_sha1(self) -> bool:
+        """Whether the VM knows RSA with SHA-1 alone, as the key that it shows or as the one that it takes."""
+        if found := re.search(r"no matching host key type found\. Their offer: (\S+)", self.log):
+            return set(found[1].split(",")) <= _OLD and "ssh-rsa" in found[1].split(",")
+        return "Permission denied (" in self.log and "no mutual signature" in self.log
+
+    def error(self, known: str = "") -> VmproxyError:
+        """The error to raise. ``known`` is the fingerprint at :attr:`offence`."""
+        return (
+            self._trust(known)
+            or self._algorithms()
+            or self._log_in()
+            or self._way()
+            or Unreachable(self._last() or "ssh ends without a word", where=self.where)
+        )
+
+    # what kind of failure
+
+    def _trust(self, known: str) -> VmproxyError | None:
+        text = self._text
+        shown = self._shown_there
+        if re.search(r"REVOKED HOST KEY|Host key \S+ \S+ revoked|is revoked", text):
+            return Untrusted(f"the host key is revoked: {shown or 'ssh says so'}", where=self._place)
+        if re.search(r"HOST IDENTIFICATION HAS CHANGED|Host key for .* has changed", text):
+            offence = self.offence
+            before = f"known {known}, " if known else ""
+            what = f"the host key has changed: {before}now {shown}; not logging in"
+            where = f"{printable(offence.path)}:{offence.line}" if offence else self._place
+            return Untrusted(what, where=where, hint=f"if {self._thing} was made anew: {self._forget()}")
+        if "Host key verification failed" not in text:
+            return None
+        if self.pin and not self._on_the_way:
+            return Untrusted(
+                f"the host key is {shown}, wanted is {self.pin}; not logging in",
+                where=self.where,
+                hint="--host-key takes the fingerprint of the VM's key of that type",
+            )
+        return Untrusted(
+            f"the host key is not one that is known{': ' + shown if shown else ''}; not logging in",
+            where=self._place,
+            hint="ssh-keygen -F HOST shows what is known; StrictHostKeyChecking of your ssh_config counts too",
+        )
+
+    def _algorithms(self) -> VmproxyError | None:
+        found = re.search(r"Unable to negotiate with .*?: (no matching .*)", self._text)
+        if not found:
+            return None
+        return Unreachable(
+            f"no common algorithm: {printable(found[1].strip(), limit=160)}",
+            where=self._place,
+            hint="ssh_config can allow what such an old server needs: HostKeyAlgorithms, KexAlgorithms, Ciphers, MACs",
+        )
+
+    def _log_in(self) -> VmproxyError | None:
+        text = self._text
+        denied = re.search(r"Permission denied \(([^)]*)\)", text)
+        ended = re.search(r"Too many authentication failures", text)
+        if not denied and not ended:
+            return None
+        tried = ", ".join(self._tried()) or "nothing to try"
+        allowed = f"; {self._thing} takes {printable(denied[1].replace(',', ', '), limit=120)}" if denied else ""
+        begin = "not let in: " if denied else f"{self._thing} ended the connection: "
+        hint = "-i FILE names the key; ssh-add, or a terminal to ask on, for a passphrase or a password"
+        if self._on_the_way:
+            tried, hint = "by this jump host", "its key is what ssh_config says for it, or the agent has it"
+        elif self.needs_sha1:
+            hint = "this server takes RSA keys with SHA-1 only: PubkeyAcceptedAlgorithms +ssh-rsa in ssh_config"
+        return NotPermitted(f"{begin}{tried}{allowed}", where=self._place, hint=hint)
+
+    def _way(self) -> VmproxyError | None:
+        text = self._text
+        if found := re.search(r"Could not resolve hostname (\S+):", text):
+            return Unreachable("the host name is not known", where=printable(found[1]))
+        if found := re.search(r"connect to host (\S+) port (\d+): (.+)", text):
+            return self._no_connection(found[3].strip(), printable(f"{found[1]}:{found[2]}"))
+        if found := re.search(r"channel \d+: open failed: ([\w -]+): (.*)", text):
+            reason = printable(found[2].strip().lower() or found[1], limit=80)
+            if "prohibited" in found[1]:
+                hint = "AllowTcpForwarding in the jump host's sshd_config"
+                return Unreachable(f"the jump host does not pass connections on: {reason}", where=self.where, hint=hint)
+            return Unreachable(f"cannot connect from the jump host: {reason}", where=self.where)
+        if re.search(r"[Tt]imed out|Timeout, server|not responding", text):
+            return self._no_connection("timed out", self._place)
+        if re.search(r"banner|exchange_identification|protocol (version|identification)", text, re.IGNORECASE):
+            return Unreachable(
+                f"no SSH handshake: {self._last()}", where=self._place, hint="is this the VM's ssh port?"
+            )
+        return None
+
+    def _no_connection(self, reason: str, where: str) -> VmproxyError:
+        if "timed out" in reason.lower():
+            what = f"no answer within {self.timeout_seconds:g} s" if self.timeout_seconds else "no answer"
+            return Unreachable(what, where=where, hint=f"is {self._thing} running? --connect-timeout S")
+        what = f"cannot connect: {printable(reason, limit=80).lower()}"
+        return Unreachable(what, where=where, hint=f"is {self._thing} running, and its ssh server?")
+
+    # parts
+
+    @property
+    def _on_the_way(self) -> bool:
+        """Whether a jump host's ssh stopped before the VM's had shown its key."""
+        return not self.shown and any(not _NOISE.match(line) for line in self.more.splitlines())
+
+    @property
+    def _text(self) -> str:
+        return self.more if self._on_the_way else self.log
+
+    @property
+    def _place(self) -> str:
+        return f"on the way to {self.where}" if self._on_the_way else self.where
+
+    @property
+    def _thing(self) -> str:
+        return "the jump host" if self._on_the_way else "the VM"
+
+    @property
+    def _shown_there(self) -> str:
+        if self.shown:
+            return self.shown
+        found = re.search(r"sent by the remote host is\s+(SHA256:[A-Za-z0-9+/]+)", self._text)
+        return found[1] if found else ""
+
+    def _forget(self) -> str:
+        found = re.search(r'^\s+(ssh-keygen -f "[^"]*" -R "[^"]*")', self._text, re.MULTILINE)
+        return printable(found[1]) if found else "ssh-keygen -R HOST -f FILE"
+
+    def _tried(self) -> list[str]:
+        """Each key with what came of it, and what ssh says of key files."""
+        out: list[str] = []
+        for found in re.finditer(r"^debug1: Offering public key: (.+?) (\S+) SHA256:\S+(.*)$", self.log, re.MULTILINE):
+            agent = "agent's " if " agent" in found[3] and not found[1].startswith("/") else "key "
+            label = f"{agent}{printable(found[1], limit=120)} (refused)"
+            out += [label] if label not in out else []
+        for found in re.finditer(r'^Load key "(.+?)": (.+?)\r?$', self.log, re.MULTILINE):
+            out.append(f"key {printable(found[1], limit=120)} ({printable(found[2], limit=60)})")
+        if "no mutual signature" in self.log:
+            out.append("RSA key (no common signature)")
+        return out[:8]
+
+    def _last(self) -> str:
+        """The last line that is no detail, printable."""
+        lines = [line.strip() for line in self._text.splitlines() if not _NOISE.match(line)]
+        return printable(lines[-1], limit=160) if lines else ""

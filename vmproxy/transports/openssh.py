@@ -1,0 +1,372 @@
+"""Transport ``openssh``: the host's ssh program, with all that the user's ssh_config says.
+
+One ssh process is the connection: it runs a command that only holds its input open, and listens on a control socket in
+a directory of ours; each channel is one more ssh process at that socket. So there is one log-in, however many commands
+there are, and the connection ends when we end, however we end: its input ends with us. Where a master of the user's
+own listens on the ControlPath of ssh_config, the channels go there. No master of ours stays.
+
+A Ctrl-C at the terminal is for us alone, who then let the VM put things back: the processes have a session of their
+own. Only where a person has to be asked, ssh has to keep the terminal; it is started ignoring those signals then, which
+ssh leaves so (as rsh did: clientloop.c).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from vmproxy.errors import LostContact, NotPermitted, Unreachable, UsageError
+from vmproxy.hostproc import clean_environment
+from vmproxy.model import Target, printable
+from vmproxy.transports import SshOptions, _known_hosts
+from vmproxy.transports._child import ChildChannel
+from vmproxy.transports._jump import check_name
+from vmproxy.transports._sshprogram import Way, control_socket, options_of_run, usual_algorithms, way
+from vmproxy.transports._sshsaid import Said
+
+_HOLD = "echo vmproxy-in; exec cat >/dev/null"  # the same in sh, csh and fish
+_HELD = b"vmproxy-in\n"
+_COMMAND_LIMIT_BYTES = 8 << 10  # dropbear drops a connection whose command passes about 9,000 bytes
+_NOISE_LIMIT_BYTES = 64 << 10
+_LOG_IN_SECONDS = 30.0
+_PERSON_SECONDS = 300.0
+_LOG_LIMIT_BYTES = 256 << 10
+_SETTLE_SECONDS = 1.0
+_END_SECONDS = 3.0
+_PASSING_BY = "trap '' INT QUIT HUP; exec \"$@\""
+_OLD = ("-o", "HostKeyAlgorithms=+ssh-rsa", "-o", "PubkeyAcceptedAlgorithms=+ssh-rsa")
+_asking = threading.Lock()
+
+
+def connect(target: Target, *, options: SshOptions, first: str = "") -> OpensshConnection:
+    """Connect and log in by the ssh program. ``first`` is started as any command is.
+
+    Raises Unreachable, Untrusted, NotPermitted, UsageError as the ``ssh`` transport does.
+    """
+    if os.name == "nt":
+        raise UsageError("--ssh openssh needs a Linux or macOS host", hint="without --ssh openssh")
+    check_name("host", target.host)
+    if target.user:
+        check_name("user", target.user)
+    if re.search(r"[\s'\"`$\\;&<>|(){}]", target.host + target.user):
+        raise UsageError("these characters cannot be told to ssh", where=printable(f"{target.user}@{target.host}"))
+    for identity in options.identities:
+        if not Path(identity).expanduser().is_file():
+            raise UsageError("there is no such key file", where=printable(identity), hint="-i FILE: a private key")
+    pin = _known_hosts.check_pin(options.host_key or target.host_key) if options.host_key or target.host_key else ""
+    found = way(target, options, pin, environ=os.environ)
+    if found.socket and _listens(found.socket):
+        return OpensshConnection(found, options, _Directory(), found.socket, None)
+    for path in {found.known_hosts, *([_hop_file(options)] if found.hops else [])}:
+        if not pin or found.hops:
+            _known_hosts.prepare(path)
+    directory = _Directory()
+    try:
+        with _new_keys(found, options, pin):
+            master = _Opening(found, options, pin, directory).master()
+    except BaseException:
+        directory.remove()
+        raise
+    return OpensshConnection(found, options, directory, directory.path("s"), master)
+
+
+def _hop_file(options: SshOptions) -> Path:
+    return Path(options.known_hosts or _known_hosts.default_path()).expanduser()
+
+
+@contextlib.contextmanager
+def _new_keys(found: Way, options: SshOptions, pin: str) -> Iterator[None]:
+    """Say which host keys were kept meanwhile for the first time, also where the log-in fails after it."""
+    places = [(_hop_file(options), place.name) for _hop, place in found.hops]
+    if not pin:
+        places.append((found.known_hosts, found.place.name))
+    before = {place: _known_hosts.entries(_known_hosts.read(place[0]), place[1]) for place in places}
+    try:
+        yield
+    finally:
+        for (path, name), old in before.items():
+            for entry in _known_hosts.entries(_known_hosts.read(path), name):
+                if entry.blob not in [other.blob for other in old]:
+                    kept = _known_hosts.fingerprint(entry.blob)
+                    options.notify(f"new host key of {printable(name)} kept: {kept} ({path})")
+
+
+class _Directory:
+    """A directory of this run's, for ssh's own words and the socket; nobody else can read it."""
+
+    def __init__(self) -> None:
+        self._path = tempfile.mkdtemp(prefix="vmproxy-")
+        self._logs = 0
+
+    def path(self, name: str) -> str:
+        """A file in it."""
+        return os.path.join(self._path, name)
+
+    def log(self) -> str:
+        """The path of one more log file."""
+        self._logs += 1
+        return self.path(f"log{self._logs}")
+
+    def remove(self) -> None:
+        """Gone; safe to call twice."""
+        shutil.rmtree(self._path, ignore_errors=True)
+
+
+class _Opening:
+    """The tries to open one connection: without a person; with one, where that can help; with SHA-1, where the VM
+    knows nothing better and nobody has forbidden it."""
+
+    def __init__(self, found: Way, options: SshOptions, pin: str, directory: _Directory) -> None:
+        self._way, self._options, self._pin, self._directory = found, options, pin, directory
+
+    def master(self) -> _Process:
+        """The process that is the connection. Raises Unreachable, Untrusted, NotPermitted."""
+        opened = self._try(batch=True)
+        old: tuple[str, ...] = ()
+        if isinstance(opened, Said) and opened.needs_sha1 and usual_algorithms(self._way, os.environ):
+            old = _OLD
+            self._options.notify(f"{self._way.place.text} knows RSA with SHA-1 only: tried again with ssh-rsa allowed")
+            opened = self._try(batch=True, old=old)
+        if isinstance(opened, Said) and opened.person_may_help and self._options.ask is not None:
+            with _asking:
+                self._options.notify(f"ssh asks for {self._way.place.text}")
+                opened = self._try(batch=False, old=old)
+        if isinstance(opened, Said):
+            raise opened.error(_known_there(opened))
+        return opened
+
+    def _try(self, *, batch: bool, old: tuple[str, ...] = ()) -> _Process | Said:
+        """The process once the VM has answered its command, or what ssh said when it ended before."""
+        log = self._directory.log()
+        argv = [
+            *([self._way.program] if batch else ["/bin/sh", "-c", _PASSING_BY, "sh", self._way.program]),
+            *(self._config(batch) if self._way.config else self._way.where),
+            *options_of_run(self._way, self._options, self._pin, batch=batch),
+            *("-o", "LogLevel=DEBUG1", "-E", log, "-o", "ControlPersist=no", "-o", "ControlMaster=yes"),
+            *("-o", f"ControlPath={control_socket(self._directory.path('s'))}"),
+            *(*old, *self._way.words, "-T", "--", self._way.host, _HOLD),
+        ]
+        process = _Process(_popen(argv, own_session=batch), _NOISE_LIMIT_BYTES, where=self._way.place.text)
+        limit = _LOG_IN_SECONDS + (1 + len(self._way.hops)) * self._options.connect_timeout_seconds
+        try:
+            self._options.meanwhile()
+            if process.hears(_HELD, limit if batch else _PERSON_SECONDS):
+                return process
+        except LostContact:
+            process.close(0.0)
+            raise Unreachable(f"no log-in within {limit:g} s", where=self._way.place.text) from None
+        except BaseException:
+            process.close(0.0)
+            raise
+        process.close(_END_SECONDS)
+        text = _read(log)
+        if "Entering interactive session" in text or "exec request failed" in text:
+            raise NotPermitted(
+                "the VM's ssh server does not run commands for us",
+                where=self._way.place.text,
+                hint="a forced command?",
+            )
+        return Said(
+            log=text,
+            more=process.stderr.decode("utf-8", "replace"),
+            where=self._way.place.text,
+            pin=self._pin,
+            timeout_seconds=self._options.connect_timeout_seconds,
+        )
+
+    def _config(self, batch: bool) -> tuple[str, str]:
+        path = Path(self._directory.path("config"))
+        path.write_text(("BatchMode yes\n" if batch else "") + self._way.config, encoding="utf-8")
+        return "-F", str(path)
+
+
+class OpensshConnection:
+    """Implements :class:`vmproxy.transports.Connection`: channels at one control socket.
+
+    ``master`` is None where the socket is the user's own, which outlives us.
+    """
+
+    def __init__(
+        self, found: Way, options: SshOptions, directory: _Directory, path: str, master: _Process | None
+    ) -> None:
+        self.place = found.place.text
+        self._way, self._options, self._directory, self._socket = found, options, directory, path
+        self._master = master
+        self._channels: list[OpensshChannel] = []
+
+    def start(self, command: str) -> OpensshChannel:
+        """Start a command without a pty. Raises LostContact."""
+        if len(command.encode()) > _COMMAND_LIMIT_BYTES:
+            raise ValueError("the command is too long for dropbear: it travels on stdin")
+        self._settle()
+        if not self.lives(0.0):
+            raise LostContact("the connection ended", where=self.place)
+        log = self._directory.log()
+        argv = [
+            # Should the master go now, this process must not connect on its own.
+            *(self._way.program, "-F", "none", "-o", "ProxyCommand=false", "-o", "BatchMode=yes"),
+            *("-o", "ControlMaster=no", "-o", f"ControlPath={control_socket(self._socket)}"),
+            *("-o", "LogLevel=INFO", "-E", log, "-T", "--", self._way.host, command),
+        ]
+        process = _popen(argv, own_session=True)
+        channel = OpensshChannel(process, self._options.output_limit_bytes, self, log)
+        self._channels.append(channel)
+        return channel
+
+    def lives(self, seconds: float) -> bool:
+        """Whether the connection is still there after that time at most; it may be about to go."""
+        deadline = time.monotonic() + seconds
+        while True:
+            if (self._master is not None and self._master.ended) or not _listens(self._socket):
+                return False
+            if time.monotonic() >= deadline:
+                return True
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        """End every command's input, then the connection; what does not end within seconds is ended. Safe twice."""
+        deadline = time.monotonic() + _END_SECONDS
+        running: list[_Process] = [*self._channels, *([self._master] if self._master else [])]
+        for process in running:
+            process.let_go()
+        for process in running:
+            process.close(max(0.0, deadline - time.monotonic()))
+        self._channels.clear()
+        self._directory.remove()
+
+    def _settle(self) -> None:
+        """Let commands that are ending end: dropbear drops a connection whose next channel comes too early."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while any(channel.ending for channel in self._channels) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        self._channels = [channel for channel in self._channels if not channel.over]
+
+
+class _Process(ChildChannel):
+    """One ssh process. ssh ends by itself once its input and the VM's command have ended."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
+
+    @property
+    def ending(self) -> bool:
+        """Whether its output has ended, or was given up, and the process has not."""
+        return (self._ended or self._stdout.closed) and not self.ended
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended and nobody reads it any more."""
+        return self._stdout.closed and self.ended
+
+    def hears(self, line: bytes, seconds: float) -> bool:
+        """Whether that line came on stdout; False where the process ends before. Raises LostContact."""
+        deadline = time.monotonic() + seconds
+        heard = b""
+        while piece := self.receive(timeout_seconds=max(0.0, deadline - time.monotonic())):
+            heard += piece
+            if line in heard:
+                return True
+        return False
+
+    def let_go(self) -> None:
+        """Close the three pipes, so that the process can end."""
+        for stream in (self._stdin, self._stdout, self._stderr):
+            with contextlib.suppress(OSError):
+                stream.close()
+
+    def close(self, seconds: float = _END_SECONDS) -> None:
+        """Let go, wait that long, and end it if it has not. Safe to call twice."""
+        self.let_go()
+        self._selector.close()
+        for end in (self._process.terminate, self._process.kill):
+            try:
+                self._process.wait(seconds)
+                return
+            except subprocess.TimeoutExpired:
+                end()
+                seconds = 2.0
+        self._process.wait()
+
+
+class OpensshChannel(_Process):
+    """One command; implements :class:`vmproxy.transports.Channel`. A signal in the VM is a status of 255."""
+
+    def __init__(self, process: subprocess.Popen[bytes], limit: int, connection: OpensshConnection, log: str) -> None:
+        super().__init__(process, limit, where=connection.place)
+        self._connection = connection
+        self._log = log
+
+    def wait(self, *, timeout_seconds: float) -> int | None:
+        """The exit status after stdout has ended. Raises LostContact."""
+        status = super().wait(timeout_seconds=timeout_seconds)
+        if status == 255:
+            self._explain()
+        return status
+
+    def _check_end(self, seconds: float) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self._process.wait(min(seconds, _SETTLE_SECONDS)) == 255:
+                self._explain()
+
+    def _explain(self) -> None:
+        """255 is ssh's own: the connection went, or the server gave no session; or else it is the command's."""
+        if "session request failed" in _read(self._log) or "exec request failed" in bytes(self._said).decode("latin-1"):
+            raise NotPermitted(
+                "the VM's ssh server does not run commands for us", where=self._where, hint="a forced command?"
+            )
+        if not self._connection.lives(0.5):
+            raise LostContact("the connection ended in the middle of a command", where=self._where)
+
+
+def _popen(argv: list[str], *, own_session: bool) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(  # noqa: S603 - argv, never a shell
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=clean_environment(os.environ),
+            start_new_session=own_session,
+        )
+    except OSError as error:
+        raise UsageError(f"ssh cannot be started: {error.strerror}", where=argv[0]) from error
+
+
+def _listens(path: str) -> bool:
+    """Whether somebody listens on that unix socket."""
+    with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(2.0)
+        sock.connect(path)
+        return True
+    return False
+
+
+def _read(path: str) -> str:
+    """The last of what ssh wrote of itself."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _LOG_LIMIT_BYTES))
+            return stream.read(_LOG_LIMIT_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _known_there(said: Said) -> str:
+    """The fingerprint that stands where ssh found another key than the one it was shown, "" where it cannot be told."""
+    if (offence := said.offence) is None:
+        return ""
+    with contextlib.suppress(UsageError):
+        return _known_hosts.at_line(_known_hosts.read(Path(offence.path)), offence.line)
+    return ""
