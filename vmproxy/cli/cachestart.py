@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vmproxy.cli.common import Run
 from vmproxy.errors import UsageError
 from vmproxy.model import ProxyURL
 from vmproxy.options import OPTIONS, variable
+
+if TYPE_CHECKING:
+    from vmproxy.cacherun import Started
 
 
 def directory(run: Run) -> str:
@@ -34,7 +37,7 @@ def words(run: Run, names: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
         elif isinstance(value, ProxyURL):
             from vmproxy.proxyenv import url
 
-            if value.has_credentials:
+            if value.password:
                 secrets[variable(name)] = url(value)
             else:
                 out.append(f"--{name}={url(value)}")
@@ -66,7 +69,7 @@ def start(run: Run, names: tuple[str, ...]) -> int:
     return 0
 
 
-def started(run: Run, names: tuple[str, ...], more: tuple[str, ...] = ()) -> Any:
+def started(run: Run, names: tuple[str, ...], more: tuple[str, ...] = ()) -> Started:
     """The same without a word; ``more`` are words beside those that were said. Raises what cacherun.start raises."""
     from vmproxy import cacherun, cacheservice
 
@@ -109,7 +112,7 @@ def install(run: Run, names: tuple[str, ...]) -> int:
         names_of = ", ".join(secrets)
         raise UsageError(
             f"the credentials in {names_of} would stand in a file that programs show",
-            hint=f"{names_of}=… in ~/.config/{units.SECRETS} (mode 0600; systemd), or in vmproxy.toml (mode 0600)",
+            hint=f"--upstream-file FILE, --upstream-keyring; with systemd {names_of}=… in ~/.config/{units.SECRETS}, too",
         )
     kind = cacheservice.service(run.value("service"), environ=run.environ)
     if run.value("print"):
