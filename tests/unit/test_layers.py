@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": set(),
     "config": {"model", "errors", "proxyenv", "options"},
     "cache": {"model", "errors", "config", "quoting", "proxyenv", "noproxy", "hostproc"},
+    "cachestory": {"model", "errors", "hostproc", "stopping", "cache", "cacherun", "converge"},
     "cacherun": {"model", "errors", "hostproc", "hostfiles", "quoting", "cache"},
     "preview": {"model", "errors", "quoting"},
     "scene": PURE - {"config", "providers", "containers"},

@@ -13,11 +13,13 @@ _NOT_KEPT = "the package index has credentials, so it is not recorded in the VM:
     *WISH,
     *CHANGE,
     "jobs",
+    *("cache", "dir", "port", "size"),
     *SSH,
     examples=(
         "vmproxy apply --vm default --dry-run",
         "vmproxy apply --vm default --proxy http://127.0.0.1:3128",
         "vmproxy apply --vm default --wait 60 -q      # a hook run as the VM starts",
+        "vmproxy apply --vm default --cache           # a caching proxy on this host, started if need be",
     ),
 )
 def main(run: Run) -> int:

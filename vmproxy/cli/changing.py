@@ -20,6 +20,10 @@ def change(run: Run, which: Literal["apply", "remove"], *, room: str = "converge
     run.need_targets()
     settings = run.settings
     story: Callable[..., Report] = getattr(importlib.import_module(f"vmproxy.{room}"), which)
+    if which == "apply" and run.value("cache"):
+        from vmproxy.cli import applycache
+
+        story = applycache.story(run)
 
     def one(target: str, hands: Hands) -> Report:
         report = story(
