@@ -116,3 +116,21 @@ def test_a_drop_in_that_wins_is_refused_by_name(machine: NamespaceVM, vmproxy: V
     status = vmproxy.status()
     assert status.code == 1
     assert "http-proxy.conf" in status.all
+
+
+def test_a_directory_of_ours_that_a_kill_left_empty_goes(machine: NamespaceVM, vmproxy: Vmproxy) -> None:
+    """Killed between making the directory and writing into it: its sign says that it is ours, and remove takes it; a
+    directory without the sign is somebody's, and stays."""
+    machine.run(f"mkdir -p {systemd.DIRECTORY}/.vmproxy-made {systemd.DIRECTORY}/.vmproxy-Ab3dE6")
+    assert vmproxy.status().code == 1
+    assert vmproxy.apply("--no-verify", "--restart", "never").code == 3
+    assert not machine.path(f"{systemd.DIRECTORY}/.vmproxy-made").exists()
+    assert vmproxy.remove().code == 0
+    assert _left(machine) == []
+    machine.run(f"mkdir -p {systemd.DIRECTORY}/.vmproxy-made")
+    assert vmproxy.remove().code == 0
+    assert _left(machine) == []
+    machine.run(f"mkdir -p {systemd.DIRECTORY}")
+    assert vmproxy.apply("--no-verify", "--restart", "never").code == 3
+    assert vmproxy.remove().code == 0
+    assert _left(machine) == [systemd.DIRECTORY]

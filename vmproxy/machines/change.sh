@@ -10,6 +10,7 @@ speak() { if [ -n "$said" ]; then printf %s "$said"; said=''; fi; }
 # ---- the work directory and the lock -------------------------------------------------------------------------------
 
 run=/run; [ -d /run ] && [ -w /run ] || run=/var/run
+made=.vmproxy-made # the sign in a directory of ours while it may have to go again
 area=$run/vmproxy
 work=$area/work
 
@@ -53,6 +54,8 @@ take_lock() {
 clear_beside() { # words…: those, and what stands beside the files under our fixed prefix
   for p in $want_files; do # paths without blanks or patterns (shell.py refuses others)
     for t in "${p%/*}"/.vmproxy-*; do
+      # A directory that a run had made, or was about to take away, when it was cut short: its sign stays as long as it does.
+      if [ "${t##*/}" = "$made" ]; then if [ -d "$t" ]; then own_dirs="$own_dirs ${p%/*}"; fi; continue; fi
       # Two files may stand in one directory: once each.
       if [ -e "$t" ] || [ -L "$t" ]; then case "$nl$beside" in *"$nl$t$nl"*) ;; *) beside="$beside$t$nl"; set -- "$@" "$t" ;; esac; fi
     done
@@ -72,7 +75,7 @@ leave() { # status exit-code text…: the last frame, then out
   if [ -n "$locked" ]; then
     beside=''
     clear_beside "$work"
-    for d in $own_dirs; do rmdir "$d" 2>/dev/null && flush "${d%/*}"; done # only where empty
+    for d in $own_dirs; do rmdir "$d/$made" 2>/dev/null; rmdir "$d" 2>/dev/null && flush "${d%/*}"; done # only where empty
     # The lock goes last: until then its holder is at work.
     if [ -d "$area/held" ]; then rm -rf "$area/held"; else : > "$area/lock"; fi
   fi

@@ -115,9 +115,12 @@ while [ "$i" -lt "$files" ]; do
   if [ -n "$own" ]; then # the directory is ours: here from now on, and gone in the end where it is empty
     d=${p%/*}
     if [ ! -d "$d" ]; then
-      mkdir -m 755 "$d" 2>"$err" || put_back 7 "cannot make $d: $(tail_of_error)"
-      flush "${d%/*}"; own_dirs="$own_dirs $d"
-    elif [ "$new" = delete ]; then own_dirs="$own_dirs $d"; fi
+      # It comes with a sign in it that it is ours, by one rename: also after a kill the next run knows whose it is.
+      { s=$(mktemp -d "${d%/*}/.vmproxy-XXXXXX") && mkdir "$s/$made" && chmod 755 "$s" && mv "$s" "$d"; } 2>"$err" ||
+        put_back 7 "cannot make $d: $(tail_of_error)"
+      flush "${d%/*}"
+    elif [ "$new" = delete ]; then mkdir "$d/$made" 2>/dev/null; fi
+    own_dirs="$own_dirs $d"
   fi
   if [ "${p%/*}" != "$stage_in" ]; then
     s=$(mktemp -d "${p%/*}/.vmproxy-XXXXXX") || put_back 7 "cannot write beside $p"
