@@ -1,7 +1,7 @@
 """``apply --cache``: this host's caching proxy started where it does not run, the VM put behind it, and a first hit.
 
-Where the proxy has to listen hangs on the kind of VM. A gateway that is one of this host's own addresses is listened on,
-with the VM's network allowed; else, and where that turns out not to be reached, this host's loopback, to which NAT
+Where the proxy has to listen hangs on the kind of VM. A gateway that is one of this host's own addresses is listened
+on, with the VM's network allowed; else, and where that turns out not to be reached, this host's loopback, to which NAT
 hypervisors map their gateway. Whether the VM reaches it is asked from the VM before anything in it is changed.
 """
 

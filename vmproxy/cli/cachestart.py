@@ -112,7 +112,7 @@ def install(run: Run, names: tuple[str, ...]) -> int:
         names_of = ", ".join(secrets)
         raise UsageError(
             f"the credentials in {names_of} would stand in a file that programs show",
-            hint=f"--upstream-file FILE, --upstream-keyring; with systemd {names_of}=… in ~/.config/{units.SECRETS}, too",
+            hint=f"--upstream-file FILE, --upstream-keyring, or for systemd {names_of}=… in ~/.config/{units.SECRETS}",
         )
     kind = cacheservice.service(run.value("service"), environ=run.environ)
     if run.value("print"):
