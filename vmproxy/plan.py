@@ -276,12 +276,14 @@ def not_taken(facts: Facts, desired: Desired) -> Finding | None:
         return None
     running = facts.daemon.environment
     names = sorted(name for name, value in (desired.environment or {}).items() if running.get(name) != value)
+    hint = "look for http_proxy in the VM's Docker service"
     if desired.proxies is not None:
         names = sorted(daemonjson.differing(facts, desired.proxies))
+        hint = "--via drop-in, or look for another daemon.json that this Docker reads"
     if not names:
         return None
     detail = f"Docker was restarted and has other values of {', '.join(names)}: something in the VM wins over vmproxy's"
-    return Finding(subject="daemon", ok=False, detail=detail, hint="look for http_proxy in the VM's Docker service")
+    return Finding(subject="daemon", ok=False, detail=detail, hint=hint)
 
 
 def _stale(

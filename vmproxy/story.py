@@ -319,7 +319,7 @@ class Story:
         if wish.hidden_credentials:
             raise Refused(
                 "the proxy's credentials are readable only for root in the VM",
-                where=guest.WISH_FILE,
+                where=guest.DAEMON_CONFIG if wish.via == "daemon-json" else guest.WISH_FILE,
                 hint="say them again in VMPROXY_PROXY",
             )
         told = containerview.container_view(facts, wish, names=wish.names, pip_index=wish.pip_index)
