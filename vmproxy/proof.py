@@ -45,7 +45,7 @@ class Question:
     get: bytes = field(repr=False)
     legs: tuple[str, ...] = ("vm", "bridge", "network")
     fetch: bytes = field(default=b"", repr=False)
-    """Sent by the proof instead of both, where it is there: see :mod:`vmproxy.cachehit`."""
+    """Sent by the proof in place of each, where it is there: see :mod:`vmproxy.cachehit`."""
 
 
 def question(

@@ -65,8 +65,9 @@ def question_lines(question: Question) -> bytes:
     """What the proof asks, and from where."""
     ends = f"{question.vm_host} {question.vm_port} {question.container_host} {question.container_port}"
     return (
-        blob("connect", question.fetch or question.connect)
-        + blob("get", question.fetch or question.get)
+        blob("connect", question.connect)
+        + blob("get", question.get)
+        + (blob("fetch", question.fetch) if question.fetch else b"")
         + f"prove {ends} {' '.join(question.legs)}\n".encode("ascii")
     )
 
