@@ -133,9 +133,11 @@ class CacheStory:
         if self._bound:
             yield ()
             return
-        if hostproc.own_address(gateway) and networks:
-            yield (f"--bind={gateway}", *(f"--allow={network}" for network in networks))
-        yield ()
+        # With loopback, too: a firewall of this host that maps the gateway keeps the VM's address. Nobody else gets there.
+        allowed = tuple(f"--allow={network}" for network in networks)
+        if allowed and hostproc.own_address(gateway):
+            yield (f"--bind={gateway}", *allowed)
+        yield allowed
 
     @contextmanager
     def _lent(self, settings: Settings) -> Iterator[str]:
