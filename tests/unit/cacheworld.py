@@ -122,9 +122,10 @@ class Running:
     """A proxy that runs on its own thread."""
 
     port: int
-    proxy: Proxy
+    proxy: Any
     loop: asyncio.AbstractEventLoop
     log: list[str] = field(default_factory=list)
+    engine: str = "embedded"
 
     @property
     def address(self) -> tuple[str, int]:

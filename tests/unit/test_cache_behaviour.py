@@ -35,7 +35,7 @@ def test_a_fresh_hit_comes_from_the_store_with_its_age(world: World) -> None:
     assert server.hits["/fresh"] == 1
     assert not first["Age"]
     assert 0 <= int(second["Age"]) < 60
-    assert "hit" in third["Cache-Status"]
+    assert "hit" in (third["Cache-Status"] or third["X-Cache"].lower())  # squid says it by X-Cache before version 6
 
 
 def test_the_age_that_an_answer_already_had_counts(world: World) -> None:
@@ -210,9 +210,9 @@ def test_an_unsafe_method_makes_entries_invalid(world: World, method: str) -> No
 
 @pytest.mark.parametrize("size", [100, 300_000])
 def test_ten_who_ask_the_same_are_one_to_the_origin(world: World, size: int) -> None:
-    """Collapsed forwarding: the origin is asked once, and everybody gets the whole."""
+    """Collapsed forwarding: the origin is asked once, and everybody gets the whole (of squid: what is a download)."""
     server, running = world
-    path = f"/collapsed-{size}"
+    path = f"/collapsed-{size}.deb"
 
     def route(handler: object) -> None:
         time.sleep(0.3)  # the others come meanwhile; who comes later still gets it from the store

@@ -27,7 +27,6 @@ from tests.unit.cacheworld import (
     settings,
     talk,
 )
-from tests.unit.test_cache_message import SMUGGLING
 from vmproxy.cache.policy import Stored
 from vmproxy.cache.store import Draft
 from vmproxy.errors import Busy, Refused
@@ -232,54 +231,6 @@ def test_stale_if_error_is_given_where_the_origin_allows_it(tmp_path: Path) -> N
             expected = {"": 200, "500": 500, "close": 502}["".join(how)]
             assert fetch(running.address, server.url("/must")).status == expected
             assert fetch(running.address, server.url("/plain")).status == expected
-
-
-@pytest.fixture(scope="module")
-def shut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """A proxy with the usual rules: nothing of this machine is a target."""
-    with proxy(settings(tmp_path_factory.mktemp("shut") / "c", targets=())) as running:
-        yield running.address
-
-
-@pytest.mark.parametrize("data", SMUGGLING.values(), ids=SMUGGLING.keys())
-def test_p15_the_smuggling_set_is_a_400_and_the_end(shut: tuple[str, int], data: bytes) -> None:
-    """Refused, closed, and what stands behind it is never read as a request."""
-    answer = talk(shut, data + b"0\r\n\r\nGET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 "))
-    assert answer.count(b"HTTP/1.1 ") == 1
-
-
-@pytest.mark.parametrize(
-    ("request_line", "status"),
-    [
-        ("GET / HTTP/1.1", 400),
-        ("GET ftp://a.example/ HTTP/1.1", 400),
-        ("GET https://a.example/ HTTP/1.1", 501),
-        ("GET http://user:secret@a.example/ HTTP/1.1", 400),
-        ("GET http://a.example/#x HTTP/1.1", 400),
-        ("GET http:///x HTTP/1.1", 400),
-        ("GET http://a.example:99999/ HTTP/1.1", 400),
-        ("GET http://127.0.0.1:25/ HTTP/1.1", 403),
-        ("GET http://127.0.0.1:8080/ HTTP/1.1", 403),
-        ("GET http://localhost:8080/ HTTP/1.1", 403),
-        ("GET http://2130706433:8080/ HTTP/1.1", 403),
-        ("GET http://0x7f.1:8080/ HTTP/1.1", 403),
-        ("GET http://[::ffff:127.0.0.1]:8080/ HTTP/1.1", 403),
-        ("GET http://169.254.169.254/latest/meta-data/ HTTP/1.1", 403),
-        ("GET http://10.0.0.1/ HTTP/1.1", 403),
-        ("CONNECT 127.0.0.1:443 HTTP/1.1", 403),
-        ("CONNECT 93.184.216.34:22 HTTP/1.1", 403),
-        ("CONNECT a.example HTTP/1.1", 400),
-        ("TRACE http://93.184.216.34/ HTTP/1.1", 405),
-        ("GET http://a.example/ HTTP/2.0", 505),
-    ],
-)
-def test_t10_what_a_proxy_must_not_do_is_refused(shut: tuple[str, int], request_line: str, status: int) -> None:
-    """Not this machine by any name, not private networks, no ports of other services; one line says why."""
-    answer = talk(shut, f"{request_line}\r\nHost: a.example\r\n\r\n".encode())
-    assert answer.startswith(b"HTTP/1.1 %d " % status), answer
-    assert b"secret" not in answer
-    assert answer.partition(b"\r\n\r\n")[2].startswith(b"vmproxy cache: ")
 
 
 def test_t10_slow_and_idle_clients_are_let_go(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ _HOST = re.compile(r"[0-9A-Za-z.-]+|\[[0-9A-Fa-f:.]+\]")
 _READ_SECONDS = 600
 _MEMORY = 64
 _FILES = 8192
+_DOWNLOADS = r"\.([ui]?deb|rpm|apk|tar|tgz|gz|bz2|xz|zst|lz4|zip|whl|jar|gem|iso|img|bin)(\?|$)"
 
 _SPECIAL_4 = (
     *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
@@ -138,8 +139,18 @@ def _place(settings: CacheSettings, run: Run) -> list[str]:
         f"maximum_object_size {max(1, settings.size // 4 >> 10)} KB",
         f"cache_mem {min(_MEMORY, megabytes)} MB",
         "cache deny any_internal",
+        "acl authorized req_header Authorization .",
+        "cache deny authorized",
         "send_hit deny any_internal",
+        "acl whole http_status 200",
+        "acl cookie rep_header Set-Cookie .",
+        "store_miss deny !whole",
+        "store_miss deny cookie",
+        # Squid 5 and 6 never find again what they collapsed if it comes with Vary: files of packages seldom do.
         "collapsed_forwarding on",
+        f"acl download urlpath_regex -i {_DOWNLOADS}",
+        "collapsed_forwarding_access allow download",
+        "collapsed_forwarding_access deny all",
         "refresh_pattern . 0 10% 10080",
         "max_stale 0 seconds",
         "quick_abort_min 0 KB",
