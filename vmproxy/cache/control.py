@@ -131,6 +131,7 @@ class Control:
                 "pid": os.getpid(),
                 "listen": f"{proxy.settings.address}:{proxy.settings.port}",
                 "seconds": round(time.time() - self._begun),
+                **({"pip": proxy.beside()} if proxy.beside else {}),
                 **await proxy.held(),
                 **proxy.stats.document(),
             }

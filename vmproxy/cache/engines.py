@@ -21,6 +21,8 @@ class Engine(Protocol):
     name: str
     settings: CacheSettings
     stats: Stats
+    beside: Callable[[], dict[str, Any]] | None
+    """The status of the cache for pip, where there is one."""
 
     async def start(self) -> int:
         """Listen; the port, once clients can come. Raises VmproxyError, and has stopped then."""

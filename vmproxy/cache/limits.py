@@ -62,3 +62,5 @@ class CacheSettings:
     engine: str = "embedded"
     upstream: ProxyURL | None = None
     no_proxy: tuple[str, ...] = ()
+    pip_port: int = 0
+    """Where the cache for pip listens, at the same address; 0 for none."""

@@ -44,6 +44,7 @@ def make_settings(
     engine: str | None = None,
     upstream: ProxyURL | None = None,
     no_proxy: Sequence[str] = (),
+    pip_port: int = 0,
 ) -> CacheSettings:
     """The settings from texts. Raises UsageError."""
     try:
@@ -64,7 +65,10 @@ def make_settings(
         engine=engine or engines.NAMES[0],
         upstream=upstream,
         no_proxy=tuple(no_proxy),
+        pip_port=pip_port,
     )
+    if pip_port == settings.port:
+        raise UsageError(f"--port and --pip-port are both {pip_port}", hint="--pip-port N")
     check_settings(settings)
     return settings
 
@@ -117,6 +121,10 @@ def serve(
     (the port is), NotPermitted, UsageError; LostContact where the engine ends by itself.
     """
     engines.check(settings.engine)
+    if settings.pip_port:
+        from vmproxy.cache.pipcache import PipCache, need_proxpi
+
+        need_proxpi()
     _more_files()
 
     async def main() -> None:
@@ -127,11 +135,17 @@ def serve(
                 loop.add_signal_handler(getattr(signal, name), end.set)
         engine = engines.load(settings, log=log, warn=warn or log or (lambda _text: None))
         port = await engine.start()
+        beside = PipCache(engine.settings, warn=warn or log or (lambda _text: None)) if settings.pip_port else None
         try:
+            if beside:
+                await beside.start()
+                engine.beside = beside.status
             host = f"[{settings.address}]" if ":" in settings.address else settings.address
             ready(f"http://{host}:{port}")
             await _first(end.wait(), engine.ended())
         finally:
+            if beside:
+                await beside.stop()
             await engine.stop()
 
     asyncio.run(main())

@@ -21,7 +21,7 @@ _HOSTS = 10
 _TUNNELS = "https: is tunnelled and never cached"
 SERVE = (
     *("port", "bind", "dir", "size", "allow", "allow-target", "connect-port", "engine"),
-    *("upstream", "upstream-file", "upstream-keyring", "no-proxy"),
+    *("upstream", "upstream-file", "upstream-keyring", "no-proxy", "pip", "pip-port"),
 )
 """The options of a proxy: of ``serve``, and of what has it started in another way."""
 
@@ -69,6 +69,7 @@ def _serve(run: Run) -> int:
 def settings_of(run: Run) -> CacheSettings:
     """What the options say, read as ``serve`` reads them. Raises UsageError."""
     from vmproxy.cache import run as cache
+    from vmproxy.cache.limits import DEFAULT_PIP_PORT
 
     return cache.make_settings(
         directory(run),
@@ -81,6 +82,7 @@ def settings_of(run: Run) -> CacheSettings:
         engine=run.value("engine"),
         upstream=(proxy := upstream(run)),
         no_proxy=no_proxy(run) if proxy else (),
+        pip_port=run.value("pip-port", DEFAULT_PIP_PORT) if run.value("pip") else 0,
     )
 
 
@@ -178,8 +180,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
     given = found["hits"] + found["revalidated"] + found["stale"]
     rows = found["hosts"][:_HOSTS]
     width = max((len(row["host"]) for row in rows), default=0)
+    pip = found.get("pip")
     return [
         first,
+        *([f"pip: {pip['index']}{'' if pip['running'] else ', which has ended'}"] if pip else []),
         f"entries: {found['entries']}, {_bytes(found['size'])}{room}",
         f"hits: {given} of {given + found['misses']} ({found['ratio']:.0%}), {_bytes(found['bytes_saved'])} saved,"
         f" {_bytes(found['bytes_fetched'])} fetched",
