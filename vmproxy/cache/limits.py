@@ -10,6 +10,7 @@ from vmproxy.model import ProxyURL
 Network = IPv4Network | IPv6Network
 
 DEFAULT_PORT = 8123
+DEFAULT_PIP_PORT = 5001
 DEFAULT_ADDRESS = "127.0.0.1"
 DEFAULT_SIZE_BYTES = 10 << 30
 
