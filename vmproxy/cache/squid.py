@@ -55,6 +55,7 @@ class Squid:
     """A squid of ours. See :class:`vmproxy.cache.engines.Engine`."""
 
     name = "squid"
+    beside: Callable[[], dict[str, Any]] | None = None
 
     def __init__(
         self, settings: CacheSettings, *, log: Callable[[str], None] | None, warn: Callable[[str], None]
