@@ -70,7 +70,11 @@ class PipCache:
         settings = self._settings
         host = f"[{settings.address}]" if ":" in settings.address else settings.address
         alive = self._child is not None and self._child.returncode is None and self._port > 0
-        return {"running": alive, "listen": f"{host}:{settings.pip_port}", "index": f"http://{host}:{settings.pip_port}{_PATH}"}
+        return {
+            "running": alive,
+            "listen": f"{host}:{settings.pip_port}",
+            "index": f"http://{host}:{settings.pip_port}{_PATH}",
+        }
 
     async def stop(self) -> None:
         """End it and all that goes through it."""
