@@ -18,7 +18,9 @@ Connect = Callable[..., Any]
 
 
 class Contract:
-    """Derive, give a fixture ``place`` (port, user), and every promise below is tested there."""
+    """Derive, give a fixture ``place`` (port, user), and every promise below is tested there; ``by`` is the way."""
+
+    quick_commands = 60
 
     @pytest.fixture
     def vm(self, place: tuple[int, str], keys: Keys) -> dict[str, Any]:
@@ -65,7 +67,7 @@ class Contract:
     def test_quick_commands_in_a_row(self, log_in: Connect, vm: dict[str, Any]) -> None:
         """A command that is started while the last one's process ends is not lost (dropbear closes its channel)."""
         connection = log_in(vm["port"], target=vm)
-        for number in range(60):
+        for number in range(self.quick_commands):
             assert read_all(connection.start(f"echo {number}")) == f"{number}\n".encode()
 
     def test_megabytes_both_ways(self, log_in: Connect, vm: dict[str, Any]) -> None:

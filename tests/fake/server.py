@@ -21,6 +21,7 @@ from paramiko.common import (
     AUTH_SUCCESSFUL,
     MSG_NAMES,
     OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED,
+    OPEN_FAILED_CONNECT_FAILED,
     OPEN_SUCCEEDED,
 )
 
@@ -34,7 +35,7 @@ Act = Callable[[paramiko.Channel, bytes], None]
 
 @dataclass
 class Rules:
-    """Who is let in, and how commands go."""
+    """Who is let in, and how commands go. ``forward``: it is a jump host, which connects to where it is asked to."""
 
     keys: frozenset[bytes] = frozenset()
     passwords: dict[str, str] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class Rules:
     server_algorithms: dict[str, list[str]] = field(default_factory=dict)
     version: str = ""
     close_after_failures: int = 10
+    forward: bool = False
 
 
 class FakeServer:
@@ -139,7 +141,7 @@ class FakeServer:
         transport._channel_counter = self.rules.first_channel
         self._count(transport)
         with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
-            transport.start_server(server=_Interface(self))
+            transport.start_server(server=_Interface(self, transport))
 
     def _count(self, transport: paramiko.Transport) -> None:
         read = transport.packetizer.read_message
@@ -196,6 +198,31 @@ class FakeServer:
         child.stdout.close()
         child.stderr.close()
 
+    def pass_on(self, transport: paramiko.Transport, number: int, sock: socket.socket) -> None:
+        """Join the channel of that number, once it is open, and the socket."""
+        self._sockets.append(sock)
+
+        def join() -> None:
+            while (channel := transport.accept(5)) is not None and channel.chanid != number:
+                pass
+            if channel is None:
+                return
+            self._spawn(lambda: up(channel))
+            with contextlib.suppress(OSError, EOFError):
+                while data := sock.recv(65536):
+                    channel.sendall(data)
+            with contextlib.suppress(OSError, EOFError):
+                channel.close()
+
+        def up(channel: paramiko.Channel) -> None:
+            with contextlib.suppress(OSError, EOFError):
+                while data := channel.recv(65536):
+                    sock.sendall(data)
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+        self._spawn(join)
+
     def offer(self, channel: paramiko.Channel, kind: str) -> None:
         """Ask the client for a channel it must not give: x11, forwarded-tcpip or the agent; note what it says."""
         transport = channel.get_transport()
@@ -214,8 +241,9 @@ class FakeServer:
 class _Interface(paramiko.ServerInterface):
     """paramiko's questions, answered by the rules of one server; one object a connection."""
 
-    def __init__(self, server: FakeServer) -> None:
+    def __init__(self, server: FakeServer, transport: paramiko.Transport) -> None:
         self._server = server
+        self._transport = transport
         self._rules = server.rules
         self._passed: set[str] = set()
         self._failures = 0
@@ -298,6 +326,14 @@ class _Interface(paramiko.ServerInterface):
         self._server.seen.append("port forward")
         return False
 
-    def check_channel_direct_tcpip_request(self, *args: object) -> int:
-        self._server.seen.append("direct-tcpip")
-        return OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+    def check_channel_direct_tcpip_request(self, chanid: int, _origin: object, to: tuple[str, int]) -> int:
+        self._server.seen.append(f"direct-tcpip {to[0]}:{to[1]}")
+        if not self._rules.forward:
+            return OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+        try:
+            sock = socket.create_connection(to, timeout=5)
+        except OSError:
+            return OPEN_FAILED_CONNECT_FAILED
+        sock.settimeout(None)
+        self._server.pass_on(self._transport, chanid, sock)
+        return OPEN_SUCCEEDED

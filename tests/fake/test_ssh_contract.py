@@ -83,12 +83,52 @@ class TestOpenSsh(BurstContract):
         assert transport.preferred_kex == type(transport)._preferred_kex
 
 
+class ByJump:
+    """The way leads through another sshd, which has a key and an ssh_config of its own."""
+
+    transport = "ssh"
+    quick_commands = 5
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def jump_host(cls, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+        """An ssh_config that knows the jump host ``door``."""
+        directory = tmp_path_factory.mktemp("jump")
+        host_key, authorized = Path(keys.path("host_rsa")), Path(keys.path("ecdsa") + ".pub")
+        with sshd(directory, authorized=authorized, host_key=host_key, more=("PermitOpen any",)) as (port, user):
+            config = directory / "config"
+            config.write_text(
+                f"Host door\n HostName 127.0.0.1\n Port {port}\n User {user}\n"
+                f" IdentityFile {keys.path('ecdsa')}\n IdentitiesOnly yes\n"
+            )
+            yield config
+
+    @pytest.fixture
+    def by(self, jump_host: Path) -> By:
+        """Through ``door``."""
+        return By(self.transport, {"jump": "door", "ssh_config": str(jump_host)})
+
+
+class TestJump(ByJump, BurstContract):
+    """paramiko through a jump host: the same promises, the burst too."""
+
+    place = TestOpenSsh.place
+
+
 class TestProgram(Contract):
     """The host's ssh program, on sshd: the same promises."""
 
+    quick_commands = 10
     place = TestOpenSsh.place
 
     @pytest.fixture
     def by(self) -> By:
         """ssh."""
         return By("openssh")
+
+
+class TestProgramJump(ByJump, Contract):
+    """ssh with a jump host."""
+
+    transport = "openssh"
+    place = TestOpenSsh.place

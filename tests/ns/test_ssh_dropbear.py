@@ -50,6 +50,7 @@ class TestDropbear(BurstContract):
 class TestDropbearByProgram(Contract):
     """The ssh program of this host, on dropbear."""
 
+    quick_commands = 30
     place = TestDropbear.place
 
     @pytest.fixture

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from vmproxy.errors import UsageError
 from vmproxy.model import Target
 from vmproxy.transports import SshOptions
+from vmproxy.transports._route import endpoint_of
 from vmproxy.transports._ssh_config import Disk, HostConfig, Person, lookup
-from vmproxy.transports.ssh import endpoint_of
 
 USER = "/home/me/.ssh/config"
 PERSON = Person(home="/home/me", user="me", environ={"WORK": "/work"})
@@ -218,22 +218,21 @@ def test_match_exec_never_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "Host vm\n  ProxyJump bastion\n",
         "ProxyCommand nc %h %p\n",
         "Host vm\n  proxycommand = ssh -W %h:%p bastion\n",
-        "ProxyJump bastion\nProxyCommand none\n",
-        "Match originalhost vm\n  ProxyJump bastion\n",
+        "ProxyCommand nc %h %p\nProxyJump bastion\n",
+        "Host vm\n  ProxyJump bastion\nHost bastion\n  ProxyCommand nc %h %p\n",
     ],
 )
-def test_an_alias_behind_a_jump_host_is_refused(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ProxyJump and ProxyCommand are exit 2 with a hint; the host is never reached directly."""
+def test_an_alias_behind_a_command_is_refused(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ProxyCommand is exit 2 with a hint, for a jump host too; the host is never reached directly."""
     assert look(text).proxy
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "config").write_text(text)
     target = Target(name="ssh:vm", provider="ssh", host="vm", port=0)
-    with pytest.raises(UsageError, match="not supported yet") as caught:
+    with pytest.raises(UsageError, match="is reached by a ProxyCommand") as caught:
         endpoint_of(target, SshOptions(ssh_config=str(tmp_path / "config")))
-    assert caught.value.hint
+    assert caught.value.hint == "--ssh openssh"
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,9 @@ class Login:
 
     def _hint(self) -> str:
         if self._rsa_refused and _knows_only_sha1(self._transport.remote_version):
-            return "this ssh server knows RSA keys with SHA-1 only, which is not supported: an ecdsa key, or a newer VM"
+            return "this ssh server knows RSA keys with SHA-1 only: an ecdsa key, or --ssh openssh"
+        if any("not supported" in line for line in self._tried):
+            return "--ssh openssh takes every kind of key that this host's ssh does"
         if any("passphrase" in line for line in self._tried):
             return "VMPROXY_SSH_PASSPHRASE, ssh-add, or a terminal to ask on"
         return "-i FILE names the key; VMPROXY_SSH_PASSWORD holds a password"

@@ -14,6 +14,8 @@ from vmproxy.transports import SshOptions
 if TYPE_CHECKING:
     import paramiko
 
+    from vmproxy.transports._tunnel import Passage
+
 _STDERR_LIMIT_BYTES = 64 << 10
 _COMMAND_LIMIT_BYTES = 8 << 10  # dropbear drops a connection whose command passes about 9,000 bytes
 _PIECE_BYTES = 64 << 10
@@ -21,9 +23,9 @@ _START_SECONDS = 30.0
 _SETTLE_SECONDS = 1.0
 
 
-def shut(transport: paramiko.Transport, sock: socket.socket) -> None:
+def shut(transport: paramiko.Transport, sock: socket.socket | Passage) -> None:
     """Close at once: without the shutdown paramiko's reader notices only after its 100 ms poll."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, EOFError):
         sock.shutdown(socket.SHUT_RDWR)
     transport.close()
     sock.close()
@@ -51,11 +53,22 @@ class _Guard(contextlib.AbstractContextManager["_Guard"]):
 
 
 class SshConnection:
-    """One logged-in connection; implements :class:`vmproxy.transports.Connection`."""
+    """One logged-in connection; implements :class:`vmproxy.transports.Connection`.
 
-    def __init__(self, transport: paramiko.Transport, sock: socket.socket, place: str, options: SshOptions) -> None:
+    ``below`` is the connection to a jump host that ``sock`` leads through; it is closed with this one.
+    """
+
+    def __init__(
+        self,
+        transport: paramiko.Transport,
+        sock: socket.socket | Passage,
+        place: str,
+        options: SshOptions,
+        below: SshConnection | None = None,
+    ) -> None:
         self._transport = transport
         self._socket = sock
+        self.below = below
         self._options = options
         self.place = place
         self._kept: tuple[str, paramiko.Channel] | None = None
@@ -95,8 +108,19 @@ class SshConnection:
         return SshChannel(self, channel, self._options.output_limit_bytes)
 
     def close(self) -> None:
-        """Close; safe to call twice."""
+        """Close; safe to call twice. The lowest comes first: then nothing above can wait for a peer that is gone."""
+        if self.below is not None:
+            self.below.close()
         shut(self._transport, self._socket)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the connection is still there, as far as is known."""
+        return self._transport.is_active() and not self._ended()
+
+    def forward(self, host: str, port: int, *, timeout_seconds: float) -> paramiko.Channel:
+        """A TCP connection from there on. Raises what paramiko raises."""
+        return self._transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=timeout_seconds)
 
     def guard(self, seconds: float) -> _Guard:
         """A block that may take that long; then the connection is closed."""

@@ -42,7 +42,7 @@ def parse(text: str, *, where: str = "-J") -> tuple[Hop, ...]:
     pieces = text.split(",")
     if len(pieces) > LIMIT:
         raise UsageError(f"more than {LIMIT} jump hosts", where=where, hint=_HINT)
-    hops = tuple(_hop(piece.strip(), where) for piece in pieces)
+    hops = tuple(_hop(piece.strip(" "), where) for piece in pieces)
     for number, hop in enumerate(hops):
         if hop in hops[:number]:
             raise UsageError(f"{printable(hop.text)} is on the way twice", where=where, hint=_HINT)

@@ -59,13 +59,21 @@ class Person:
 
 
 def lookup(
-    alias: str, *, user: str, port: int, ssh_config: str, person: Person, disk: Disk | None = None
+    alias: str,
+    *,
+    user: str,
+    port: int,
+    ssh_config: str,
+    person: Person,
+    disk: Disk | None = None,
+    proxy: str = "",
 ) -> HostConfig:
     """What applies to ``alias``, with the user and port (0: not said) the command line gave. Raises UsageError.
 
-    ``ssh_config`` is -F: one file, alone; ``none`` for no file; "" for the user's, then the system's.
+    ``ssh_config`` is -F: one file, alone; ``none`` for no file; "" for the user's, then the system's. ``proxy`` is a
+    directive that was said before all files (``ProxyJump none``), so that theirs do not matter.
     """
-    reader = _Reader(alias, user, port, person, disk or Disk())
+    reader = _Reader(alias, user, port, person, disk or Disk(), proxy)
     if ssh_config == "none":
         pass
     elif ssh_config:
@@ -79,7 +87,7 @@ def lookup(
 class _Reader:
     """One pass over the files; the first value of a keyword stays, IdentityFile adds up."""
 
-    def __init__(self, alias: str, user: str, port: int, person: Person, disk: Disk) -> None:
+    def __init__(self, alias: str, user: str, port: int, person: Person, disk: Disk, proxy: str) -> None:
         self._alias = alias
         self._user = user
         self._port = port
@@ -87,7 +95,7 @@ class _Reader:
         self._disk = disk
         self._values: dict[str, str] = {}
         self._identities: list[str] = []
-        self._proxy = ""
+        self._proxy = proxy
         self._files = 0
 
     def file(self, path: str, *, must_be: bool = False, base: str = "", depth: int = 0, doubt: bool = False) -> None:
@@ -168,7 +176,7 @@ class _Reader:
             raise UsageError(
                 f"whether {keyword} applies to {printable(self._alias)} cannot be told without running something",
                 where=where,
-                hint="name the VM directly: ssh://user@host:port",
+                hint="--ssh openssh runs it, or name the VM directly: ssh://user@host:port, with -J none",
             )
 
     def _match(self, words: list[str], where: str) -> bool | None:

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import socket
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmproxy.errors import Unreachable, Untrusted, UsageError
+from vmproxy.errors import NotPermitted, Unreachable, Untrusted
 from vmproxy.model import Target, printable
-from vmproxy.transports import SshOptions, _known_hosts
+from vmproxy.transports import Secrets, SshOptions, _known_hosts
 from vmproxy.transports._auth import SECONDS, Endpoint, Login
 from vmproxy.transports._burst import NoBurst, burst, only_key
 from vmproxy.transports._channel import SshConnection, shut
-from vmproxy.transports._jump import check_name
 from vmproxy.transports._library import library as _library
+from vmproxy.transports._route import route
 from vmproxy.transports._tcp import GREETING, Dial, place
+from vmproxy.transports._tunnel import Passage, Tunnel
 
 if TYPE_CHECKING:
     import paramiko
@@ -36,25 +36,59 @@ _WEAK = {
 
 
 def connect(target: Target, *, options: SshOptions, first: str = "") -> SshConnection:
-    """Connect, hold the host key against what is known, log in.
+    """Connect, hold the host key against what is known, log in; on the way to it, the same at each jump host.
 
     Raises Unreachable (within the connect timeout), Untrusted (before any authentication), NotPermitted, UsageError.
     ``first`` is started along with the log-in where that can be done (see ``_burst``).
     """
-    if options.jump:
-        raise UsageError("jump hosts are not supported yet", where=options.jump, hint="connect directly, without -J")
-    endpoint = endpoint_of(target, options)
+    *jumps, endpoint = route(target, options)
     pin = _known_hosts.check_pin(options.host_key or target.host_key) if options.host_key or target.host_key else ""
     path = Path(options.known_hosts or target.known_hosts or _known_hosts.default_path()).expanduser()
-    if first:
-        with contextlib.suppress(NoBurst):
-            return _connect(endpoint, options, pin, path, first)
-    return _connect(endpoint, options, pin, path, "")
+    below = _through(jumps, options) if jumps else None
+    try:
+        if first:
+            with contextlib.suppress(NoBurst):
+                return _connect(endpoint, options, pin, path, first, below)
+        return _connect(endpoint, options, pin, path, "", below)
+    except BaseException:
+        if below is not None:
+            below.close()
+        raise
 
 
-def _connect(endpoint: Endpoint, options: SshOptions, pin: str, path: Path, first: str) -> SshConnection:
-    """One connection, trusted and logged in. Raises NoBurst where ``first`` cannot be started along with it."""
-    dial = Dial(endpoint.host, endpoint.port, timeout_seconds=options.connect_timeout_seconds)
+def _through(jumps: list[Endpoint], options: SshOptions) -> SshConnection:
+    """A connection to the last of the jump hosts. What the user said for the VM alone is not for them: its pin, its
+    password (RELIABILITY T02)."""
+    path = Path(options.known_hosts or _known_hosts.default_path()).expanduser()
+    secrets = Secrets(passphrase=options.secrets.passphrase)
+    theirs = dataclasses.replace(options, secrets=secrets, host_key="", meanwhile=lambda: None)
+    below: SshConnection | None = None
+    for endpoint in jumps:
+        try:
+            below = _connect(endpoint, theirs, "", path, "", below)
+        except BaseException as error:
+            if below is not None:
+                below.close()
+            if isinstance(error, Unreachable | NotPermitted):
+                what = f"jump host: {error.what.replace('the VM', 'it')}"
+                raise type(error)(what, where=error.where, hint=error.hint.replace("the VM", "it")) from error
+            raise
+    assert below is not None  # noqa: S101 - there is one at least
+    return below
+
+
+def _connect(
+    endpoint: Endpoint, options: SshOptions, pin: str, path: Path, first: str, below: SshConnection | None
+) -> SshConnection:
+    """One connection, trusted and logged in, over ``below`` where there is one; that stays open when this fails.
+
+    Raises NoBurst where ``first`` cannot be started along with it.
+    """
+    dial: Dial | Tunnel
+    if below is None:
+        dial = Dial(endpoint.host, endpoint.port, timeout_seconds=options.connect_timeout_seconds)
+    else:
+        dial = Tunnel(below, endpoint.host, endpoint.port, timeout_seconds=options.connect_timeout_seconds)
     name = endpoint.key_name or _known_hosts.host_name(endpoint.host, endpoint.port)
     known = b"" if pin else _known_hosts.read(path)
     library = _library()
@@ -65,7 +99,7 @@ def _connect(endpoint: Endpoint, options: SshOptions, pin: str, path: Path, firs
     except BaseException:
         sock.close()
         raise
-    connection = SshConnection(transport, sock, endpoint.place, options)
+    connection = SshConnection(transport, sock, endpoint.place, options, below)
     try:
         _trust(transport.get_remote_server_key(), endpoint, options, pin, path, name, known)
         if key is not None:
@@ -78,6 +112,7 @@ def _connect(endpoint: Endpoint, options: SshOptions, pin: str, path: Path, firs
             Login(transport, endpoint, options, connection.guard).run()
         transport.set_keepalive(options.keepalive_seconds)
     except BaseException:
+        connection.below = None
         connection.close()
         raise
     return connection
@@ -94,62 +129,9 @@ def _trust(
         options.notify(f"new host key of {printable(name)} kept: {_known_hosts.fingerprint(blob)} ({path})")
 
 
-def endpoint_of(target: Target, options: SshOptions) -> Endpoint:
-    """The target with the user's options, ssh_config (for targets of the ``ssh`` provider only) and defaults."""
-    for identity in options.identities:
-        if not Path(identity).expanduser().is_file():
-            raise UsageError("there is no such key file", where=printable(identity), hint="-i FILE: a private key")
-    endpoint = Endpoint(
-        host=target.host,
-        port=target.port,
-        user=target.user,
-        identities=options.identities + target.identities,
-        only_identities=target.only_identities,
-        passwords=target.passwords,
-    )
-    if target.provider == "ssh":
-        endpoint = _with_ssh_config(endpoint, options)
-    endpoint = dataclasses.replace(endpoint, port=endpoint.port or 22, user=endpoint.user or _login_name())
-    check_name("host", endpoint.host)
-    check_name("user", endpoint.user)
-    if endpoint.key_name:
-        check_name("host", endpoint.key_name)
-    return endpoint
-
-
-def _with_ssh_config(said: Endpoint, options: SshOptions) -> Endpoint:
-    """What was said, then what ssh_config says. Raises UsageError for a host that is behind another one."""
-    from vmproxy.transports._ssh_config import Person, lookup
-
-    person = Person(home=os.path.expanduser("~"), user=_login_name(), environ=os.environ)
-    found = lookup(said.host, user=said.user, port=said.port, ssh_config=options.ssh_config, person=person)
-    if found.proxy:
-        raise UsageError(
-            f"{printable(said.host)} is reached through {printable(found.proxy, limit=80)}: not supported yet",
-            where="ssh_config",
-            hint="open a tunnel (ssh -L) and name its local end: ssh://user@127.0.0.1:PORT",
-        )
-    return dataclasses.replace(
-        said,
-        host=found.hostname,
-        port=found.port,
-        user=found.user,
-        identities=said.identities + found.identities,
-        only_identities=said.only_identities or found.only_identities,
-        key_name=found.key_alias.lower(),
-    )
-
-
-def _login_name() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError) as error:
-        raise UsageError("no log-in name is known", hint="say it: ssh://USER@HOST") from error
-
-
-def _handshake(library: Any, sock: socket.socket, dial: Dial, known: bytes, name: str) -> paramiko.Transport:
+def _handshake(
+    library: Any, sock: socket.socket | Passage, dial: Dial | Tunnel, known: bytes, name: str
+) -> paramiko.Transport:
     """Banner and key exchange, until the dial's deadline. The server is not yet trusted after it."""
     where = place(dial.host, dial.port)
     transport: paramiko.Transport = library.Transport(sock, disabled_algorithms=_WEAK)
@@ -174,7 +156,7 @@ def _handshake(library: Any, sock: socket.socket, dial: Dial, known: bytes, name
         raise Unreachable(
             f"no common algorithm with the ssh server {printable(banner, limit=60)}: {printable(str(error), limit=99)}",
             where=where,
-            hint="servers that know only ssh-rsa (SHA-1) are not supported: a newer VM, or another key type there",
+            hint="--ssh openssh speaks with older servers too",
         ) from error
     detail = printable(str(error), limit=120) if error and str(error) else "the connection ended"
     raise Unreachable(f"no SSH handshake: {detail}", where=where, hint="is this the VM's ssh port?") from error

@@ -1,0 +1,60 @@
+"""What -J takes, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmproxy.errors import UsageError
+from vmproxy.transports._jump import LIMIT, Hop, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "hops"),
+    [
+        ("", ()),
+        ("none", ()),
+        ("None", ()),
+        ("bastion", (Hop(host="bastion"),)),
+        ("me@bastion:2222", (Hop(host="bastion", user="me", port=2222),)),
+        ("a@dom@bastion", (Hop(host="bastion", user="a@dom"),)),
+        ("ssh://me@bastion:22/", (Hop(host="bastion", user="me", port=22),)),
+        ("[::1]:22,10.0.0.1", (Hop(host="::1", port=22), Hop(host="10.0.0.1"))),
+        ("me@[fe80::2]", (Hop(host="fe80::2", user="me"),)),
+    ],
+)
+def test_forms(text: str, hops: tuple[Hop, ...]) -> None:
+    """Names, users, ports, URLs and IPv6 in brackets; the first is the nearest."""
+    assert parse(text) == hops
+    assert parse(",".join(hop.text for hop in hops)) == hops
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("-oProxyCommand=x", "a,-b", "-l@a", "a b", "a,,b", ",", "a,", "@a", "a@", "a:0", "a:65536", "a:", "a:x"),
+        *("::1", "[::1", "[::1]x", "[a]", "[]", "a*", "a;b", "$(x)", "`x`", "a|b", "%h", "é", "a:٣", "a\n", "\x1b[2J"),
+        *("me:secret@a", "ssh://me:secret@a", "ssh://", "http://a", "a/b", "none,a,none,a", "[fe80::1%eth0]"),
+        ",".join(f"h{number}" for number in range(LIMIT + 1)),
+    ],
+)
+def test_t05_what_is_refused(text: str) -> None:
+    """Exit 2 for what is no host, what a shell or ssh could misread, and a password, which is not repeated."""
+    with pytest.raises(UsageError) as caught:
+        parse(text)
+    assert str(caught.value).isprintable()
+    assert "secret" not in str(caught.value)
+
+
+@given(st.text(max_size=40))
+def test_t05_nothing_odd_comes_through(text: str) -> None:
+    """Whatever was taken has only letters, digits and a few signs in it, and does not begin with a minus."""
+    try:
+        hops = parse(text)
+    except UsageError:
+        return
+    for hop in hops:
+        for word in (hop.host, hop.user):
+            assert not word.startswith("-")
+            assert not set(word) & set(" \t\n'\"`$;&|<>(){}*?!#~%,")
