@@ -61,9 +61,9 @@ def seen_wish(facts: Facts, guest: Guest) -> Wish | None:
     for path in (guest.WISH_FILE, *guest.FILES):
         file = facts.files.get(path)
         found = blocks.find(file.content, path=path) if file and file.content else None
-        if found and found.record not in records:
-            records.append(found.record)
+        if found:
             held = held or read_payload(found.payload)
+            records += [found.record] if found.record not in records else []
     if any(data.get("via") == daemonjson.VIA for data in records):
         held = {**held, **daemonjson.held(facts, guest)}
     wishes = [wish for data in records if (wish := recorded(data, held))]
@@ -175,7 +175,7 @@ def desire(facts: Facts, guest: Guest, wish: Wish, variant: str) -> Desired:
         door=seen.door,
         bridges_named=bool(wish.bridges),
         environment=exported or environment,
-        warnings=(*warnings, guest.SECRETS_SEEN) if secret and guest.SECRETS_SEEN else warnings,
+        warnings=warnings,
     )
 
 
@@ -295,11 +295,11 @@ def _stale(
     was put off,
     where the daemon has a proxy that the guest's file does not name.
     """
-    for change in files:
-        if change.before.path == guest.WISH_FILE and change.before.content is not None:
-            found = blocks.find(change.before.content, path=change.before.path)
-            ours = read_payload(found.payload) if found else {}
-            return any(running.get(name) == value for name, value in ours.items())
+    before = [change.before for change in files if change.before.path in guest.FILES and change.before.content]
+    gone = [blocks.find(file.content or b"", path=file.path) for file in before]
+    ours = {name: value for block in gone if block for name, value in read_payload(block.payload).items()}
+    if ours or any(file.path == guest.WISH_FILE for file in before):
+        return any(running.get(name) == value for name, value in ours.items())
     return restart_always and unnamed_proxy(facts, guest)
 
 
@@ -309,8 +309,8 @@ def unnamed_proxy(facts: Facts, guest: Guest) -> bool:
         return False
     if daemonjson.unnamed(facts, guest):
         return True
-    file = facts.files.get(guest.WISH_FILE)
-    texts = ((file.content if file else None) or b"", *facts.texts.values())
+    ours = [(file.content or b"") for path in guest.FILES if (file := facts.files.get(path)) is not None]
+    texts = (*ours, *facts.texts.values())
     environment = facts.daemon.environment
     values = {value for name, value in environment.items() if value and name.lower() in ("http_proxy", "https_proxy")}
     return any(not any(value.encode("utf-8", "surrogateescape") in text for text in texts) for value in values)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from vmproxy.errors import UsageError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
+_IN_FILE = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\$`]|\\["\\$`])*)"', re.ASCII)
 _EXPORT = re.compile(r"export ([A-Za-z_][A-Za-z0-9_]*)='((?:[^']|'\\'')*)'", re.ASCII)
 _POWERSHELL_QUOTE = re.compile("['\u2018\u2019\u201a\u201b]")
 _YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
@@ -172,3 +173,22 @@ def systemd_command(argv: Sequence[str]) -> str:
         raise UsageError("systemd needs an absolute path without $", where="".join(words[:1]))
     quoted = [word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") for word in words]
     return " ".join(f'"{word}"' for word in (quoted[0], *(word.replace("$", "$$") for word in quoted[1:])))
+
+
+def systemd_file(name: str, value: str) -> str:
+    """``NAME="value"`` without a line end, for a file that ``EnvironmentFile=`` names.
+
+    Between double quotes a backslash takes its meaning from the quote, itself, ``$`` and the backquote, as in a shell,
+    and stays before any other character; nothing is expanded, specifiers neither (systemd.exec(5)). Raises UsageError.
+    """
+    text = re.sub(r'["\\$`]', r"\\\g<0>", value_text(value, what=f"the value of {name}"))
+    return f'{variable_name(name)}="{text}"'
+
+
+def read_systemd_file(payload: bytes) -> dict[str, str]:
+    """The variables that :func:`systemd_file` wrote; lines in any other spelling are not ours and are passed over."""
+    found: dict[str, str] = {}
+    for line in payload.decode("utf-8", "replace").split("\n"):
+        if match := _IN_FILE.fullmatch(line):
+            found[match[1]] = re.sub(r"\\(.)", r"\1", match[2])
+    return found

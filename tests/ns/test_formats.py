@@ -14,7 +14,10 @@ import pytest
 
 from tests.lab.nsvm import NamespaceVM
 from tests.values import HARD, every_character, variables
+from vmproxy import blocks
 from vmproxy.containers import render
+from vmproxy.guests import Order, systemd
+from vmproxy.model import Facts
 from vmproxy.proxyenv import from_environ
 
 EVERY = every_character(length=15_000)
@@ -193,7 +196,7 @@ def test_p4_fish_reads_its_lines(vm: NamespaceVM, locale: str) -> None:
 
 
 def test_p4_systemd_reads_the_drop_in(vm: NamespaceVM) -> None:
-    """A service's drop-in, read and run by systemd's own manager, gives exactly the values."""
+    """A service's drop-in, and the file for credentials, read and run by systemd's own manager: exactly the values."""
     pairs = variables("U", VALUES) | PROXY
     vm.run("mkdir -p -m 700 /run/systemd/system /tmp/runtime /tmp/units/probe.service.d")
     vm.path("/tmp/units/probe.service").write_text(
@@ -201,9 +204,15 @@ def test_p4_systemd_reads_the_drop_in(vm: NamespaceVM) -> None:
         "[Service]\nType=oneshot\nExecStart=/bin/cp /proc/self/environ /tmp/work/environ\n"
     )
     vm.path("/tmp/units/probe.service.d/proxy.conf").write_text(render(pairs, "systemd"), encoding="utf-8")
+    # The file with credentials, as the systemd guest writes it, beside it.
+    inside = variables("F", VALUES)
+    order = Order(environment=inside, door=None, variant="default", record={}, secret=True)
+    file, drop_in = systemd.render(order, Facts())
+    vm.path(systemd.ENVIRONMENT).write_bytes(blocks.put(None, file.payload, where="last", record={}))
+    vm.path("/tmp/units/probe.service.d/secret.conf").write_bytes(drop_in.payload)
     manager = "timeout -s KILL 40 /usr/lib/systemd/systemd --user --unit=probe.service --log-target=console"
     done = vm.run(f"XDG_RUNTIME_DIR=/tmp/runtime SYSTEMD_UNIT_PATH=/tmp/units {manager} </dev/null", check=False)
-    vm.run("rmdir /run/systemd/system")
+    vm.run(f"rmdir /run/systemd/system; rm {systemd.ENVIRONMENT}")
     assert done.returncode == 0, done.stderr[-1000:]
-    assert_within(environment(vm.path("/tmp/work/environ").read_bytes()), pairs)
+    assert_within(environment(vm.path("/tmp/work/environ").read_bytes()), pairs | inside)
     no_canary(vm)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit import guestworlds
 from tests.unit.test_guests import SERVED
-from vmproxy import converge, guests
+from vmproxy import blocks, converge, guests
 from vmproxy.errors import Refused, VmproxyError
 from vmproxy.guests import openrc, systemd, sysv, upstart
 from vmproxy.guests._payload import variables
@@ -96,7 +96,7 @@ def test_apply_again_status_remove_on_files(kind: str, others: bool, tmp_path: P
     assert root.tell(converge.apply).changed
     applied = root.picture()
     guest = guests.load(kind)
-    assert all(root.path(path).exists() for path in guest.FILES)
+    assert all(root.path(path).exists() for path in guest.FILES if path != systemd.ENVIRONMENT)
     assert b"10.0.2.2:8123" in root.path(guest.WISH_FILE).read_bytes()
     assert not root.tell(converge.apply).changed
     assert root.tell(converge.status).ok
@@ -123,19 +123,25 @@ def test_another_wish_and_a_proxy_elsewhere(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_f78_p4_credentials_are_read_back_exactly_and_by_nobody_else(kind: str, tmp_path: Path) -> None:
-    """F78: whatever a password holds, what reads the file gets exactly it; the file is 0600 meanwhile."""
+    """F78: whatever a password holds, what reads the file gets exactly it; the file is 0600 meanwhile, and no other
+    file has the password."""
     root = Root(tmp_path / "root", kind, _OTHERS[kind])
     before = root.picture()
-    report = root.tell(converge.apply, proxy=parse_proxy(HOSTILE))
-    assert any("systemctl show" in line for line in report.warnings) is (kind == "systemd")
-    place = root.path(guests.load(kind).WISH_FILE)
+    root.tell(converge.apply, proxy=parse_proxy(HOSTILE))
+    place = root.path(systemd.ENVIRONMENT if kind == "systemd" else guests.load(kind).WISH_FILE)
     assert place.stat().st_mode & 0o077 == 0
+    assert [name for name, (_, data) in root.picture().items() if b"p%27a" in data.replace(b"%%", b"%")] == [
+        str(place.relative_to(root.directory))
+    ]
     wanted = {"http_proxy": HOSTILE, "HTTPS_PROXY": HOSTILE}
-    found = variables(place.read_bytes())
+    block = blocks.find(place.read_bytes())
+    assert block is not None
+    found = variables(block.payload)
     assert {name: found[name] for name in wanted} == wanted
     if kind != "systemd":
         assert {name: value for name, value in _sourced(place, "dash").items() if name in wanted} == wanted
     assert root.tell(converge.status, proxy=parse_proxy(HOSTILE)).ok
+    assert root.tell(converge.status).ok  # from what is recorded in the VM
     root.tell(converge.remove)
     assert root.picture() == before
 
@@ -160,6 +166,33 @@ def test_p4_systemd_reads_exactly_the_values() -> None:
     found = variables(block.payload)
     assert {name: found[name] for name in _ODD} == _ODD
     assert b"%" not in block.payload.replace(b"%%", b"")
+
+
+def test_p4_systemd_reads_exactly_the_values_of_its_file() -> None:
+    """With credentials they stand in a file, by the rules of systemd.exec(5) for EnvironmentFile=; the drop-in, which
+    systemctl show tells to everybody, has none of them."""
+    order = guests.Order(environment=_ODD, door=None, variant="default", record={}, secret=True)
+    file, drop_in = systemd.render(order, guestworlds.world("debian-12"))
+    assert variables(file.payload) == _ODD
+    assert (file.path, file.secret, drop_in.secret) == (systemd.ENVIRONMENT, True, False)
+    assert drop_in.payload == b"[Service]\nEnvironmentFile=-/etc/vmproxy-docker.env\n"
+
+
+def test_credentials_come_to_systemds_file_and_go_from_it(tmp_path: Path) -> None:
+    """From a wish without them to one with, and back: the file comes and goes, the drop-in says what is where."""
+    root = Root(tmp_path / "root", "systemd", {})
+    before = root.picture()
+    root.tell(converge.apply)
+    plain = root.picture()
+    root.tell(converge.apply, proxy=parse_proxy("http://u:hunter22@127.0.0.1:8123"))
+    assert b"hunter22" in root.path(systemd.ENVIRONMENT).read_bytes()
+    assert b"Environment=" not in root.path(systemd.DROP_IN).read_bytes()
+    assert root.path(systemd.DROP_IN).stat().st_mode & 0o777 == 0o644
+    root.tell(converge.apply, proxy=parse_proxy("http://127.0.0.1:8123"))
+    assert root.picture() == plain
+    root.tell(converge.apply, proxy=parse_proxy("http://u:hunter22@127.0.0.1:8123"))
+    root.tell(converge.remove)
+    assert root.picture() == before
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -66,6 +66,28 @@ def test_what_does_not_win_is_left_alone(case: str) -> None:
     assert _overrides(LOSES[case]) == []
 
 
+_SECRET = dict.fromkeys(_WANTED, "http://u:p@10.0.2.2:8123")
+_READS = b"[Service]\nEnvironmentFile=-/etc/default/docker\n"
+_DEFAULTS = {"/etc/default/docker": b"http_proxy=http://corp.test:3128\n"}
+BY_FILE = {
+    "an environment file behind ours": ({f"{_DIR}/z.conf": _READS, **_DEFAULTS}, ["/etc/default/docker"]),
+    "one before ours": ({"/lib/systemd/system/docker.service": _READS, **_DEFAULTS}, []),
+    "the list emptied behind ours": ({f"{_DIR}/z.conf": b"[Service]\nEnvironmentFile=\n"}, [f"{_DIR}/z.conf"]),
+    "the list emptied before ours": ({f"{_DIR}/00.conf": b"[Service]\nEnvironmentFile=\n"}, []),
+    "Environment= behind ours": ({f"{_DIR}/http-proxy.conf": _ELSE}, []),
+    "UnsetEnvironment=": ({f"{_DIR}/00.conf": b"[Service]\nUnsetEnvironment=HTTP_PROXY\n"}, [f"{_DIR}/00.conf"]),
+    "daemon.json": (WINS["daemon.json"], ["/etc/docker/daemon.json"]),
+}
+
+
+@pytest.mark.parametrize("case", BY_FILE)
+def test_what_wins_over_an_environment_file_of_ours(case: str) -> None:
+    """With credentials ours stand in a file, which no Environment= beats (systemd.exec(5)), but a later file does."""
+    texts, paths = BY_FILE[case]
+    found = systemd.overrides(replace(guestworlds.world("debian-12"), texts=texts), _SECRET)
+    assert [finding.detail.split()[0] for finding in found] == paths
+
+
 @pytest.mark.parametrize("kind", ["openrc", "sysv", "upstart", "moby"])
 def test_daemon_json_wins_everywhere(kind: str) -> None:
     """Its proxies go before any environment, whatever the init."""

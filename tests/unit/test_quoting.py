@@ -200,6 +200,28 @@ def test_p4_systemd_gives_the_value_back(value: str) -> None:
     assert systemd_environment(quoting.systemd("http_proxy", value)) == f"http_proxy={value}"
 
 
+def systemd_file_value(line: str) -> str:
+    """systemd's reading of one ``NAME="…"`` of an environment file: its states, as far as double quotes go."""
+    name, _, rest = line.partition("=")
+    assert (name, rest[0], rest[-1]) == ("http_proxy", '"', '"')
+    out, at = "", 1
+    while at < len(rest) - 1:
+        assert rest[at] != '"'
+        if rest[at] == "\\" and rest[at + 1] in '"\\$`':
+            at += 1
+        out, at = out + rest[at], at + 1
+    assert at == len(rest) - 1
+    return out
+
+
+@given(VALUES)
+def test_p4_systemds_environment_file_gives_the_value_back(value: str) -> None:
+    """Quotes, backslashes, dollars and backquotes survive, and our own reader says the same."""
+    line = quoting.systemd_file("http_proxy", value)
+    assert systemd_file_value(line) == value
+    assert quoting.read_systemd_file(f"# x\n{line}\n".encode()) == {"http_proxy": value}
+
+
 def test_f77_percent_is_doubled_for_systemd() -> None:
     """A percent-encoded password does not turn into systemd specifiers."""
     assert quoting.systemd("http_proxy", "http://u:p%40@h:1") == 'Environment="http_proxy=http://u:p%%40@h:1"'

@@ -62,8 +62,6 @@ class Guest(Protocol):
     """Where dockerd's daemon.json is kept."""
     WISH_FILE: str
     """The file whose block carries the record of the wish."""
-    SECRETS_SEEN: str
-    """One line where the init shows the daemon's variables to others than root, else ""."""
 
     def matches(self, facts: Facts) -> str:
         """One line of why this VM is of this kind, "" where it is not."""

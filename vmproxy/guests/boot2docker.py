@@ -28,7 +28,6 @@ RELOAD = ()
 RESTART = (("/etc/init.d/docker", "restart"),)
 LOG = f"{PERSISTENT}/log/docker.log"
 WISH_FILE = PROFILE
-SECRETS_SEEN = ""
 DAEMON_CONFIG = f"{PERSISTENT}/etc/docker/daemon.json"  # /etc/docker is a link to its directory
 TEXTS = ()
 

@@ -24,7 +24,6 @@ RELOAD = ()
 RESTART = ((SCRIPT, "restart"),)
 LOG = "/var/log/docker.log"
 WISH_FILE = SCRIPT
-SECRETS_SEEN = ""
 TEXTS = (DAEMON_CONFIG,)
 
 

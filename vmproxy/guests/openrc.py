@@ -29,7 +29,6 @@ RELOAD = ()
 RESTART = (("rc-service", "docker", "restart"),)
 LOG = "/var/log/docker.log"
 WISH_FILE = CONFIG
-SECRETS_SEEN = ""
 TEXTS = (DAEMON_CONFIG,)
 
 

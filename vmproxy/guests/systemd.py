@@ -4,6 +4,10 @@ The drop-in wants the unit, so that nothing has to be enabled: whenever docker.s
 too, systemd starts the unit with it, and after it is ready (``Wants=``, ``After=``: systemd.unit(5)). The unit is done
 when its script is, and leaves nothing behind that is active. The drop-in's name sorts behind docker-machine's
 ``10-machine.conf``.
+
+``systemctl show docker`` tells ``Environment=`` to every user, whatever the mode of its file, so that systemd.exec(5)
+calls it "not suitable for passing secrets". Variables with credentials stand in a file of their own instead, for root
+alone, which the drop-in names by ``EnvironmentFile=``; what such a file says wins over any ``Environment=``.
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ DROP_IN = f"{DIRECTORY}/10-vmproxy.conf"
 UNIT_NAME = "vmproxy-rules.service"
 UNIT = f"{PERSISTENT}/{UNIT_NAME}"
 SCRIPT = "/etc/vmproxy-rules.sh"
-FILES = (SCRIPT, UNIT, DROP_IN)
+ENVIRONMENT = "/etc/vmproxy-docker.env"
+FILES = (SCRIPT, UNIT, ENVIRONMENT, DROP_IN)
 SHELL = (SCRIPT,)
 DIRECTORIES = (DIRECTORY,)
 DAEMON_CONFIG = "/etc/docker/daemon.json"
@@ -30,8 +35,6 @@ RELOAD = ("systemctl", "daemon-reload")
 RESTART = (("systemctl", "reset-failed", "docker.service"), ("systemctl", "restart", "docker.service"))
 LOG = ""
 WISH_FILE = DROP_IN
-# systemd.exec(5) on Environment=: "not suitable for passing secrets", whatever the mode of the file.
-SECRETS_SEEN = "every user of the VM can see the proxy's credentials with systemctl show docker"
 
 _UNIT_PLACES = (PERSISTENT, "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 _ENVIRONMENT_FILES = ("/etc/default/docker", "/etc/sysconfig/docker", "/etc/environment")
@@ -50,22 +53,36 @@ def matches(facts: Facts) -> str:
 
 
 def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
-    """Script and unit before the drop-in that wants them."""
-    from vmproxy.guests import _boot
-    from vmproxy.quoting import systemd
+    """Script, unit and environment file before the drop-in that wants them."""
+    from vmproxy.guests import _boot, _payload
+    from vmproxy.quoting import systemd, systemd_file
 
     lines = ["[Unit]", f"Wants={UNIT_NAME}"] if order.door is not None else []
-    lines += ["[Service]", *(systemd(name, value) for name, value in order.environment.items())]
+    lines.append("[Service]")
+    names = tuple(order.environment)
+    kept: tuple[BlockWish, ...] = ()
+    if order.secret:
+        # With the "-" Docker starts without it, too: a run cut short must not keep it from that.
+        lines.append(f"EnvironmentFile=-{ENVIRONMENT}")
+        text = _text([systemd_file(name, value) for name, value in order.environment.items()])
+        kept = (
+            BlockWish(
+                path=ENVIRONMENT,
+                payload=_payload.FOR_SYSTEMD + text,
+                where="last",
+                record=order.record,
+                names=names,
+                mode=0o600,
+                secret=True,
+            ),
+        )
+    else:
+        lines += [systemd(name, value) for name, value in order.environment.items()]
     drop_in = BlockWish(
-        path=DROP_IN,
-        payload=_text(lines),
-        where="last",
-        record=order.record,
-        names=tuple(order.environment),
-        secret=order.secret,
+        path=DROP_IN, payload=_text(lines), where="last", record=order.record, names=() if order.secret else names
     )
     if order.door is None:
-        return (drop_in,)
+        return (*kept, drop_in)
     unit = [
         "[Unit]",
         "Description=vmproxy: rules that open the host's proxy to containers",
@@ -83,24 +100,34 @@ def render(order: Order, facts: Facts) -> tuple[BlockWish, ...]:
             mode=0o755,
         ),
         BlockWish(path=UNIT, payload=_text(unit), where="last", record=order.record),
+        *kept,
         drop_in,
     )
 
 
 def overrides(facts: Facts, wanted: Mapping[str, str]) -> tuple[Finding, ...]:
     """daemon.json, drop-ins behind ours, and environment files (systemd.exec(5) says what wins)."""
+    from vmproxy import blocks
     from vmproxy.guests import _wins
 
     found = list(_wins.daemon_json(facts.texts, DAEMON_CONFIG, wanted))
-    units = _in_order(facts)
+    by_file = _with_credentials(wanted)
     late = False
-    for path, content in units:
+    readers: list[bytes] = []
+    for path, content in _in_order(facts):
         late = late or (path.endswith(".conf") and path.rpartition("/")[2] > DROP_IN.rpartition("/")[2])
-        names = _differing(content, wanted, late=late, own=path == DROP_IN)
+        behind = content
+        if path == DROP_IN:  # what stands in our file behind our block
+            block = blocks.find(content, path=DROP_IN)
+            behind = b"[Service]\n" + (content[block.end :] if block else b"")
+        theirs = late or path == DROP_IN
+        names = _differing(behind, wanted, late=theirs, by_file=by_file)
         if names:
             found.append(_wins.finding(path, names, "sets or unsets"))
+        if theirs or not by_file:
+            readers.append(behind)
     for path in _ENVIRONMENT_FILES:
-        if any(_reads(content, path) for _, content in units):
+        if any(_reads(content, path) for content in readers):
             names = tuple(
                 name for name, value in _file_pairs(facts.texts.get(path)) if wanted.get(name, value) != value
             )
@@ -141,17 +168,21 @@ def _in_order(facts: Facts) -> list[tuple[str, bytes]]:
     return ([unit] if unit else []) + [chosen[name] for name in sorted(chosen)]
 
 
-def _differing(content: bytes, wanted: Mapping[str, str], *, late: bool, own: bool) -> tuple[str, ...]:
-    """Those of our names that a unit file gives another value, behind ours, or takes away."""
-    from vmproxy import blocks
+def _with_credentials(wanted: Mapping[str, str]) -> bool:
+    """Whether :func:`render` writes these into the file of their own: an @ stands nowhere else in a proxy's URL."""
+    return any("@" in value for name, value in wanted.items() if name.lower() in ("http_proxy", "https_proxy"))
+
+
+def _differing(content: bytes, wanted: Mapping[str, str], *, late: bool, by_file: bool) -> tuple[str, ...]:
+    """Those of our names that a unit file gives another value, behind ours, or takes away. ``by_file``: ours stand in
+    an environment file, over which no ``Environment=`` wins, but whoever empties the list of these files."""
     from vmproxy.guests import _units
 
-    if own:  # what stands in our file behind our block
-        found = blocks.find(content, path=DROP_IN)
-        content, late = b"[Service]\n" + (content[found.end :] if found else b""), True
     names: list[str] = []
     for key, value in _units.settings(content, "Service"):
-        if key == "Environment" and late:
+        if key == "EnvironmentFile" and late and by_file:
+            names += wanted if not value else ()
+        elif key == "Environment" and late and not by_file:
             pairs = _units.assigned(value)
             names += [name for name, text in pairs if wanted.get(name, text) != text]
             names += wanted if not value else ()

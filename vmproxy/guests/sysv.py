@@ -25,7 +25,6 @@ RELOAD = ()
 RESTART = (("service", "docker", "restart"),)
 LOG = "/var/log/docker.log"
 WISH_FILE = DEFAULTS
-SECRETS_SEEN = ""
 TEXTS = (DAEMON_CONFIG,)
 
 

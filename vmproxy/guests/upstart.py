@@ -24,7 +24,6 @@ RELOAD = ()
 RESTART = (("service", "docker", "restart"),)
 LOG = "/var/log/upstart/docker.log"
 WISH_FILE = DEFAULTS
-SECRETS_SEEN = ""
 TEXTS = (DAEMON_CONFIG,)
 
 
