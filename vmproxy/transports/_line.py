@@ -14,10 +14,12 @@ from typing import Any
 
 from vmproxy.errors import Busy, LostContact, NotPermitted, Unreachable, UsageError
 from vmproxy.model import printable
+from vmproxy.transports._lineframes import plain
 from vmproxy.transports._lineuse import name_of, socket_is_taken, users_of_terminal
 
 _READ_BYTES = 16 << 10
 _SEEN_BYTES = 400
+_TOLD = 80
 _HANG_UP_SECONDS = 1.5  # a server may take that long to see that the last one has left
 _IN_USE = "end the program that is attached (in screen: ctrl-a k; detaching is not enough)"
 
@@ -68,7 +70,7 @@ class Line:
         while rest:
             left = deadline - time.monotonic()
             try:
-                if left <= 0 or not select.select((), (self._descriptor,), (), left)[1]:
+                if not select.select((), (self._descriptor,), (), max(0.0, left))[1]:
                     raise LostContact(f"the line takes no more{self.last_words()}", where=self.place)
                 rest = rest[os.write(self._descriptor, rest) :]
             except BlockingIOError:
@@ -78,8 +80,8 @@ class Line:
 
     def last_words(self) -> str:
         """What was seen last, for the end of a message."""
-        tail = self.seen[-80:].strip(b"\r\n\0 ")
-        return f"; last seen: {printable(tail, limit=80)}" if tail else "; nothing came from it"
+        tail = b" ".join(plain(self.seen).replace(b"\0", b" ").split())[-_TOLD:]
+        return f"; last seen: {printable(tail, limit=10 * _TOLD)[-_TOLD:]}" if tail else "; nothing came from it"
 
     def close(self) -> None:
         """Give the terminal its settings back and let go; safe to call twice."""

@@ -18,6 +18,8 @@ LINE_LIMIT = 1000
 PIECE_BYTES = 2250
 """Three lines of base64: they fit into the 4,096 bytes that a Linux tty keeps for a slow reader (n_tty.c)."""
 _ANSWER_LIMIT_BYTES = 64 << 10
+KERNEL = re.compile(rb"(?:<\d>)?\[ *\d+\.\d{6}\][^\n]*\n")
+"""A message of the Linux kernel's (printk with its usual time stamp), which may come in the middle of anything."""
 _ESCAPES = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[()][A-Z0-9]|[=>78])")
 
 
@@ -73,7 +75,9 @@ class Answers:
     def feed(self, data: bytes, identity: str = "") -> list[Answer]:
         """The answers that are whole now; ``identity`` is the command that a poll is about."""
         self._buffer += data
-        *lines, rest = bytes(self._buffer).split(b"\n")
+        # One that is cut in two by the kernel is made whole again; its digest says whether that went well.
+        whole, newline, rest = bytes(self._buffer).rpartition(b"\n")
+        *lines, rest = (KERNEL.sub(b"", whole + newline) + rest).split(b"\n")
         self._buffer = bytearray(rest[-_ANSWER_LIMIT_BYTES:])
         found = []
         for line in lines:

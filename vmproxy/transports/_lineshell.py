@@ -16,7 +16,7 @@ from typing import Literal
 from vmproxy.errors import LostContact, NotPermitted, Refused
 from vmproxy.model import printable
 from vmproxy.transports._line import Line
-from vmproxy.transports._lineframes import Answer, Answers, digest, plain
+from vmproxy.transports._lineframes import KERNEL, Answer, Answers, digest, plain
 
 SILENCE_SECONDS = 15
 """After that long without a word from us the VM's end takes us for gone."""
@@ -26,7 +26,6 @@ _BEGIN_SECONDS = 6.0
 _LOG_INS = 3
 # ^E and ^U clear a line in every line editor and in a terminal's own; ^C also leaves a program, or an open quote.
 _SOFT, _HARD = b"\x05\x15\n", b"\x03\x05\x15\n"
-_KERNEL = re.compile(rb"(?:<\d>)?\[ *\d+\.\d{6}\] [^\n]*(?:\n|\Z)")
 _LOGIN = re.compile(rb"(?<!Last )\blogin: *\Z")
 _PASSWORD = re.compile(rb"(?i)(?:password|passphrase|passwort)[^\n]{0,40}: *\Z")
 _PROMPT = re.compile(rb"(?:[#$%]|[^\n \t]> ?|[^\n]>) *\Z")
@@ -41,12 +40,12 @@ n=$(printf "\\n.");n=${n%.};o=$(stty -g);case $(stty -a)$n in *-icanon*|*"-echo 
 stty -echo -icanon min 0 time 200;p=;printf "\\n@%s%s 0 user %s .\\n" HALF1 HALF2 $(id -u);\
 while IFS= read -r l&&[ "$l" != . ];do p=$p$l$n;done;\
 case $(printf %s "$p"|sha256sum) in DIGEST*)eval "$p";;\
-*)stty $o;printf "\\n@%s%s 0 torn .\\n" HALF1 HALF2;;esac"""
+*)stty $o;printf "\\n@%s%s 0 torn %s .\\n" HALF1 HALF2 "$(command -v sha256sum)";;esac"""
 
 
 def state_of(text: bytes) -> State:
     """What a line waits for, from what came last. Kernel messages in between do not count."""
-    lines = _KERNEL.sub(b"", plain(text)[-_KEEP_BYTES:])
+    lines = KERNEL.sub(b"", plain(text)[-_KEEP_BYTES:] + b"\n")
     last = lines.rstrip(b"\n\0").rpartition(b"\n")[2]
     if _PASSWORD.search(last):
         return "password"
@@ -148,9 +147,14 @@ class Opener:
             )
         self._line.write(f"{text}.\n".encode("ascii"), self._deadline)
         answer = self._answer(_BEGIN_SECONDS + 4)
+        lack = ""
         if answer is not None and answer.kind == "lack":
+            lack = " ".join(answer.words)
+        elif answer is not None and answer.kind == "torn" and not any(answer.words):
+            lack = "sha256sum"
+        if lack:
             raise Refused(
-                f"the VM has no {printable(', '.join(answer.words), limit=120)}",
+                f"the VM has no {printable(lack, limit=120)}",
                 where=self._line.place,
                 hint="over a serial line it needs base64, sha256sum, dd, mkfifo and stty",
             )

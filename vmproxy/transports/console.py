@@ -25,6 +25,8 @@ _COMMAND_LIMIT_BYTES = 8 << 10
 _START_SECONDS = 30.0
 _END_SECONDS = 10.0
 _BYE_SECONDS = 3.0
+_ANSWER_SECONDS = 5.0
+"""Every question may take that long, however short the time left for what it asks after."""
 _AGAIN_SECONDS = 1.0
 _AGAIN_AT_MOST_SECONDS = 8.0
 _PAUSE_SECONDS = (0.002, 0.25)
@@ -154,16 +156,18 @@ class ConsoleChannel:
         """Write all of ``data``; what the command says meanwhile is kept. Raises LostContact."""
         deadline = time.monotonic() + timeout_seconds
         for piece in pieces(data):
-            words, lines = body(self._identity, self._sent + 1, piece)
+            self._sent += 1  # first: what a signal cuts short here is never sent under its number again
+            words, lines = body(self._identity, self._sent, piece)
             pause = _PAUSE_SECONDS[0]
-            while (kind := self._connection.ask(f"data {words}", lines, deadline=deadline).kind) == "full":
+            while (
+                kind := self._connection.ask(f"data {words}", lines, deadline=_for_an_answer(deadline)).kind
+            ) == "full":
                 if time.monotonic() >= deadline:
                     raise LostContact(f"the VM took no more input for {timeout_seconds:g} s", where=self._place)
                 if not self._poll(deadline):
                     pause = self._rest(pause, deadline)
             if kind != "yes":
                 raise LostContact("the command in the VM no longer reads its input", where=self._place)
-            self._sent += 1
 
     def receive(self, *, timeout_seconds: float) -> bytes:
         """The next piece of stdout, ``b""`` at its end. Raises LostContact."""
@@ -213,7 +217,7 @@ class ConsoleChannel:
         if self._closed:
             raise LostContact("the command was let go", where=self._place)
         request = f"poll {self._identity} {self._next['out']} {self._next['err']}"
-        answer = self._connection.ask(request, identity=self._identity, deadline=deadline)
+        answer = self._connection.ask(request, identity=self._identity, deadline=_for_an_answer(deadline))
         kind = answer.kind
         if kind in self._next:
             if answer.number != self._next[kind]:
@@ -245,3 +249,7 @@ class ConsoleChannel:
         """Wait a little before the next question, and say how long to wait then."""
         time.sleep(max(0.0, min(seconds, deadline - time.monotonic())))
         return min(2 * seconds, _PAUSE_SECONDS[1])
+
+
+def _for_an_answer(deadline: float) -> float:
+    return max(deadline, time.monotonic() + _ANSWER_SECONDS)

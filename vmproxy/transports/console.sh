@@ -5,15 +5,15 @@
 # A request is one line, "U TAG VERB …", some with lines of base64 behind it; an answer is one line, "@D TAG …". The
 # client repeats what was not answered, so every request may come twice. Nothing is said that was not asked for.
 
-say() { printf '\n@%s %s\n' "$D" "$*"; }
+say() { printf '\n@%s %s\n' "$D" "$1"; }
 
 lack=''
-for c in stty base64 sha256sum dd mkfifo mkdir mv rm; do command -v "$c" >/dev/null 2>&1 || lack="$lack $c"; done
-if [ -n "$lack" ]; then say 0 lack $lack; stty $o; exit; fi
+for c in stty base64 sha256sum dd mkfifo mkdir mv rm; do command -v "$c" >/dev/null 2>&1 || lack="$lack${lack:+,} $c"; done
+if [ -n "$lack" ]; then say "0 lack$lack ."; stty $o; exit; fi
 setsid=''; if command -v setsid >/dev/null 2>&1; then setsid=setsid; fi
 mask=$(umask); umask 077
 for w in /run /dev/shm /tmp none; do w=$w/.vmproxy-line-$D; mkdir "$w" 2>/dev/null && break; done
-if [ ! -d "$w" ]; then say 0 lack a directory to write in; stty $o; exit; fi
+if [ ! -d "$w" ]; then say '0 lack directory to write in .'; stty $o; exit; fi
 
 set -f
 jobs='' clear=$(printf '\025')
@@ -126,6 +126,7 @@ answer() {
       eval "k=\${in_$id:-}"
       if [ ! -d "$d" ] || [ -e "$d/deaf" ] || [ -e "$d/status" ]; then say "$tag no ."
       elif [ "$2" -le "$k" ]; then say "$tag yes ."
+      elif [ "$2" -ne "$((k + 1))" ]; then say "$tag no ."
       elif [ -e "$d/in.$((k - 3))" ]; then say "$tag full ."
       else put "$d/in.$2" "$b"; eval "in_$id=\$2"; tell "$d/tell.in" "$2"; say "$tag yes ."; fi ;;
     end) if [ -d "$w/$id" ]; then tell "$w/$id/tell.in" end; fi; say "$tag yes ." ;;
@@ -142,7 +143,7 @@ answer() {
   esac
 }
 
-say 0 ready .
+say '0 ready .'
 while hear; do
   case $l in
     # Somebody new is on the line, and begins as one does on a line of which one knows nothing.
@@ -154,4 +155,4 @@ done
 for j in $jobs; do if [ -d "$w/$j" ]; then drop "$j" 2>/dev/null; fi; done
 rm -rf "$w"
 stty $o
-say 0 bye .
+say '0 bye .'
