@@ -19,7 +19,7 @@ from vmproxy.proof import LEGS, Question
 from vmproxy.routes import Sighting, agree, choose_gateway, default_routes, link_networks, parse
 from vmproxy.scene import Scene, judged, question, read, why_not_asked
 from vmproxy.session import DOKKU_RECORD, STILL_IN_DOKKU, Session
-from vmproxy.wish import choose, host_notes
+from vmproxy.wish import choose, host_notes, index_of
 
 Confirm = Callable[[str], bool]
 
@@ -322,7 +322,8 @@ class Story:
                 where=guest.DAEMON_CONFIG if wish.via == "daemon-json" else guest.WISH_FILE,
                 hint="say them again in VMPROXY_PROXY",
             )
-        told = containerview.container_view(facts, wish, names=wish.names, pip_index=wish.pip_index)
+        index = index_of(self._settings, wish)
+        told = containerview.container_view(facts, wish, names=wish.names, pip_index=index)
         warnings = (*host_notes(self._settings, wish, seen), *containerview.notes(wish, names=wish.names))
         return Report(target=self._name, variables=told, warnings=warnings)
 

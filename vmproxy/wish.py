@@ -116,6 +116,17 @@ def choose(settings: Settings, seen: Wish | None) -> Wish:
     return replace(base, **fields)
 
 
+def index_of(settings: Settings, wish: Wish) -> str:
+    """The package index for containers: that of the wish; else the one beside this host's cache, where the proxy of the
+    wish is that cache. Nobody is given it who said ``--pip-index`` with no value."""
+    port, index = settings.cache_index
+    if wish.pip_index or "pip_index" in settings.given or not index:
+        return wish.pip_index
+    from vmproxy.proxyenv import is_loopback
+
+    return index if is_loopback(wish.proxy.host) and wish.proxy.port == port else ""
+
+
 def differs_from_host(settings: Settings, wish: Wish, seen: Wish | None) -> str:
     """One line where a recorded wish is used although the host's own variables name another proxy, else ""."""
     host = settings.host_environment_proxy

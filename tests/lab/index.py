@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler
 
 PACKAGE = "lab-parcel"
 MODULE = "lab_parcel"
+ROOTS = ("/simple/", "/root/pypi/+simple/")
+"""Where the index is: as PyPI has it, and as devpi does."""
 _WHEEL = f"{MODULE}-1.0-py3-none-any.whl"
 
 
@@ -92,9 +94,11 @@ class LabIndex:
                 wanted = "Basic " + base64.b64encode(index.credentials.encode()).decode()
                 if index.credentials and header != wanted:
                     self._say(HTTPStatus.UNAUTHORIZED, b"", "text/plain", ("WWW-Authenticate", 'Basic realm="lab"'))
-                elif self.path == f"/simple/{PACKAGE}/":
+                elif self.path in [f"{root}{PACKAGE}" for root in ROOTS]:  # as PyPI does
+                    self._say(HTTPStatus.MOVED_PERMANENTLY, b"", "text/plain", ("Location", f"{self.path}/"))
+                elif self.path in [f"{root}{PACKAGE}/" for root in ROOTS]:
                     self._say(HTTPStatus.OK, f'<!DOCTYPE html><a href="../{_WHEEL}">{_WHEEL}</a>'.encode(), "text/html")
-                elif self.path == f"/simple/{_WHEEL}":
+                elif self.path in [f"{root}{_WHEEL}" for root in ROOTS]:
                     self._say(HTTPStatus.OK, index._wheel, "application/octet-stream")
                 elif self.path == "/":
                     self._say(HTTPStatus.OK, b"a package index", "text/plain")

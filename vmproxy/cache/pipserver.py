@@ -22,6 +22,7 @@ def main() -> None:
     """Serve until stdin ends."""
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     app = import_module("proxpi.server").app
+    import_module("logging").getLogger("werkzeug").setLevel("ERROR")  # it would say each request
     server = import_module("werkzeug.serving").make_server("127.0.0.1", 0, app, threaded=True)
     sys.stdout.write(f"{server.port}\n")
     sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from vmproxy.cli.common import Run
@@ -19,9 +20,32 @@ def directory(run: Run) -> str:
     said = run.value("dir")
     if said:
         return os.path.abspath(os.path.expanduser(str(said)))
+    if os.name == "posix" and sys.platform != "darwin":
+        # What platformdirs does there, without its import.
+        base = run.environ.get("XDG_CACHE_HOME", "").strip() or os.path.expanduser("~/.cache")
+        return os.path.join(base, "vmproxy", "proxy")
     import platformdirs
 
     return os.path.join(platformdirs.user_cache_dir("vmproxy", appauthor=False), "proxy")
+
+
+def index(run: Run) -> tuple[int, str]:
+    """The port of this host's cache, and the package index beside it as this host says it; (0, "") where none runs."""
+    where = directory(run)
+    if not os.path.exists(os.path.join(where, "control")):  # before what it takes to ask is imported
+        return 0, ""
+    from vmproxy.cache import control
+    from vmproxy.errors import VmproxyError
+
+    try:
+        found = control.ask(where, {"do": "status"}) or {}
+    except VmproxyError:
+        return 0, ""
+    pip, port = found.get("pip"), str(found.get("listen", "")).rpartition(":")[2]
+    if not pip or not pip["running"] or not port.isdigit():
+        return 0, ""
+    # On loopback or at a gateway's address: to a container it is this host either way.
+    return int(port), f"http://127.0.0.1:{pip['listen'].rpartition(':')[2]}/index/"
 
 
 def words(run: Run, names: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:

@@ -167,7 +167,7 @@ def make_run(
         given["verbose"] = before["verbose"] + after["verbose"]
     start = config.resolve(("config",), given=given, environ=environ, file={})
     path, file = read_file(start.get("config"), environ)
-    every = tuple(dict.fromkeys((*GLOBAL, *names, *WISH, *SSH)))
+    every = tuple(dict.fromkeys((*GLOBAL, *names, *WISH, *SSH, "dir")))
     values = config.resolve(every, given=given, environ=environ, file=file, path=path)
     if values.get("quiet") and values.get("verbose"):
         raise UsageError("--quiet and --verbose exclude each other")

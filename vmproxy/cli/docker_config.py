@@ -135,7 +135,7 @@ def _wish(run: Run, name: str) -> Callable[[bytes | None], Mapping[str, str]]:
             asked = Run(values=run.values, environ=run.environ, output=run.output)
             asked.settings = settings
             others = {key: record[key] for key in _OTHERS if key in record}
-        return {**clientconfig.entry(variables(asked)), **others}
+        return {**clientconfig.entry(variables(asked, beside=False)), **others}
 
     def wish(document: bytes | None) -> Mapping[str, str]:
         kept = {} if run.targets or said & {"proxy", "gateway"} else clientconfig.recorded(document, name)

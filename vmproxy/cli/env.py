@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 
 from vmproxy.cli.common import SSH, Run, command
 from vmproxy.containers import by_name, render
 from vmproxy.errors import UsageError
-from vmproxy.model import ProxyURL
+from vmproxy.model import ProxyURL, Wish
+from vmproxy.wish import index_of
 
 _DEFAULT_PROXY = "http://127.0.0.1:8123"
 _BY_OPTION = (
@@ -55,13 +57,18 @@ def main(run: Run) -> int:
     return 0
 
 
-def variables(run: Run, *, knows_host: bool = False) -> Mapping[str, str]:
+def variables(run: Run, *, knows_host: bool = False, beside: bool = True) -> Mapping[str, str]:
     """The variables of the one VM named, or of this host's own settings; what is wrong with them is said.
 
-    ``knows_host`` is for a caller whose containers know ``host.docker.internal``.
+    ``knows_host`` is for a caller whose containers know ``host.docker.internal``; ``beside`` for one that has a place
+    for pip's variables: where no index was said, the one of this host's own cache is taken.
     """
     if len(run.targets) > 1:
         raise UsageError("env is about one VM", hint="name one --vm")
+    if beside and not run.settings.pip_index and "pip_index" not in run.settings.given:
+        from vmproxy.cli import cachestart
+
+        run.settings = dataclasses.replace(run.settings, cache_index=cachestart.index(run))
     return _of_vm(run) if run.targets else _of_host(run, knows_host)
 
 
@@ -87,6 +94,8 @@ def _of_host(run: Run, knows_host: bool) -> Mapping[str, str]:
         return proxyenv.with_host(proxy, host) if proxy and proxyenv.is_loopback(proxy.host) else proxy
 
     index = settings.pip_index
+    if not index and first is not None:
+        index = index_of(settings, Wish(proxy=first))
     hosts = (settings.gateway, *((pip.direct_host(index, host=host),) if index else ()))
     entries = direct.entries(no_proxy, names=settings.names, hosts=hosts)
     _warn(run, dialects.warnings(no_proxy, settings.names))
