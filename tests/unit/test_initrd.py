@@ -9,6 +9,8 @@ import resource
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -475,6 +477,67 @@ def test_two_runs_take_turns(disk: Disk) -> None:
         assert not left.exists()
         with pytest.raises(Busy):
             disk.tell(converge.apply, lock_timeout_seconds=0.1)
+    assert disk.picture() == before
+
+
+# A run at an image that ends, as by SIGKILL, at the N-th call of one of the system's.
+_KILLED = """
+import os, sys
+from vmproxy import converge
+from vmproxy.model import Settings
+story, path, rewrite, call, turn = sys.argv[1:]
+real, left = getattr(os, call), [int(turn)]
+def killed(*words, **more):
+    if os.path.dirname(path) in map(os.path.dirname, map(str, words[:1])):
+        if not left[0]:
+            os._exit(137)
+        left[0] -= 1
+    return real(*words, **more)
+setattr(os, call, killed)
+settings = Settings(gateway="192.168.64.1", rewrite=rewrite == "True", given=frozenset({"gateway", "rewrite"}))
+getattr(converge, story)(f"initrd:{path}", settings)
+"""
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("story", "call", "turn", "left"),
+    [("apply", "replace", 0, "part"), ("apply", "replace", 1, "backup"), ("remove", "unlink", 0, "backup")],
+    ids=["before the backup", "before the image", "before the backup goes"],
+)
+def test_f72_what_a_killed_run_has_left_is_cleared(
+    disk: Disk, story: str, call: str, turn: int, left: str, rewrite: bool
+) -> None:
+    """The image is whole, ``status`` names what lies beside it, ``--dry-run`` and the next ``remove`` clear it; an
+    ``apply`` makes its own backup."""
+    before = disk.picture()
+    if story == "remove":
+        disk.tell(converge.apply, rewrite=rewrite)
+    argv = [sys.executable, "-c", _KILLED, story, str(disk.path), str(rewrite), call, str(turn)]
+    assert subprocess.run(argv, timeout=120, check=False).returncode == 137
+    picture = disk.picture()
+    assert picture["initrd.img"] == before["initrd.img"]
+    beside = sorted(set(picture) - set(before))
+    assert any(name.startswith(".initrd.img.vmproxy-") for name in beside) == (story == "apply")
+    assert (disk.backup.name in beside) == (left == "backup")
+    drift = [finding.subject for finding in disk.tell(converge.status).findings if "cut short" in finding.detail]
+    assert drift == [f"file {disk.path.parent / name}" for name in beside]
+    dry = converge.remove(f"initrd:{disk.path}", Settings(), dry_run=True)
+    assert str(disk.path.parent / beside[-1]) in dry.diff
+    assert disk.picture() == picture
+    if story == "apply" and not rewrite:
+        assert disk.tell(converge.apply).ok
+        assert sorted(disk.picture()) == ["initrd.img", disk.backup.name]
+    assert disk.tell(converge.remove, rewrite=rewrite).changed
+    assert disk.picture() == before
+    assert not disk.tell(converge.remove).changed
+
+
+def test_a_backup_that_is_not_of_this_image_is_no_leftover(disk: Disk) -> None:
+    """Where the image without us is another one, somebody may want its backup: it stays, and is no drift."""
+    disk.backup.write_bytes(images.moby(script=images.SCRIPT + b"# older\n"))
+    before = disk.picture()
+    assert not disk.tell(converge.remove).changed
     assert disk.picture() == before
 
 

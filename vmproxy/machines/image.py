@@ -66,6 +66,10 @@ class ImageFile:
             now = self._files(self._image, paths)
             if any(now[change.before.path] != change.before for change in plan.files):
                 return _moved()
+            if plan.leftovers:
+                self._clear()
+            if not plan.files:
+                return Outcome(status="kept", restart="none", facts=self._facts(self._image, terms.look))
             for change in plan.files:
                 if change.shell and change.after.content is not None and not syntax_of(change.after.content).parses:
                     raise Refused("the file would not parse any more", where=change.after.path)
@@ -126,6 +130,7 @@ class ImageFile:
             bridges=frozenset({"docker0"}),
             interfaces=frozenset({"docker0"}),
             docker_version=dockerversion.installed(lambda path: self._whole(image, path)) if look.docker else "",
+            leftovers=imagefile.leftovers(self._seen.path, None if image.marks else self._backup, image.content),
         )
 
     def _whole(self, image: Image, path: str) -> bytes | None:
@@ -151,6 +156,10 @@ class ImageFile:
     # ---- what was before us -----------------------------------------------------------------------------------------
 
     @property
+    def _backup(self) -> str:
+        return self._seen.path + BACKUP
+
+    @property
     def _rewritten(self) -> Mark | None:
         return next((mark for mark in self._image.marks.values() if not mark.appended), None)
 
@@ -167,7 +176,7 @@ class ImageFile:
         if mark is None:
             content = initrdedit.without_ours(self._image)
             return self._image if content is self._image.content else self._parsed(content)
-        backup = self._seen.path + BACKUP
+        backup = self._backup
         hint = "put the image back as its maker has it"
         if not os.path.isfile(backup) or os.path.islink(backup):
             raise Refused("the image was rewritten, and its backup is not there", where=printable(backup), hint=hint)
@@ -237,7 +246,7 @@ class ImageFile:
 
     def _replace(self, base: Image, image: Image, mode: int, terms: Terms, verdict: Verdict) -> Outcome:
         seen, gone = self._seen, image is base
-        backup = seen.path + BACKUP
+        backup = self._backup
         notes: tuple[str, ...] = ()
         with imagefile.new_file(seen, image.content, mode) as name:
             outcome = Outcome(status="kept", restart="none", facts=self._facts(image, terms.look))
@@ -269,6 +278,12 @@ class ImageFile:
             os.replace(name, backup)
         settle(os.path.dirname(backup))
         return not there
+
+    def _clear(self) -> None:
+        """Take away the backup of an image without us; parts of a new one are gone when the directory is locked."""
+        if not self._image.marks and os.path.lexists(self._backup):
+            self._drop(self._backup, self._image)
+            settle(os.path.dirname(self._backup))
 
     def _drop(self, backup: str, base: Image) -> tuple[str, ...]:
         """Take the backup away, if it is this image's; else say that it stays."""

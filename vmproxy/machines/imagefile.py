@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from vmproxy.dirlock import lock
-from vmproxy.errors import ForeignFile, NotPermitted, Refused, RolledBack, VmproxyError
+from vmproxy.errors import Busy, ForeignFile, NotPermitted, Refused, RolledBack, VmproxyError
+from vmproxy.model import printable
 from vmproxy.values import dataclass
 
 _LIMIT_BYTES = 1 << 31
@@ -117,6 +118,23 @@ def locked(path: str, seconds: float) -> Iterator[None]:
     finally:
         if handle is not None:
             os.close(handle)
+
+
+def leftovers(path: str, backup: str | None, content: bytes) -> tuple[str, ...]:
+    """What a run cut short has left beside the image: parts of a new one; ``backup``, where one may be left, if it is
+    what the image still is. Nothing while another run is at it, or where there are no locks to tell."""
+    directory = os.path.dirname(path)
+    try:
+        found = [os.path.join(directory, name) for name in os.listdir(directory) if name.startswith(_prefix(path))]
+        if backup is not None and os.path.isfile(backup) and not os.path.islink(backup) and holds(backup, content):
+            found.append(backup)
+        handle = lock(directory, 0, where=path) if found else None
+    except (OSError, Busy):
+        return ()
+    if handle is None:
+        return ()
+    os.close(handle)
+    return tuple(sorted(printable(name) for name in found if os.path.lexists(name)))
 
 
 @contextmanager
