@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -24,6 +24,7 @@ from tests.lab import elf, kmod, newc
 
 _OLD_SECONDS = 2 * 86400
 GUEST = Path(__file__).with_name("guest")
+_MAKERS = (__file__, kmod.__file__, newc.__file__, elf.__file__)
 
 # Services and settings of the tree that the VM has no use for.
 _ETC_LEFT_OUT = re.compile(
@@ -54,20 +55,34 @@ def build(cache: Path, tree: Path, kernel: Path) -> Image:
     The names of the two directories are taken as keys of what is in them.
     """
     packer = _packer()
-    sources = sorted(path for path in [*GUEST.rglob("*"), *Path(__file__).parent.glob("*.py")] if path.is_file())
-    digest = hashlib.sha256(f"{tree.name} {kernel.name} {packer[0]}".encode())
-    for path in sources:
-        if path.suffix != ".py" or path.stem in ("initramfs", "kmod", "newc", "elf"):
+    return kept(cache, "root", f"{tree.name} {kernel.name}", kernel, [GUEST], packer, lambda: root(tree, kernel))
+
+
+def kept(
+    cache: Path,
+    kind: str,
+    parts: str,
+    kernel: Path,
+    guests: Iterable[Path],
+    packer: tuple[str, tuple[str, ...]],
+    make: Callable[[], newc.Archive],
+) -> Image:
+    """The image ``kind-KEY`` in the cache, or made now; KEY is of ``parts``, of the files below ``guests`` and of what
+    makes an image. ``packer`` is an ending and the program's words."""
+    digest = hashlib.sha256(f"{parts} {packer[0]}".encode())
+    places = [*(path for guest in guests for path in sorted(guest.rglob("*"))), *map(Path, _MAKERS)]
+    for path in places:
+        if path.is_file():
             digest.update(f"\n{path.name} {path.stat().st_mode:o}\n".encode() + path.read_bytes())
     key = digest.hexdigest()[:16]
     (vmlinuz,) = (kernel / "boot").glob("vmlinuz-*")
-    final = cache / f"root-{key}.cpio.{packer[0]}"
+    final = cache / f"{kind}-{key}.cpio.{packer[0]}"
     with (cache / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not final.exists():
-            archive = root(tree, kernel)
-            with tempfile.NamedTemporaryFile(dir=cache, prefix="root-building-", delete=False) as out:
-                for old in cache.glob("root-*"):
+            archive = make()
+            with tempfile.NamedTemporaryFile(dir=cache, prefix=f"{kind}-building-", delete=False) as out:
+                for old in cache.glob(f"{kind}-*"):
                     if time.time() - old.stat().st_mtime > _OLD_SECONDS:
                         old.unlink()
                 try:
@@ -109,19 +124,28 @@ def root(tree: Path, kernel: Path) -> newc.Archive:
     archive.device("dev/console", "c", 5, 1)
     archive.device("dev/null", "c", 1, 3, 0o666)
     archive.tree(tree / "etc", "etc", keep=lambda name: not _ETC_LEFT_OUT.match(name))
-    triplet = next((tree / "usr/lib").glob("*-linux-gnu"))
+    programs(archive, tree, GUEST / "programs.txt")
+    applets(archive, tree)
+    modules(archive, kernel)
+    _scripts(archive)
+    return archive
+
+
+def programs(archive: newc.Archive, tree: Path, chosen: Path) -> None:
+    """Add what the lines of the file ``chosen`` name in the tree, patterns below /usr, with their libraries."""
     picked = []
-    for line in (GUEST / "programs.txt").read_text(encoding="utf-8").splitlines():
+    for line in chosen.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             picked += [path.relative_to(tree).as_posix() for path in sorted((tree / "usr").glob(line))]
-    _with_libraries(archive, tree, triplet, picked)
-    _applets(archive, tree, triplet)
+    _with_libraries(archive, tree, next((tree / "usr/lib").glob("*-linux-gnu")), picked)
+
+
+def modules(archive: newc.Archive, kernel: Path) -> None:
+    """Add the kernel's modules, and the list of those that the guest loads."""
     version, files = kmod.modules(kernel)
     for name, content in files.items():
         archive.file(f"usr/lib/modules/{version}/{name}", content)
     archive.file("etc/lab.modules", GUEST / "modules.txt")
-    _scripts(archive)
-    return archive
 
 
 def _with_libraries(archive: newc.Archive, tree: Path, triplet: Path, picked: list[str]) -> None:
@@ -149,8 +173,9 @@ def _with_libraries(archive: newc.Archive, tree: Path, triplet: Path, picked: li
                 pending.append(found.relative_to(tree).as_posix())
 
 
-def _applets(archive: newc.Archive, tree: Path, triplet: Path) -> None:
+def applets(archive: newc.Archive, tree: Path) -> None:
     """/bin/sh and every applet that no chosen program stands in for: the VM runs on busybox, as boot2docker does."""
+    triplet = next((tree / "usr/lib").glob("*-linux-gnu"))
     loader = next((tree / "usr/lib64").glob("ld-linux*"), None) or next((tree / "usr/lib").glob("ld-linux*"))
     command = [str(loader), "--library-path", str(triplet), str(tree / "usr/bin/busybox"), "--list-full"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()

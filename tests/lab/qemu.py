@@ -255,15 +255,20 @@ class QemuVM:
         public = self.key.with_suffix(".pub").read_bytes()
         return initramfs.member([("conf", conf, 0o644), ("authorized_keys", public, 0o644)], self.overlay)
 
+    def _initrd(self, root: initramfs.Image) -> Path:
+        """The file that the guest boots."""
+        initrd = self.state / "initrd"
+        with initrd.open("wb") as out, root.initrd.open("rb") as base:
+            out.write(self._member())
+            shutil.copyfileobj(base, out, 1 << 20)
+        return initrd
+
     def _launch(self, root: initramfs.Image, incoming: Path | None = None) -> None:
         """Start QEMU under the lock of one VM a machine; QEMU itself holds the lock until it ends."""
         self.port = self.port or free_port()
         for name in ("qmp", "console", "running"):
             (self.state / name).unlink(missing_ok=True)
-        initrd = self.state / "initrd"
-        with initrd.open("wb") as out, root.initrd.open("rb") as base:
-            out.write(self._member())
-            shutil.copyfileobj(base, out, 1 << 20)
+        initrd = self._initrd(root)
         lock = _hold(self._lock_path)
         memory = os.open(incoming, os.O_RDONLY) if incoming else -1
         argv = self._argv(root.kernel, initrd)
