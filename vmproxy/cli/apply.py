@@ -13,7 +13,7 @@ _NOT_KEPT = "the package index has credentials, so it is not recorded in the VM:
     *WISH,
     *CHANGE,
     "jobs",
-    *("cache", "dir", "port", "size"),
+    *("cache", "dir", "port", "size", "pip"),
     *SSH,
     examples=(
         "vmproxy apply --vm default --dry-run",
