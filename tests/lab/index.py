@@ -59,6 +59,7 @@ class LabIndex:
         self.asked: list[Asked] = []
         self.credentials = credentials
         self._server, self._wheel = server, wheel()
+        self.port: int = server.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, daemon=True)
 
     def __enter__(self) -> LabIndex:
