@@ -27,6 +27,7 @@ _PATH = ("proxies",)
 _KEYS = {"http-proxy": "http_proxy", "https-proxy": "https_proxy", "no-proxy": "no_proxy"}
 _SINCE = 23
 _NEW_MODE = 0o644
+_RUNNING = "the running Docker"
 _USUAL = "/etc/docker/daemon.json"
 _USERINFO = re.compile(r"(?<=://)[^/@]*@")
 _FLAG = re.compile(
@@ -115,7 +116,8 @@ def overrides(facts: Facts, guest: Guest, wanted: Mapping[str, str], *, ours: bo
             continue
         else:
             what = f"{where} has --{name} among Docker's flags, and that wins over what vmproxy sets"
-        hint = f"take that out of {where}, or --via drop-in" if ours else f"take that out of {where}"
+        hint = "restart Docker without it" if where == _RUNNING else f"take that out of {where}"
+        hint += ", or --via drop-in" if ours else ""
         detail = printable(preview.redact(what, ()), limit=300)
         found[where, name] = Finding(subject=f"file {where}", ok=False, code=DRIFT, detail=detail, hint=hint)
     return tuple(found.values())
@@ -318,7 +320,7 @@ def _flags(facts: Facts, guest: Guest) -> Iterator[tuple[str, str, str]]:
     for number, word in enumerate(words):
         name, mark, value = word.removeprefix("--").partition("=")
         if word.startswith("--") and name in (*_KEYS, "config-file"):
-            yield "the running Docker", name, value if mark else "".join(words[number + 1 : number + 2])
+            yield _RUNNING, name, value if mark else "".join(words[number + 1 : number + 2])
 
 
 def _forms(name: str) -> tuple[str, str]:
