@@ -102,7 +102,8 @@ def test_apply_refuses_status_says_force_goes_on(tmp_path: Path) -> None:
     before = root.picture()
     with pytest.raises(Refused, match=r"http-proxy\.conf") as error:
         root.tell(converge.apply)
-    assert error.value.hint.endswith(", or --force")
+    assert error.value.what == f"{_DIR}/http-proxy.conf sets or unsets HTTP_PROXY, and wins over what vmproxy sets"
+    assert error.value.hint == f"take that out of {_DIR}/http-proxy.conf, or say the same with --proxy, or --force"
     assert root.picture() == before
     report = root.tell(converge.apply, force=True)
     assert any("http-proxy.conf" in line and "HTTP_PROXY" in line for line in report.warnings)

@@ -10,7 +10,7 @@ import pytest
 from tests.unit import guestworlds
 from vmproxy import guests
 from vmproxy.errors import Refused
-from vmproxy.model import Facts
+from vmproxy.model import Daemon, Facts
 
 SERVED = {
     "alpine-3.19": ("openrc", "/run/openrc is there: OpenRC runs"),
@@ -42,6 +42,10 @@ REFUSED = {
     "lima-docker": (
         "Docker runs rootless, with its bridges in a network namespace of its own (/run/user/501/docker.sock)",
         "set HTTP_PROXY in ~/.config/systemd/user/docker.service.d/, or run Docker as root",
+    ),
+    "ubuntu-24.04-docker-snap": (
+        "Docker is a snap here, whose service is not docker.service (/etc/systemd/system/snap.docker.dockerd.service)",
+        "set HTTP_PROXY in /etc/systemd/system/snap.docker.dockerd.service.d/, or install Docker as a package",
     ),
     "linuxkit": (
         "this VM is made anew at each start, by LinuxKit (/bin/rc.init)",
@@ -108,6 +112,32 @@ def test_rootless_docker_beside_the_systems_is_no_obstacle() -> None:
     assert guests.detect(both)[0].NAME == "systemd"
     unprivileged = replace(both, daemon=None, uid=1000, paths=both.paths | {"/var/run/docker.sock"})
     assert guests.detect(unprivileged)[0].NAME == "systemd"
+
+
+def test_rootless_docker_in_a_directory_of_files() -> None:
+    """No socket is there to see: the user's own unit tells, unless the system's Docker is enabled beside it."""
+    unit = "/home/kit.linux/.config/systemd/user/docker.service"
+    facts = guestworlds.on_disk(guestworlds.world("lima-docker"))
+    assert guests.detect(facts)[0].NAME == "systemd"
+    alone = replace(facts, paths=facts.paths | {unit})
+    with pytest.raises(Refused, match="Docker runs rootless") as error:
+        guests.detect(alone)
+    assert unit in str(error.value)
+    assert "HTTP_PROXY in ~/.config/systemd/user" in error.value.hint
+    both = replace(alone, paths=alone.paths | {"/etc/systemd/system/multi-user.target.wants/docker.service"})
+    assert guests.detect(both)[0].NAME == "systemd"
+
+
+def test_docker_as_a_snap_beside_or_in_a_directory_of_files() -> None:
+    """Files alone tell of a snap, too; a Docker of the system's that runs, or is there while the snap's does not, is
+    served."""
+    facts = guestworlds.world("ubuntu-24.04-docker-snap")
+    with pytest.raises(Refused, match="Docker is a snap here"):
+        guests.detect(guestworlds.on_disk(facts))
+    running = replace(facts, daemon=Daemon(pid=1, environment={}))
+    assert guests.detect(running)[0].NAME == "systemd"
+    other = replace(facts, paths=(facts.paths | {"/usr/bin/dockerd"}) - {"/run/snap.docker"})
+    assert guests.detect(other)[0].NAME == "systemd"
 
 
 @pytest.mark.parametrize("flag", [b"--firewall-backend=nftables", b"--firewall-backend nftables"])

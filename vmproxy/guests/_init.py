@@ -25,10 +25,18 @@ _DOCKER = tuple(
 )
 _OTHERS = tuple(f"{place}/{name}" for name in ("containerd", "podman") for place in ("/usr/bin", "/usr/local/bin"))
 _ROOTLESS = "/run/user/*/docker.sock"
+# Written by dockerd-rootless-setuptool.sh. Where the system's Docker is enabled, systemd has links of these names.
+_ROOTLESS_UNIT = "/home/*/.config/systemd/user/docker.service"
+_ENABLED = (
+    "/etc/systemd/system/multi-user.target.wants/docker.service",
+    "/etc/systemd/system/sockets.target.wants/docker.socket",
+)
+_SNAP_UNIT = "/etc/systemd/system/snap.docker.dockerd.service"
+_SNAP_RUNS = "/run/snap.docker"
 
 PATHS = (
     MOBYCONFIG, SD_BOOTED, OPENRC_BOOTED, INITTAB, INIT_SCRIPT, LSB, LINUXKIT, *_SYSTEMD, *_OPENRC, *_UPSTART,
-    *_DOCKER, *_OTHERS, _ROOTLESS,
+    *_DOCKER, *_OTHERS, _ROOTLESS, _ROOTLESS_UNIT, *_ENABLED, _SNAP_UNIT, _SNAP_RUNS,
 )  # fmt: skip
 
 
@@ -61,7 +69,15 @@ def refusal(facts: Facts) -> Refused | None:
             where=LINUXKIT if LINUXKIT in there else name,
             hint="set the proxy where the VM is made: Docker Desktop's Settings > Resources > Proxies",
         )
-    sockets = sorted(path for path in there if fnmatchcase(path, _ROOTLESS))
+    if _SNAP_UNIT in there and not running and (_SNAP_RUNS in there or not _first(facts, _DOCKER)):
+        return Refused(
+            "Docker is a snap here, whose service is not docker.service",
+            where=_SNAP_UNIT,
+            hint="set HTTP_PROXY in /etc/systemd/system/snap.docker.dockerd.service.d/, or install Docker as a package",
+        )
+    sockets = sorted(path for path in there if fnmatchcase(path, _ROOTLESS if facts.live else _ROOTLESS_UNIT))
+    if not facts.live and _first(facts, _ENABLED):
+        sockets = []  # the system's Docker starts with the VM, whoever else has one of his own
     # Who is not root cannot see whether another dockerd runs: then its socket tells.
     if sockets and not running and (facts.uid == 0 or "/var/run/docker.sock" not in there):
         return Refused(
