@@ -13,6 +13,8 @@ from tests.unit.cacheworld import Origin, Running, origin
 # The cases themselves; the fixtures of those names are here.
 from tests.unit.test_cache_behaviour import *  # noqa: F403
 from tests.unit.test_cache_refusals import *  # noqa: F403
+from tests.unit.test_cache_upstream import *  # noqa: F403
+from tests.unit.test_cache_upstream import Chain, upstream, wishes
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +46,13 @@ def shut(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     assert program.is_dir()
     with squid(settings(tmp_path_factory.mktemp("shut") / "c", targets=())) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def chain(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """A squid behind an upstream."""
+    assert program.is_dir()
+    with upstream() as (parent, server, echo):
+        wanted = settings(tmp_path_factory.mktemp("chain") / "c", **wishes(parent.port, echo))
+        with squid(wanted) as running:
+            yield Chain(running, parent, server, echo)

@@ -185,6 +185,7 @@ def _limits(settings: CacheSettings) -> list[str]:
         f"request_timeout {seconds(limits.head_seconds)}",
         f"client_idle_pconn_timeout {seconds(limits.idle_seconds)}",
         f"server_idle_pconn_timeout {seconds(limits.origin_idle_seconds)}",
+        f"dns_timeout {seconds(limits.connect_seconds)}",
         f"connect_timeout {seconds(limits.connect_seconds)}",
         f"peer_connect_timeout {seconds(limits.connect_seconds)}",
         f"write_timeout {seconds(limits.stall_seconds)}",
