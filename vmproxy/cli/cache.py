@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,12 +13,15 @@ from vmproxy.cli import cachestart
 from vmproxy.cli.cachestart import directory
 from vmproxy.cli.cacheupstream import no_proxy, upstream
 from vmproxy.cli.common import Run, command, group
+from vmproxy.cli.output import is_terminal
+from vmproxy.errors import UsageError
 from vmproxy.model import printable
 
 if TYPE_CHECKING:
     from vmproxy.cache.limits import CacheSettings
 
 _HOSTS = 10
+_USUAL_SECONDS, _SHORTEST_SECONDS = 2.0, 0.2
 _TUNNELS = "https: is tunnelled and never cached"
 SERVE = (
     *("port", "bind", "dir", "size", "allow", "allow-target", "connect-port", "engine"),
@@ -125,15 +129,20 @@ def _uninstall(run: Run) -> int:
     return cachestart.uninstall(run)
 
 
-@command("dir", examples=("vmproxy cache status", "vmproxy cache status --json"))
+@command(
+    *("dir", "watch", "interval"),
+    examples=("vmproxy cache status", "vmproxy cache status --watch", "vmproxy cache status --json"),
+)
 def _status(run: Run) -> int:
     """Say what the cache holds and what it saved.
 
     The counters go on over restarts. Hosts are named, never paths or queries. Where no proxy runs the directory's own
-    records are shown.
+    records are shown. With --watch it is shown anew on the terminal, with what happens each second, until q or Ctrl-C.
     """
     from vmproxy.cache import control
 
+    if run.value("watch"):
+        return _watch(run)
     found = control.status(directory(run))
     if run.output.json:
         run.output.document(document(cache={**found, "tunnels_are_cached": False}))
@@ -141,6 +150,37 @@ def _status(run: Run) -> int:
     for line in _lines(found):
         run.output.result(line)
     return 0
+
+
+def _watch(run: Run) -> int:
+    """The live view."""
+    from vmproxy.cache import control
+    from vmproxy.cli.watch import watch
+
+    if run.output.json or not is_terminal(sys.stdout):
+        raise UsageError("--watch is for a terminal", hint="vmproxy cache status, or --json")
+    seen: list[tuple[float, dict[str, Any]]] = []
+
+    def lines() -> list[str]:
+        now = time.monotonic()
+        found = control.status(directory(run))
+        rates = _rates(now - seen[0][0], seen[0][1], found) if seen else "now: …"
+        seen[:] = [(now, found)]
+        first, *rest = _lines(found)
+        return [f"{first}    (q ends)", rates, *rest]
+
+    watch(lines, seconds=max(_SHORTEST_SECONDS, run.value("interval", _USUAL_SECONDS)))
+    return 0
+
+
+def _rates(seconds: float, before: dict[str, Any], found: dict[str, Any]) -> str:
+    """What happened between two looks, each second."""
+
+    def rate(name: str) -> float:
+        return max(0, found[name] - before[name]) / max(seconds, 0.001)
+
+    kinds = (f"{_bytes(round(rate(f'bytes_{kind}')))}/s {kind}" for kind in ("saved", "fetched", "tunnelled"))
+    return f"now: {rate('requests'):.1f} requests/s, {', '.join(kinds)}"
 
 
 def _make_purge() -> click.Command:
