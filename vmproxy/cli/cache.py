@@ -177,7 +177,8 @@ def _rates(seconds: float, before: dict[str, Any], found: dict[str, Any]) -> str
     """What happened between two looks, each second."""
 
     def rate(name: str) -> float:
-        return max(0, found[name] - before[name]) / max(seconds, 0.001)
+        happened: int = found[name] - before[name]
+        return max(0, happened) / max(seconds, 0.001)
 
     kinds = (f"{_bytes(round(rate(f'bytes_{kind}')))}/s {kind}" for kind in ("saved", "fetched", "tunnelled"))
     return f"now: {rate('requests'):.1f} requests/s, {', '.join(kinds)}"
