@@ -138,6 +138,7 @@ def options_of_run(way: Way, options: SshOptions, pin: str, *, batch: bool) -> t
         *_options(*_limits(options), *_ALWAYS, *_VM_ONLY, *trust, *(("BatchMode=yes",) if batch else ())),
         *(_pinned(pin) if pin else ()),
         *(("-J", ",".join(hop.text for hop in way.jumps)) if way.jumps else ()),
+        *(_options("ProxyJump=none") if options.jump and not way.jumps else ()),
     )
 
 

@@ -42,6 +42,7 @@ _PERSON_SECONDS = 300.0
 _LOG_LIMIT_BYTES = 256 << 10
 _SETTLE_SECONDS = 1.0
 _END_SECONDS = 3.0
+_SOCKET_ROOM = 60  # a unix socket's path ends at 104 or 108 bytes, and ssh adds 17 of its own
 _PASSING_BY = "trap '' INT QUIT HUP; exec \"$@\""
 _OLD = ("-o", "HostKeyAlgorithms=+ssh-rsa", "-o", "PubkeyAcceptedAlgorithms=+ssh-rsa")
 _asking = threading.Lock()
@@ -104,7 +105,8 @@ class _Directory:
     """A directory of this run's, for ssh's own words and the socket; nobody else can read it."""
 
     def __init__(self) -> None:
-        self._path = tempfile.mkdtemp(prefix="vmproxy-")
+        usual = tempfile.gettempdir()
+        self._path = tempfile.mkdtemp(prefix="vmproxy-", dir=usual if len(usual) < _SOCKET_ROOM else "/tmp")  # noqa: S108
         self._logs = 0
 
     def path(self, name: str) -> str:
