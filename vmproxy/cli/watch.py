@@ -35,7 +35,7 @@ def frame(lines: list[str], columns: int, rows: int, *, plain: bool = False) -> 
     shown = [line if len(line) < columns else f"{line[: max(0, columns - 2)]}…" for line in lines[: max(1, rows - 1)]]
     if plain:
         return "".join(f"{line}\n" for line in (*shown, ""))
-    return _HOME + "".join(f"{line}{_LINE_END}\r\n" for line in shown) + _BELOW
+    return _HOME + "".join(f"{line}{_LINE_END}\n" for line in shown) + _BELOW
 
 
 def _size() -> tuple[int, int]:
