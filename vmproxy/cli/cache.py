@@ -164,10 +164,10 @@ def _watch(run: Run) -> int:
     def lines() -> list[str]:
         now = time.monotonic()
         found = control.status(directory(run))
-        rates = _rates(now - seen[0][0], seen[0][1], found) if seen else "now: …"
+        rates = _rates(now - seen[0][0], seen[0][1], found) if seen else "…"
         seen[:] = [(now, found)]
         first, *rest = _lines(found)
-        return [f"{first}    (q ends)", rates, *rest]
+        return [first, f"now (q ends): {rates}", *rest]
 
     watch(lines, seconds=max(_SHORTEST_SECONDS, run.value("interval", _USUAL_SECONDS)))
     return 0
@@ -181,7 +181,7 @@ def _rates(seconds: float, before: dict[str, Any], found: dict[str, Any]) -> str
         return max(0, happened) / max(seconds, 0.001)
 
     kinds = (f"{_bytes(round(rate(f'bytes_{kind}')))}/s {kind}" for kind in ("saved", "fetched", "tunnelled"))
-    return f"now: {rate('requests'):.1f} requests/s, {', '.join(kinds)}"
+    return f"{rate('requests'):.1f} requests/s, {', '.join(kinds)}"
 
 
 def _make_purge() -> click.Command:
