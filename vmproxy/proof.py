@@ -29,7 +29,10 @@ LEGS = {
     "vm": "from the VM",
     "bridge": "from a container on the default bridge",
     "network": "from a container on a user-defined network",
+    "bridge6": "from a container on the default bridge by IPv6",
 }
+USUAL = ("vm", "bridge", "network")
+"""Those asked of every VM; ``bridge6`` only where the door is one by IPv6, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,9 @@ class Question:
     container_port: int
     connect: bytes = field(repr=False)
     get: bytes = field(repr=False)
-    legs: tuple[str, ...] = ("vm", "bridge", "network")
+    legs: tuple[str, ...] = USUAL
+    container_host6: str = ""
+    """Where the leg ``bridge6`` asks."""
     fetch: bytes = field(default=b"", repr=False)
     """Sent by the proof in place of each, where it is there: see :mod:`vmproxy.cachehit`."""
 
@@ -55,8 +60,9 @@ def question(
     vm_port: int,
     container_host: str,
     container_port: int,
+    container_host6: str = "",
     fetch: bytes = b"",
-    legs: Iterable[str] = tuple(LEGS),
+    legs: Iterable[str] = USUAL,
 ) -> Question:
     """The two requests for one proxy, with its credentials as RFC 7617 has them."""
     extra = ""
@@ -72,6 +78,7 @@ def question(
         container_port=container_port,
         connect=connect.encode("ascii"),
         get=get.encode("ascii"),
+        container_host6=container_host6,
         fetch=fetch,
         legs=tuple(legs),
     )

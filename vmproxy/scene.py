@@ -97,6 +97,10 @@ def question(scene: Scene) -> Question:
             legs.append("bridge")
         if seen.door is None or rules.NETWORK_BRIDGES in seen.door.bridges:
             legs.append("network")
+        # A container on docker0 has an IPv6 address only where docker0 itself has one.
+        six = seen.door.six.bridge_address if seen.door and seen.door.six and "bridge" in legs else ""
+        if any(one.interface == rules.DEFAULT_BRIDGE and one.cidr.startswith(f"{six}/") for one in scene.facts.addresses):
+            legs.append("bridge6")
     inside = (seen.door.bridge_address, seen.door.listen_port) if seen.door else (seen.proxy.host, seen.proxy.port)
     return ask_proxy(
         seen.proxy,
@@ -104,6 +108,7 @@ def question(scene: Scene) -> Question:
         vm_port=seen.proxy.port,
         container_host=inside[0],
         container_port=inside[1],
+        container_host6=seen.door.six.bridge_address if seen.door and seen.door.six else "",
         fetch=cachehit.request(scene.cache_object) if scene.cache_object else b"",
         legs=legs,
     )

@@ -15,7 +15,7 @@ from vmproxy.errors import Busy, NoGateway, Refused, RolledBack
 from vmproxy.machines import Look, Outcome, Terms
 from vmproxy.model import Desired, Facts, Finding, Plan, Report, Route
 from vmproxy.outcomes import failure, short
-from vmproxy.proof import LEGS, Question
+from vmproxy.proof import LEGS, USUAL, Question
 from vmproxy.routes import Sighting, agree, choose_gateway, default_routes, link_networks, parse
 from vmproxy.scene import Scene, judged, question, read, why_not_asked
 from vmproxy.session import DOKKU_RECORD, STILL_IN_DOKKU, Session
@@ -298,7 +298,7 @@ class Story:
         put = question(scene)
         self._tell("asking the proxy from each vantage point")
         findings = tuple(replace(f, ok=judged(f, scene)) for f in self._session.machine.prove(put))
-        for leg in LEGS:
+        for leg in USUAL:
             if leg not in put.legs:
                 scene.warnings.append(f"not asked {LEGS[leg]}: {why_not_asked(scene, leg)}")
         bad = [finding for finding in findings if not finding.ok]

@@ -118,6 +118,14 @@ def test_containers_reach_the_proxy_by_ipv6(world: World) -> None:
         assert world.from_container(BRIDGE) == REACHED
         assert world.from_container("172.17.0.1") == REACHED
         assert world.from_container(BRIDGE, 9000) in SHUT
+        proof = world.vmproxy.json("verify")
+        legs = {found["subject"]: found for found in proof.vm["findings"]}
+        assert (proof.code, list(legs)) == (0, ["vm", "bridge", "network", "bridge6"]), proof
+        assert f"[{BRIDGE}]:{PORT} answers as a proxy from a container" in legs["bridge6"]["detail"]
+        world.machine.run("ip6tables -I FORWARD -j DROP")
+        shut = world.vmproxy.verify()
+        world.machine.run("ip6tables -D FORWARD -j DROP")
+        assert (shut.code, f"nothing answers at [{BRIDGE}]:{PORT} from a container" in shut.all) == (1, True), shut
         again = world.vmproxy.apply()
         assert "nothing to do" in again.all, again
         assert world.vmproxy.status().code == 0

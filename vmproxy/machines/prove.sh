@@ -51,7 +51,8 @@ $proof_inside"
   for leg in "$@"; do
     case $leg in
       vm) proof_ask vm "$vm_host" "$vm_port" ;;
-      bridge|network)
+      bridge|bridge6=*|network)
+        to=$in_host; case $leg in *=*) to=${leg#*=} leg=${leg%%=*} ;; esac
         if [ -z "${proof_image:-}" ]; then
           proof_clean
           # 10,240 zero bytes are an empty tar archive (POSIX ustar: two zero blocks end it).
@@ -64,7 +65,7 @@ $proof_inside"
           net=vmproxy-proof-$nonce
           limit 30 docker network create --label vmproxy=proof "$net" >/dev/null 2>"$work/err" 9>&- || { frame "ran $leg 125"; dd if="$work/err" bs=2048 count=1 2>/dev/null; continue; }
         fi
-        proof_container "$leg" "$net" "$in_host" "$in_port" ;;
+        proof_container "$leg" "$net" "$to" "$in_port" ;;
     esac
   done
   if [ -n "${proof_image:-}" ]; then proof_clean; proof_image=''; fi

@@ -64,11 +64,12 @@ def blob(name: str, content: bytes) -> bytes:
 def question_lines(question: Question) -> bytes:
     """What the proof asks, and from where."""
     ends = f"{question.vm_host} {question.vm_port} {question.container_host} {question.container_port}"
+    legs = [f"bridge6={question.container_host6}" if leg == "bridge6" else leg for leg in question.legs]
     return (
         blob("connect", question.connect)
         + blob("get", question.get)
         + (blob("fetch", question.fetch) if question.fetch else b"")
-        + f"prove {ends} {' '.join(question.legs)}\n".encode("ascii")
+        + f"prove {ends} {' '.join(legs)}\n".encode("ascii")
     )
 
 

@@ -239,6 +239,8 @@ class _Legs:
         host, port = (
             (question.container_host, question.container_port) if inside else (question.vm_host, question.vm_port)
         )
+        if leg == "bridge6":
+            host = f"[{question.container_host6}]"
         answers = self._answers.get(leg, {})
         problem = self._problems.get(leg, "") if not answers else ""
         if not answers and not problem:
