@@ -99,7 +99,8 @@ def question(scene: Scene) -> Question:
             legs.append("network")
         # A container on docker0 has an IPv6 address only where docker0 itself has one.
         six = seen.door.six.bridge_address if seen.door and seen.door.six and "bridge" in legs else ""
-        if any(one.interface == rules.DEFAULT_BRIDGE and one.cidr.startswith(f"{six}/") for one in scene.facts.addresses):
+        at = [one.cidr.partition("/")[0] for one in scene.facts.addresses if one.interface == rules.DEFAULT_BRIDGE]
+        if six in at:
             legs.append("bridge6")
     inside = (seen.door.bridge_address, seen.door.listen_port) if seen.door else (seen.proxy.host, seen.proxy.port)
     return ask_proxy(
