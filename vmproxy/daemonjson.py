@@ -33,6 +33,9 @@ _USERINFO = re.compile(r"(?<=://)[^/@]*@")
 _FLAG = re.compile(
     r"(?<![\w-])--(http-proxy|https-proxy|no-proxy|config-file)(?:=|[ \t]+|(?=[\"']?$))[\"']?([^\s\"']*)"
 )
+# Where words for dockerd stand: a variable's value, also of several lines, and a unit's ExecStart. A script's own
+# commands have flags of the same names: wget --no-proxy.
+_OPTIONS = re.compile(r"[ \t]*(?:(?:export[ \t]+)?(?!Exec(?!Start=))[A-Za-z_]\w*\+?=|--)")
 
 
 def proxies(variables: Mapping[str, str]) -> dict[str, str]:
@@ -313,7 +316,7 @@ def _flags(facts: Facts, guest: Guest) -> Iterator[tuple[str, str, str]]:
         if path == guest.DAEMON_CONFIG:
             continue
         for line in content.decode("utf-8", "replace").replace("\\\n", " ").splitlines():
-            if not line.lstrip().startswith(("#", ";")):
+            if _OPTIONS.match(line):
                 for found in _FLAG.finditer(line):
                     yield path, found[1], found[2]
     words = facts.daemon.words if facts.daemon is not None else ()

@@ -363,6 +363,7 @@ def test_a_docker_that_does_not_run_is_told_by_its_file() -> None:
 
 
 UNIT = "/lib/systemd/system/docker.service"
+_LINES = b"OPTIONS='\n--label a=b\n  --https-proxy=http://boss:hunter44@x:1\n'\n"
 FLAGS: dict[str, dict[str, Any]] = {
     "in the unit": {
         "texts": {UNIT: b"[Service]\nExecStart=/usr/bin/dockerd \\\n  --http-proxy=http://boss:hunter44@x:1\n"}
@@ -372,6 +373,9 @@ FLAGS: dict[str, dict[str, Any]] = {
             UNIT: b"[Service]\nEnvironmentFile=-/etc/default/docker\nExecStart=/usr/bin/dockerd $DOCKER_OPTS\n",
             "/etc/default/docker": b'DOCKER_OPTS="-D --no-proxy corp.test"\n',
         }
+    },
+    "in a variable of several lines": {
+        "texts": {UNIT: b"[Service]\nEnvironmentFile=/etc/sysconfig/docker\n", "/etc/sysconfig/docker": _LINES}
     },
     "of the running one": {"words": ("/usr/bin/dockerd", "-H", "fd://", "--https-proxy", "http://boss:hunter44@x:1")},
     "another file": {"words": ("dockerd", "--config-file=/srv/docker.json")},
@@ -399,6 +403,13 @@ def test_flags_that_docker_would_not_start_with_are_named(case: str) -> None:
         {"texts": {"/etc/default/docker": b'DOCKER_OPTS="--http-proxy=http://x:1"\n'}},
         {"texts": {UNIT: b"[Service]\nEnvironment=X=my--http-proxy=1 y--no-proxy\n"}},
         {"words": ("dockerd", "--config-file", ETC, "--log-opt", "http-proxy=1", "-l", "info")},
+        {"texts": {UNIT: b"[Service]\nExecStartPre=/usr/bin/wget --no-proxy -q http://x/\nExecStart=dockerd\n"}},
+        {
+            "texts": {
+                UNIT: b"[Service]\nEnvironmentFile=/etc/default/docker\n",
+                "/etc/default/docker": b"wget --no-proxy x\n",
+            }
+        },
         {"words": ()},
     ],
 )
