@@ -41,7 +41,7 @@ class Said:
     @property
     def shown(self) -> str:
         """The fingerprint of the key that the server showed, "" where it did not come to that."""
-        found = re.search(r"^debug1: Server host key: \S+ (SHA256:\S+)", self.log, re.MULTILINE)
+        found = re.search(r"^debug1: Server host key: \S+ (SHA256:[A-Za-z0-9+/]+)", self.log, re.MULTILINE)
         return found[1] if found else ""
 
     @property

@@ -44,7 +44,8 @@ _SETTLE_SECONDS = 1.0
 _END_SECONDS = 3.0
 _SOCKET_ROOM = 60  # a unix socket's path ends at 104 or 108 bytes, and ssh adds 17 of its own
 _PASSING_BY = "trap '' INT QUIT HUP; exec \"$@\""
-_OLD = ("-o", "HostKeyAlgorithms=+ssh-rsa", "-o", "PubkeyAcceptedAlgorithms=+ssh-rsa")
+# For keys it goes first: such a server may promise better and not keep it.
+_OLD = ("-o", "HostKeyAlgorithms=+ssh-rsa", "-o", "PubkeyAcceptedAlgorithms=^ssh-rsa")
 _asking = threading.Lock()
 
 

@@ -1,0 +1,116 @@
+"""What ssh's own words become: the kind of error, its place, its hint. The words are those of OpenSSH 7.4 to 9.2."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmproxy.errors import NotPermitted, Unreachable, Untrusted, VmproxyError
+from vmproxy.model import printable
+from vmproxy.transports._sshsaid import Offence, Said
+
+SHOWN = "SHA256:" + "A" * 43
+KEY = f"debug1: Server host key: ssh-ed25519 {SHOWN}\n"
+CHANGED = (
+    "@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\r\n"
+    f"The fingerprint for the ED25519 key sent by the remote host is\r\n{SHOWN}.\r\n"
+    "Offending ECDSA key in /home/me/known hosts:12\r\n"
+    '  remove with:\r\n  ssh-keygen -f "/home/me/known hosts" -R "vm"\r\n'
+    "Host key verification failed.\r\n"
+)
+
+
+def said(log: str, more: str = "", **more_fields: str) -> VmproxyError:
+    """The error of one try at ``me@vm:22``."""
+    return Said(log=log, more=more, where="me@vm:22", timeout_seconds=3.0, **more_fields).error()
+
+
+@pytest.mark.parametrize(
+    ("log", "kind", "words"),
+    [
+        ("ssh: Could not resolve hostname vm: Name or service not known\n", Unreachable, "name is not known"),
+        ("ssh: connect to host vm port 22: No route to host\n", Unreachable, "no route to host"),
+        ("ssh: connect to host vm port 22: Connection timed out\n", Unreachable, "no answer within 3 s"),
+        ("Connection timed out during banner exchange\n", Unreachable, "no answer within 3 s"),
+        ("kex_exchange_identification: read: Connection reset by peer\n", Unreachable, "no SSH handshake"),
+        ("Bad remote protocol version identification: 'HTTP'\n", Unreachable, "no SSH handshake"),
+        ("Unable to negotiate with ::1 port 22: no matching MAC found. Their offer: x\n", Unreachable, "matching MAC"),
+        (KEY + "me@vm: Permission denied (publickey,password).\n", NotPermitted, "takes publickey, password"),
+        (KEY + "Received disconnect from ::1 port 22:2: Too many authentication failures\n", NotPermitted, "ended"),
+        (KEY + 'Load key "/k": error in libcrypto\nme@vm: Permission denied (publickey).\n', NotPermitted, "/k (error"),
+        (KEY + "Host key verification failed.\n", Untrusted, "not one that is known"),
+        (KEY + "Host key ED25519 SHA256:x revoked by file /r\n", Untrusted, "revoked"),
+        (KEY + CHANGED, Untrusted, "has changed"),
+        ("something new\n", Unreachable, "something new"),
+        ("", Unreachable, "without a word"),
+        ("debug1: nothing but details\n", Unreachable, "without a word"),
+    ],
+)
+def test_what_it_becomes(log: str, kind: type[VmproxyError], words: str) -> None:
+    """Each failure is the error that the library's transport raises for it."""
+    error = said(log)
+    assert type(error) is kind
+    assert words in str(error)
+    assert error.hint
+
+
+def test_changed_key_is_told_whole() -> None:
+    """Place in the file, both fingerprints, the command to forget."""
+    tried = Said(log=KEY + CHANGED, where="me@vm:22")
+    assert tried.offence == Offence(path="/home/me/known hosts", line=12)
+    error = tried.error("SHA256:before")
+    assert "SHA256:before" in str(error) and SHOWN in str(error)
+    assert error.where == "/home/me/known hosts:12"
+    assert 'ssh-keygen -f "/home/me/known hosts" -R "vm"' in error.hint
+
+
+def test_pin() -> None:
+    """Both fingerprints, where one was wanted."""
+    error = said(KEY + "Host key verification failed.\n", pin="SHA256:wanted")
+    assert SHOWN in str(error) and "SHA256:wanted" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "words"),
+    [
+        ("guard@door: Permission denied (publickey).\r\n", NotPermitted, "by this jump host"),
+        (CHANGED, Untrusted, "has changed"),
+        ("channel 0: open failed: administratively prohibited: open failed\r\n", Unreachable, "does not pass"),
+        ("channel 0: open failed: connect failed: Connection refused\r\n", Unreachable, "from the jump host"),
+        ("ssh: connect to host door port 22: Connection refused\r\n", Unreachable, "cannot connect"),
+    ],
+)
+def test_on_the_way(more: str, kind: type[VmproxyError], words: str) -> None:
+    """What a jump host's ssh says counts while the VM has not shown its key, and not after."""
+    end = "kex_exchange_identification: Connection closed by remote host\nConnection closed by UNKNOWN port 65535\n"
+    error = said(end, more)
+    assert type(error) is kind
+    assert words in str(error)
+    later = said(KEY + "me@vm: Permission denied (publickey).\n", more)
+    assert "the VM takes publickey" in str(later)
+
+
+@pytest.mark.parametrize(
+    ("log", "needed"),
+    [
+        ("Unable to negotiate: no matching host key type found. Their offer: ssh-rsa\n", True),
+        ("Unable to negotiate: no matching host key type found. Their offer: ssh-rsa,ssh-dss\n", True),
+        ("Unable to negotiate: no matching host key type found. Their offer: ssh-dss\n", False),
+        ("Unable to negotiate: no matching host key type found. Their offer: ssh-rsa,x\n", False),
+        ("debug1: send_pubkey_test: no mutual signature algorithm\nme@vm: Permission denied (publickey).\n", True),
+        ("me@vm: Permission denied (publickey).\n", False),
+        ("", False),
+    ],
+)
+def test_sha1(log: str, needed: bool) -> None:
+    """SHA-1 is needed only where the server offers nothing else, or an RSA key has no other way."""
+    assert Said(log=log).needs_sha1 is needed
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_t03_anything_becomes_one_printable_line(log: str, more: str) -> None:
+    """Whatever is written there, the error is one line of bounded length without controls."""
+    error = said(log, more)
+    for text in (str(error), error.hint):
+        assert printable(text, limit=1200) == text
