@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from vmproxy import blocks, tools
+from vmproxy import blocks, shellharm, tools
 from vmproxy.errors import ForeignFile
 from vmproxy.guests import Guest
 from vmproxy.guests import files as files_of_guests
@@ -155,6 +155,19 @@ def _objections(facts: Facts, before: File, block: BlockWish) -> None:
             "what is appended to this file would not be read (an open here-document?)",
             where=before.path,
             hint="close it and run vmproxy again",
+        )
+
+
+def must_start_again(facts: Facts, guest: Guest) -> None:
+    """Raises ForeignFile where Docker, once stopped, would not start any more for what somebody wrote in its file."""
+    file = facts.files.get(guest.WISH_FILE)
+    if guest.WISH_FILE not in guest.SHELL or file is None:
+        return
+    for line, name in shellharm.spoiled(file.content or b""):
+        raise ForeignFile(
+            f"{name} has a carriage return (a line that ends in CR LF), and Docker would not start with it again",
+            where=f"{file.path}:{line}",
+            hint="take the carriage returns out of that file and run vmproxy again",
         )
 
 

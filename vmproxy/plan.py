@@ -194,6 +194,8 @@ def diff(
     if config is not None:
         # The record knows how to undo it: it comes before, and goes after.
         files = (*files, config) if desired.proxies is not None else (config, *files)
+    if restart:
+        managed.must_start_again(facts, guest)
     drift += stale
     drift += [
         Finding(subject=f"file {path}", ok=False, code=DRIFT, detail="left behind by a run that was cut short")
@@ -219,7 +221,6 @@ def moved_gateway(facts: Facts, variant: str, door: Door) -> str:
             if there and there != door.gateway:
                 return f"the gateway is now {door.gateway}; the rules lead to {printable(there, limit=40)}"
     return ""
-
 
 
 # ---- the daemon -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from itertools import takewhile
 from vmproxy import shellscan
 
 _LINE_END = re.compile(rb"(?:^|[;&|({]|\bthen|\belse|\bdo)[ \t]*(exit|return|exec)\b")
+# What Docker's own scripts start it with: boot2docker's init.d/docker, and those of upstream's contrib/init.
+_DOCKERS = re.compile(r"DOCKER\w*|EXTRA_ARGS|CERTDIR|CACERT|SERVERKEY|SERVERCERT", re.ASCII)
 _LINE_LOCK = re.compile(rb"\b(?:readonly|declare|typeset)\b(.*)")
 
 
@@ -24,6 +26,21 @@ def touched(command: shellscan.Command) -> frozenset[str]:
         loses = any(word.startswith("-") and "n" in word for word in argv[1:])
         return frozenset(word.partition("=")[0] for word in argv[1:] if loses or "=" in word)
     return frozenset()
+
+
+def spoiled(content: bytes) -> list[tuple[int, str]]:
+    """(line, name) of each of Docker's own variables that is given a carriage return, as a file with lines of CR LF
+    does: that gets into Docker's command line, and it does not start."""
+    try:
+        commands = shellscan.scan(content).commands if b"\r" in content else ()
+    except shellscan.Lost:
+        return []
+    found = []
+    for command in commands:
+        for name, equals, value in (word.partition("=") for word in command.words):
+            if equals and "\r" in value and _DOCKERS.fullmatch(name):
+                found.append((command.line, name))
+    return found
 
 
 def harm(before: bytes, names: frozenset[str]) -> list[tuple[int, str]]:

@@ -76,6 +76,25 @@ def test_f41_what_cannot_work_is_refused_untouched(base: Base, vmproxy: Vmproxy,
     assert caught.value.hint
 
 
+def test_f41_a_restart_that_would_be_dockers_last_is_refused(base: Base, vmproxy: Vmproxy) -> None:
+    """EXTRA_ARGS on a line that ends in CR LF: exit 6 with the line, nothing touched and Docker not stopped. If it comes
+    later, remove says so before it stops a Docker that would not start again, and works once it is repaired."""
+    base.write(PROFILE, b'export TZ=UTC\nEXTRA_ARGS="-D"\r\n')
+    with unchanged(base.machine), pytest.raises(ForeignFile, match="EXTRA_ARGS has a carriage return") as caught:
+        vmproxy.tell(converge.apply, check=False, verify=False)
+    assert caught.value.where == f"{PROFILE}:2"
+    base.write(PROFILE, b"export TZ=UTC\n")
+    told(vmproxy)
+    applied = held(base.machine, PROFILE)
+    assert applied is not None
+    base.write(PROFILE, b"EXTRA_ARGS=-D\r\n" + applied.content)
+    with unchanged(base.machine), pytest.raises(ForeignFile, match="Docker would not start with it again") as caught:
+        vmproxy.tell(converge.remove)
+    assert caught.value.where == f"{PROFILE}:1"
+    base.write(PROFILE, b"EXTRA_ARGS=-D\n" + applied.content)
+    assert vmproxy.tell(converge.remove).changed
+
+
 def test_f41_exit_in_the_boot_script_is_behind_our_block(base: Base, vmproxy: Vmproxy) -> None:
     """`exit 0` at the end of bootlocal.sh does no harm: our block stands before it; removed, all is as before."""
     content = b"#!/bin/sh\necho mine\nexit 0\n"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from vmproxy import blocks, shellscan
+from vmproxy import blocks, shellharm, shellscan
 
 SHELLS = (("dash",), ("busybox", "sh"), ("bash", "--posix"))
 NAMES = ("http_proxy", "HTTP_PROXY")
@@ -442,3 +442,20 @@ def test_f66_docker_machines_profile_carries_our_block(tmp_path: Path) -> None:
     done = blocks.put(DOCKER_MACHINE_PROFILE, PAYLOAD, where="end", record={})
     assert all(sourced(shell, done, tmp_path).stdout == WANTED for shell in SHELLS)
     assert blocks.take(done) == DOCKER_MACHINE_PROFILE
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b'EXTRA_ARGS="-D"\r\n', [(1, "EXTRA_ARGS")]),
+        (b"#!/bin/sh\n\nexport DOCKER_OPTS='-D\r\n--tls\r\n'\n", [(3, "DOCKER_OPTS")]),
+        (b"if true; then\n DOCKER_HOST=x\r\nfi\n", [(2, "DOCKER_HOST")]),
+        (b"export TZ=UTC\r\nexport HTTP_PROXY=x\r\n", []),
+        (b'EXTRA_ARGS="-D"\n# EXTRA_ARGS=x\r\n', []),
+        (b"EXTRA_ARGS=-D\n\r\n", []),
+        (b"if EXTRA_ARGS=x\r\n", [(1, "EXTRA_ARGS")]),
+    ],
+)
+def test_variables_of_dockers_with_a_carriage_return(text: bytes, found: list[tuple[int, str]]) -> None:
+    """Each is named with its line; other people's variables, comments and bare line ends do Docker no harm."""
+    assert shellharm.spoiled(text) == found
