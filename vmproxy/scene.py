@@ -111,7 +111,7 @@ def question(scene: Scene) -> Question:
         container_port=inside[1],
         container_host6=seen.door.six.bridge_address if seen.door and seen.door.six else "",
         fetch=cachehit.request(scene.cache_object) if scene.cache_object else b"",
-        legs=legs,
+        legs=[*legs[1:], legs[0]] if scene.cache_object else legs,  # so that a container has the first of all hits
     )
 
 
