@@ -77,7 +77,7 @@ def test_f41_what_cannot_work_is_refused_untouched(base: Base, vmproxy: Vmproxy,
 
 
 def test_f41_a_restart_that_would_be_dockers_last_is_refused(base: Base, vmproxy: Vmproxy) -> None:
-    """EXTRA_ARGS on a line that ends in CR LF: exit 6 with the line, nothing touched and Docker not stopped. If it comes
+    """EXTRA_ARGS on a line that ends in CR LF: exit 6 with the line, nothing touched, Docker not stopped. If it comes
     later, remove says so before it stops a Docker that would not start again, and works once it is repaired."""
     base.write(PROFILE, b'export TZ=UTC\nEXTRA_ARGS="-D"\r\n')
     with unchanged(base.machine), pytest.raises(ForeignFile, match="EXTRA_ARGS has a carriage return") as caught:
