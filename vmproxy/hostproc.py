@@ -99,6 +99,67 @@ def port_open(host: str, port: int, *, timeout_seconds: float = 1.0) -> bool:
         return False
 
 
+def exchange(host: str, port: int, question: bytes, *, timeout_seconds: float = 1.0, limit_bytes: int = 65536) -> bytes:
+    """What comes back for some bytes, until the other side ends, the time is over or there is enough."""
+    answer = b""
+    deadline = time.monotonic() + timeout_seconds
+    with (
+        contextlib.suppress(OSError, UnicodeError, OverflowError),
+        socket.create_connection((host, port), timeout=timeout_seconds) as talk,
+    ):
+        talk.sendall(question)
+        while len(answer) < limit_bytes and (left := deadline - time.monotonic()) > 0:
+            talk.settimeout(left)
+            piece = talk.recv(limit_bytes - len(answer))
+            if not piece:
+                break
+            answer += piece
+    return answer
+
+
+def listeners(port: int) -> tuple[str, ...]:
+    """The names of the programs that listen on a TCP port of this machine, as far as we may see them; Linux only.
+
+    Of a script it is the script's name.
+    """
+    sockets = set()
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in _lines_of(path):
+            words = line.split()
+            if len(words) > 9 and words[3] == "0A" and words[1].endswith(f":{port:04X}"):
+                sockets.add(f"socket:[{words[9]}]")
+    names = []
+    for process in list_directory("/proc", limit=100_000) if sockets else ():
+        if process.isdigit() and any(
+            _link(f"/proc/{process}/fd/{number}") in sockets
+            for number in list_directory(f"/proc/{process}/fd", limit=10_000)
+        ):
+            names.append(_program(f"/proc/{process}"))
+    return tuple(dict.fromkeys(filter(None, names)))
+
+
+def _lines_of(path: str) -> list[str]:
+    with contextlib.suppress(OSError), open(path, encoding="latin-1") as file:
+        return file.read(16 << 20).splitlines()
+    return []
+
+
+def _link(path: str) -> str:
+    with contextlib.suppress(OSError):
+        return os.readlink(path)
+    return ""
+
+
+def _program(process: str) -> str:
+    with contextlib.suppress(OSError), open(f"{process}/cmdline", "rb") as file:
+        words = file.read(4096).decode("utf-8", "replace").split("\0")
+        names = [word.rpartition("/")[2] for word in words]
+        if names[0].startswith("python"):
+            return next((name for name in names[1:] if not name.startswith("-")), names[0])
+        return names[0]
+    return ""
+
+
 def run(
     argv: tuple[str, ...], *, timeout_seconds: float = 10.0, limit_bytes: int = 1 << 20, environ: Mapping[str, str]
 ) -> Output | None:

@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 from ipaddress import ip_address
 
+from vmproxy import nearby
 from vmproxy.cache.guard import Address
 from vmproxy.cache.limits import CacheSettings
 from vmproxy.errors import Refused
@@ -24,6 +25,9 @@ def refused(settings: CacheSettings, error: OSError) -> Refused:
     what, hint = f"cannot listen there: {(error.strerror or 'refused').lower()}", "--bind ADDR, --port N"
     port = settings.port
     if error.errno == errno.EADDRINUSE:
+        if found := nearby.who(port):
+            hint = f"--port N; or use it as it is: vmproxy apply --proxy {found.url}"
+            return Refused(f"{found.name} listens there already", where=f"{settings.address}:{port}", hint=hint)
         who = f"ss -ltnp sport = :{port}" if sys.platform == "linux" else f"lsof -nP -iTCP:{port}"
         what, hint = "something listens there already", f"--port N; who it is says {who}"
     return Refused(what, where=f"{settings.address}:{port}", hint=hint)

@@ -7,6 +7,7 @@ told to end by a watcher, too, which sees our end even where that was SIGKILL.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import secrets
@@ -21,7 +22,7 @@ from vmproxy.cache import squidconf, squidlog, squidstore
 from vmproxy.cache.control import Control, ask
 from vmproxy.cache.guard import check_settings
 from vmproxy.cache.limits import CacheSettings
-from vmproxy.cache.listening import own_addresses, try_listening
+from vmproxy.cache.listening import own_addresses, refused, try_listening
 from vmproxy.cache.place import SQUID, lock, prepare
 from vmproxy.cache.squidask import Asker
 from vmproxy.cache.stats import Stats
@@ -38,7 +39,6 @@ _KILL_SECONDS = 10.0
 _SAID_LINES = 50
 _LINE_LIMIT = 64 << 10
 _WATCH = 'cat >/dev/null; kill -TERM "-$1"; sleep 5; kill -KILL "-$1"'
-_REUSED = "something listens there already"
 
 
 def find_squid() -> str:
@@ -188,9 +188,8 @@ class Squid:
 
     def _failed(self) -> Refused:
         why = squidlog.reason(b"\n".join(self._said))
-        where = f"{self.settings.address}:{self.settings.port}"
         if "HTTP Socket" in why:
-            return Refused(_REUSED, where=where, hint="--port N")
+            return refused(self.settings, OSError(errno.EADDRINUSE, why))
         return Refused(f"squid does not start: {why or 'it says nothing'}", where=self._directory, hint="--dir DIR")
 
     async def _watch(self) -> None:

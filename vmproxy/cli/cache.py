@@ -64,9 +64,7 @@ def _serve(run: Run) -> int:
         sys.stdout.flush()
         tell("READY=1", run.environ)
 
-    cache.serve(
-        settings, ready=ready, log=run.output.note if run.output.verbosity > 0 else None, warn=run.output.warn
-    )
+    cache.serve(settings, ready=ready, log=run.output.note if run.output.verbosity > 0 else None, warn=run.output.warn)
     return 0
 
 
@@ -144,6 +142,11 @@ def _status(run: Run) -> int:
     if run.value("watch"):
         return _watch(run)
     found = control.status(directory(run))
+    if not found["running"]:
+        from vmproxy import nearby
+
+        others = [{"name": one.name, "port": one.port, "proxy": one.url} for one in nearby.look()]
+        found = {**found, "others": others}
     if run.output.json:
         run.output.document(document(cache={**found, "tunnels_are_cached": False}))
         return 0
@@ -214,7 +217,8 @@ def document(*, changed: bool = False, **more: Any) -> dict[str, Any]:
 def _lines(found: dict[str, Any]) -> list[str]:
     """The status for a reader."""
     if found["running"]:
-        first = f"running: {found['listen']}, process {found['pid']}, for {found['seconds']} s"
+        engine = "" if found.get("engine", "embedded") == "embedded" else f" ({found['engine']})"
+        first = f"running: {found['listen']}{engine}, process {found['pid']}, for {found['seconds']} s"
         room = f" of {_bytes(found['limit'])}"
     else:
         first, room = "not running", ""
@@ -234,6 +238,11 @@ def _lines(found: dict[str, Any]) -> list[str]:
             f"  {printable(row['host']):<{width}}  {row['requests']} requests, {row['hits']} hits,"
             f" {_bytes(row['bytes_saved'])} saved, {row['tunnels']} tunnels"
             for row in rows
+        ),
+        *(
+            f"{one['name']} listens on 127.0.0.1:{one['port']} and can be used as it is:"
+            f" vmproxy apply --proxy {one['proxy']}"
+            for one in found.get("others", ())
         ),
     ]
 

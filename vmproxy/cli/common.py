@@ -27,7 +27,7 @@ import click
 from vmproxy import config
 from vmproxy.cli.output import Output, may_ask, summary
 from vmproxy.cli.params import click_option, said
-from vmproxy.errors import Interrupted, RolledBack, UsageError, VmproxyError
+from vmproxy.errors import Interrupted, NoProxy, RolledBack, UsageError, VmproxyError
 from vmproxy.model import ProxyURL, Report, Settings
 from vmproxy.options import CHANGE, GLOBAL, OPTIONS, SSH, WISH
 
@@ -234,8 +234,17 @@ def failed(target: str, error: VmproxyError | Interrupted) -> Report:
         changed=isinstance(error, RolledBack) and not rolled_back,
         rolled_back=rolled_back,
         message=error.what if isinstance(error, Interrupted) else str(error),
-        hint=error.hint,
+        hint=_hint(error),
     )
+
+
+def _hint(error: VmproxyError | Interrupted) -> str:
+    """The error's hint; where no proxy answers, first those of this host that could be used as they are."""
+    if isinstance(error, NoProxy):
+        from vmproxy import nearby
+
+        return "; or ".join(filter(None, (nearby.hint(), error.hint)))
+    return error.hint
 
 
 def each_vm(run: Run, story: Callable[[str, Hands], Report], *, diff: bool = True) -> int:
