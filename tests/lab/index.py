@@ -8,6 +8,7 @@ import hashlib
 import io
 import socket
 import threading
+import urllib.parse
 import zipfile
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -92,14 +93,15 @@ class LabIndex:
                 header = self.headers.get("Authorization", "")
                 by_proxy = "://" in self.path or "Via" in self.headers
                 index.asked.append(Asked(path=self.path, authorization=header, by_proxy=by_proxy))
+                path = urllib.parse.unquote(self.path)  # pip writes the + of devpi's as %2B
                 wanted = "Basic " + base64.b64encode(index.credentials.encode()).decode()
                 if index.credentials and header != wanted:
                     self._say(HTTPStatus.UNAUTHORIZED, b"", "text/plain", ("WWW-Authenticate", 'Basic realm="lab"'))
-                elif self.path in [f"{root}{PACKAGE}" for root in ROOTS]:  # as PyPI does
+                elif path in [f"{root}{PACKAGE}" for root in ROOTS]:  # as PyPI does
                     self._say(HTTPStatus.MOVED_PERMANENTLY, b"", "text/plain", ("Location", f"{self.path}/"))
-                elif self.path in [f"{root}{PACKAGE}/" for root in ROOTS]:
+                elif path in [f"{root}{PACKAGE}/" for root in ROOTS]:
                     self._say(HTTPStatus.OK, f'<!DOCTYPE html><a href="../{_WHEEL}">{_WHEEL}</a>'.encode(), "text/html")
-                elif self.path in [f"{root}{_WHEEL}" for root in ROOTS]:
+                elif path in [f"{root}{_WHEEL}" for root in ROOTS]:
                     self._say(HTTPStatus.OK, index._wheel, "application/octet-stream")
                 elif self.path == "/":
                     self._say(HTTPStatus.OK, b"a package index", "text/plain")
