@@ -6,6 +6,7 @@ earlier session of ours whose client was killed. So: listen, ask for a prompt, l
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -38,7 +39,7 @@ State = Literal["login", "password", "prompt", "unknown"]
 _READER = """\
 n=$(printf "\\n.");n=${n%.};o=$(stty -g);case $(stty -a)$n in *-icanon*|*"-echo "*|*"-echo$n"*)o=sane;;esac;\
 stty -echo -icanon min 0 time 200;p=;printf "\\n@%s%s 0 user %s .\\n" HALF1 HALF2 $(id -u);\
-while IFS= read -r l&&[ "$l" != . ];do p=$p$l$n;done;\
+while IFS= read -r l;do case "$l" in .)break;;esac;p=$p$l$n;done;\
 case $(printf %s "$p"|sha256sum) in DIGEST*)eval "$p";;\
 *)stty $o;printf "\\n@%s%s 0 torn %s .\\n" HALF1 HALF2 "$(command -v sha256sum)";;esac"""
 
@@ -69,14 +70,25 @@ class Opener:
         self._line = line
         self._seconds = timeout_seconds
         self._deadline = time.monotonic() + timeout_seconds
-        self._own = False
+        self._own: bool = False
+        """We have logged in, and so we log out."""
         self._root = 0
+        self._typed: int = 0
         self.call = os.urandom(8).hex()
         self.mark = ""
         self.answers = Answers("")
 
     def run(self) -> None:
-        """Raises LostContact at the deadline, NotPermitted, Refused."""
+        """Raises LostContact at the deadline, NotPermitted, Refused; what we typed is then taken back."""
+        try:
+            self._run()
+        except BaseException:
+            if self._typed or self._own:
+                with contextlib.suppress(LostContact):
+                    self._line.write(_HARD + b"exit\n" * self._own, time.monotonic() + 1)
+            raise
+
+    def _run(self) -> None:
         text = self._gather(_QUIET_SECONDS, self._line.read(0.05))
         blind = 0
         for attempt in range(1000):
@@ -116,7 +128,7 @@ class Opener:
         text = self._nudged(b"root\n", max(quiet_seconds, 1.0))
         state = state_of(text)
         if state == "password":
-            seen = self._line.last_words()
+            seen, self._own = self._line.last_words(), False
             self._line.write(b"\x03\n", self._deadline)
             raise LostContact(
                 f"the VM wants a password for root{seen}",
@@ -134,25 +146,30 @@ class Opener:
         text = program(self.mark, self.call)
         reader = _READER.replace("HALF1", first).replace("HALF2", second).replace("DIGEST", digest(text)[:16])
         # Our own log-in ends with our program; somebody else's shell stays, and a space keeps it out of most histories.
+        self._typed += 1
         self._line.write(f" {'exec ' * self._own}sh -c {shlex.quote(reader)}\n".encode("ascii"), self._deadline)
-        answer = self._answer(_BEGIN_SECONDS)
+        seconds = _BEGIN_SECONDS * self._typed
+        answer = self._answer(seconds)
         if answer is None or answer.kind != "user":
             return False
         if answer.words != ("0",):
             self._line.write(b".\n", self._deadline)
+            self._answer(_QUIET_SECONDS)
+            self._typed, self._own = 0, False
             raise NotPermitted(
                 f"the shell on the line is not root's (user {printable(' '.join(answer.words), limit=40)})",
                 where=self._line.place,
                 hint="log out there: root is then logged in",
             )
         self._line.write(f"{text}.\n".encode("ascii"), self._deadline)
-        answer = self._answer(_BEGIN_SECONDS + 4)
+        answer = self._answer(seconds)
         lack = ""
         if answer is not None and answer.kind == "lack":
             lack = " ".join(answer.words)
         elif answer is not None and answer.kind == "torn" and not any(answer.words):
             lack = "sha256sum"
         if lack:
+            self._typed, self._own = 0, False
             raise Refused(
                 f"the VM has no {printable(lack, limit=120)}",
                 where=self._line.place,

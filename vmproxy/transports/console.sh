@@ -35,7 +35,7 @@ feed() {
   while IFS= read -r k && [ "$k" != end ]; do
     base64 -d <"$1/in.$k" || { : >"$1/deaf"; break; }
     rm -f "$1/in.$k"
-  done <>"$1/tell.in" >"$1/in"
+  done <&5 >"$1/in"
   : >"$1/over.in"
 }
 
@@ -47,8 +47,8 @@ pump() {
     sum "$2 $3 $n $b"
     put "$1/$3.$n" "$3 $n $REPLY $b"
     [ -n "$b" ] || break
-    if [ "$n" -ge 4 ]; then IFS= read -r k && rm -f "$1/$3.$k"; fi
-  done 4<"$1/$3" <>"$1/tell.$3"
+    if [ "$n" -ge 4 ]; then IFS= read -r k <&5 && rm -f "$1/$3.$k"; fi
+  done 4<"$1/$3"
   : >"$1/over.$3"
 }
 
@@ -66,12 +66,17 @@ start() {
   cmd=$(base64 -d <"$w/$1.command"; echo .); cmd=${cmd%.}
   d=$w/$1
   mkdir "$d" && mkfifo "$d/in" "$d/out" "$d/err" "$d/tell.in" "$d/tell.out" "$d/tell.err" || return 1
+  # Each has its fifo for words from us open from its first moment on: a word that nobody holds is lost.
+  exec 5<>"$d/tell.in"
   feed "$d" </dev/null >/dev/null 2>&1 &
   pids=$!
+  exec 5<>"$d/tell.out"
   pump "$d" "$1" out </dev/null >/dev/null 2>&1 &
   pids="$pids $!"
+  exec 5<>"$d/tell.err"
   pump "$d" "$1" err </dev/null >/dev/null 2>&1 &
   pids="$pids $!"
+  exec 5>&-
   # With job control, or what runs in the background would ignore ^C for good, and Docker with it.
   set -m 2>/dev/null
   run "$d" "$1" </dev/null >/dev/null 2>&1 &
