@@ -13,11 +13,15 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
+from tests.lab import default_cache
 from tests.lab.hostside import ask, inside, listen
+from tests.lab.index import PACKAGE, LabIndex
 from tests.lab.nsvm import NamespaceVM
+from tests.lab.pyimage import build_python_image
 from tests.ns.story import Vmproxy, daemon_environment, files
 
 GET = b"GET http://10.0.2.3:8000/package HTTP/1.1\r\nHost: 10.0.2.3:8000\r\n\r\n"
@@ -27,7 +31,8 @@ class OnHost(Vmproxy):
     """vmproxy in the network of the VM's host, as on a laptop; the cache is asked to fetch from 10.0.2.3, too."""
 
     def __init__(self, machine: NamespaceVM, directory: Path) -> None:
-        super().__init__(machine, directory, environ={"VMPROXY_ALLOW_TARGET": "10.0.2.3/32"})
+        index = {"PROXPI_INDEX_URL": "http://127.0.0.1:3141/simple/", "PROXPI_DOWNLOAD_TIMEOUT": "60"}
+        super().__init__(machine, directory, environ={"VMPROXY_ALLOW_TARGET": "10.0.2.3/32", **index})
         self.target = "ssh://docker@10.0.2.15"
         self.vm_words = ("--vm", self.target, "--identity", str(machine.key))
 
@@ -83,6 +88,13 @@ def host(vm: NamespaceVM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     assert ran.code == 0, ran
 
 
+@pytest.fixture(scope="module")
+def index(vm: NamespaceVM) -> Iterator[LabIndex]:
+    """A package index on the host's loopback, at PyPI's path and at devpi's."""
+    with LabIndex(listen(vm.surroundings.host, "127.0.0.1", 3141)) as running:
+        yield running
+
+
 @pytest.mark.root
 def test_what_cannot_be_leaves_nothing_running(host: OnHost) -> None:
     """A dry run starts nothing and says what it would; another proxy beside --cache is exit 2; an apply that fails
@@ -99,7 +111,7 @@ def test_what_cannot_be_leaves_nothing_running(host: OnHost) -> None:
     assert (host.cache()["running"], files(host.machine)) == (False, before)
     with listen(host.machine.surroundings.host, "0.0.0.0", 8123):
         ran = host.apply("--cache")
-    assert ran.code == 6 and "something listens there already" in ran.err, ran
+    assert ran.code == 6 and "listens there already" in ran.err, ran
     assert (host.cache()["running"], files(host.machine)) == (False, before)
 
 
@@ -111,7 +123,7 @@ def test_the_first_hit_and_the_second_run(host: OnHost) -> None:
     ran = host.apply("--cache", "--yes")
     assert ran.code == 0, ran
     assert "started in the background" in ran.out and "from its origin, then from the cache" in ran.out, ran
-    assert "ok bridge" in ran.out and "ok network" in ran.out
+    assert "the default bridge: from its origin, then from the cache" in ran.out and "ok network" in ran.out
     found = host.cache()
     assert found["listen"] == "127.0.0.1:8123"
     assert (found["misses"], found["hits"], found["entries"], found["tunnels"]) == (1, 5, 0, 0)
@@ -143,22 +155,63 @@ def test_after_the_end_of_the_cache(host: OnHost) -> None:
     assert host.cache()["misses"] == 3
 
 
+def install(host: OnHost, *words: str) -> None:
+    """A real pip in a container installs the parcel with what ``env`` says, and does not ask the proxy."""
+    before = host.cache()["requests"]
+    arguments = host.env("--format", "docker-run", *words)
+    assert arguments.code == 0, arguments
+    pip = "python3 -m pip install --root-user-action=ignore --disable-pip-version-check"
+    got = host.machine.run(
+        f"docker run --rm {' '.join(arguments.out.split())} python {pip} {PACKAGE} 2>&1", seconds=120
+    )
+    assert "Successfully installed lab-parcel-1.0" in got.stdout.decode()
+    assert host.cache()["requests"] == before
+
+
 @pytest.mark.root
+def test_pip_installs_through_the_cache_of_the_host(host: OnHost, index: LabIndex) -> None:
+    """``apply --cache --pip``: containers of the VM install by the variables of ``env --vm`` alone; the second one
+    costs the index nothing. An existing devpi, named by its address, goes before it."""
+    host.run("cache", "stop")
+    ran = host.apply("--cache", "--pip")
+    assert ran.code == 0, ran
+    told = host.json("env").json
+    assert told["PIP_INDEX_URL"] == "http://10.0.2.2:5001/index/" and told["PIP_TRUSTED_HOST"] == "10.0.2.2"
+    assert "10.0.2.2" in told["no_proxy"].split(",")
+    with build_python_image(default_cache()).open("rb") as tar:
+        host.machine.run(["docker", "import", "-", "python"], stdin=tar.read())
+    index.asked.clear()
+    install(host)
+    asked = [one.path for one in index.asked]
+    assert len([path for path in asked if path.endswith(".whl")]) == 1
+    install(host)
+    assert [one.path for one in index.asked] == asked
+    index.asked.clear()
+    install(host, "--pip-index", "http://127.0.0.1:3141/root/pypi/+simple/")
+    wheel = f"{PACKAGE.replace('-', '_')}-1.0-py3-none-any.whl"
+    root = "/root/pypi/+simple/"
+    assert [unquote(one.path) for one in index.asked] == [f"{root}{PACKAGE}/", f"{root}{wheel}"]
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("index")
 def test_a_gateway_of_the_hosts_own_is_listened_on(host: OnHost) -> None:
-    """Where the gateway is the host's own address and nothing maps it, the cache listens there, for the VM's network
-    alone: a machine of another network is cut off."""
+    """Where the gateway is the host's own address and nothing maps it, the cache listens there, and that for pip, for
+    the VM's network alone: a machine of another network is cut off."""
     network = host.machine.surroundings.host
     nat = [*host.machine.surroundings.argv(network), "iptables-nft", "-t", "nat"]
     subprocess.run([*nat, "-F", "PREROUTING"], check=True)
     host.run("cache", "stop")
     try:
-        ran = host.apply("--cache")
+        ran = host.apply("--cache", "--pip")
         assert ran.code == 0 and "from its origin, then from the cache" in ran.out, ran
         assert host.cache()["listen"] == "10.0.2.2:8123"
+        install(host)
         with mirror(host.machine):
             around = host.machine.surroundings
             assert ask(around.vm, "10.0.2.2", 8123, send=GET, seconds=20.0).startswith("HTTP/1.1 200")
-            assert ask(around.lan, "10.0.2.2", 8123, send=GET, seconds=3.0) in ("silence", "unreachable")
+            for port in (8123, 5001):
+                assert ask(around.lan, "10.0.2.2", port, send=GET, seconds=3.0) in ("silence", "unreachable")
         ran = host.remove()
         assert ran.code == 0, ran
     finally:

@@ -1,0 +1,159 @@
+"""``cache start`` and ``cache stop``, the object that a first hit is shown with, and what its answers mean."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.cacheworld import fetch, proxy, settings
+from tests.unit.schema import problems
+from tests.unit.test_cache_command import serving
+from tests.unit.test_cache_pip import free_port
+from vmproxy import cacherun
+from vmproxy.cache import control, place
+from vmproxy.cachehit import judge_fetches, request
+from vmproxy.errors import Busy
+from vmproxy.routes import link_networks, parse
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def vmproxy(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end."""
+    argv = [sys.executable, "-m", "vmproxy", *words]
+    own = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
+    return subprocess.run(argv, capture_output=True, text=True, check=False, env=own, timeout=120)
+
+
+def test_it_starts_once_goes_on_and_ends_when_asked(tmp_path: Path) -> None:
+    """The process outlives us in a session of its own, with a log of its owner's; a second start finds it; a password
+    is in nobody's argv; stop waits for its end, and is no error where none runs."""
+    words = ("--dir", str(tmp_path / "d"), "--port", str(free_port()))
+    secret = {"VMPROXY_UPSTREAM": "http://me:geheim@127.0.0.1:9"}
+    first = vmproxy("cache", "start", *words, "--json", **secret)
+    assert first.returncode == 0, first.stderr
+    document = json.loads(first.stdout)
+    assert not problems(document, "result") and document["changed"] is True
+    pid = document["cache"]["pid"]
+    try:
+        assert os.getsid(pid) == pid != os.getsid(0)
+        assert b"geheim" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert os.readlink(f"/proc/{pid}/cwd") == str(tmp_path / "d")
+        log = tmp_path / "d" / place.LOG
+        assert log.stat().st_mode & 0o777 == 0o600 and "listening on" in log.read_text()
+        second = vmproxy("cache", "start", *words)
+        assert second.returncode == 0 and f"runs already: 127.0.0.1:{words[-1]}, process {pid}" in second.stdout
+    finally:
+        assert json.loads(vmproxy("cache", "stop", *words[:2], "--json").stdout)["changed"] is True
+    handle = place.lock(str(tmp_path / "d"))  # nobody holds it any more
+    assert handle is not None
+    os.close(handle)
+    done = vmproxy("cache", "stop", *words[:2])
+    assert (done.returncode, done.stdout) == (0, "no cache runs there\n")
+
+
+def test_one_that_does_not_come_up_is_exit_6_in_its_own_words(tmp_path: Path) -> None:
+    """The port is taken; an upstream's file that others can read: one line, its hint, nothing runs."""
+    with serving(tmp_path / "one") as (_process, (_host, port)):
+        done = vmproxy("cache", "start", "--dir", str(tmp_path / "two"), "--port", str(port))
+        assert done.returncode == 6, done.stderr
+        assert (
+            "the cache does not start: " in done.stderr
+            and "listens there already" in done.stderr
+            and "--port N" in done.stderr
+        )
+        assert done.stderr.count("\n") == 2
+        stopped = vmproxy("cache", "stop", "--dir", str(tmp_path / "one"))
+        assert stopped.stdout == "ended\n"  # one that runs in the foreground, too
+    assert cacherun.running(str(tmp_path / "two")) is None
+
+
+def test_one_that_cannot_be_asked_is_busy(tmp_path: Path) -> None:
+    """The directory is in use, but nobody answers: exit 8, and no claim that nothing runs."""
+    place.prepare(str(tmp_path / "d"))
+    handle = place.lock(str(tmp_path / "d"))
+    assert handle is not None
+    with pytest.raises(Busy):
+        cacherun.stop(str(tmp_path / "d"))
+    os.close(handle)
+    assert cacherun.stop(str(tmp_path / "d")) is False and cacherun.stop(str(tmp_path / "none")) is False
+
+
+def test_the_object_is_a_miss_and_then_a_hit(tmp_path: Path) -> None:
+    """The proxy lends an object of its own: fetched from its origin once, kept, given again; before and after, and
+    under another path, the name is unknown. Nothing of it stays in the store."""
+    with proxy(settings(tmp_path / "c", targets=())) as running:
+        where = str(tmp_path / "c")
+        assert fetch(running.address, "http://cache.vmproxy.invalid/x").status == 502
+        url = (control.ask(where, {"do": "sample"}) or {})["url"]
+        first, second = (fetch(running.address, url) for _ in range(2))
+        assert (first.status, second.status) == (200, 200) and first.body == second.body and len(first.body) > 1000
+        assert "fwd=" in first["Cache-Status"] and "hit" in second["Cache-Status"]
+        assert fetch(running.address, url + "0").status == 404
+        assert control.ask(where, {"do": "sample-end"}) == {"asked": 1}
+        assert fetch(running.address, url).status == 502
+        assert running.do(lambda: len(running.proxy.store)) == 0
+        assert control.ask(where, {"do": "sample-end"}) == {"asked": 0}
+
+
+MISS = b"@tool bash\nHTTP/1.1 200 OK\r\nCache-Status: vmproxy; fwd=uri-miss; stored\r\n\r\n"
+HIT = b"@tool bash\nHTTP/1.1 200 OK\r\nVia: 1.1 x\r\ncache-status: other; fwd=miss, vmproxy; hit; ttl=5\r\n\r\n"
+WGET = b"@tool wget\nHTTP/1.1 502 Bad Gateway\n"
+UNKNOWN = b"@tool nc\nHTTP/1.1 502 Bad Gateway\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ok", "said"),
+    [
+        (MISS, HIT, True, "from its origin, then from the cache"),
+        (HIT, HIT, True, "both from the cache"),
+        (MISS, MISS, False, "asked the origin again"),
+        (HIT, MISS, False, "asked the origin again"),
+        (UNKNOWN, UNKNOWN, False, "not this host's cache"),
+        (MISS, UNKNOWN, False, "not this host's cache"),
+        (b"@tool bash\n", b"", False, "nothing answers"),
+        (b"@tool none\n", b"", False, "none of bash"),
+        (b"@tool bash\n\x15\x03\x01\x00\x02\x02F", b"", False, "speaks TLS"),
+        (WGET, WGET, True, "answers as a proxy"),
+    ],
+)
+def test_what_two_answers_mean(first: bytes, second: bytes, ok: bool, said: str) -> None:
+    """The second has to be a hit of the cache nearest to us; a proxy that is not ours, silence and TLS are said."""
+    found = judge_fetches("bridge", {"connect": first, "get": second}, where="172.17.0.1:8123")
+    assert found.ok is ok and said in found.detail, found
+    assert "from a container on the default bridge" in found.detail or not found.ok
+
+
+def test_the_question_is_one_get() -> None:
+    """On a connection of its own, for the whole address."""
+    assert request("http://cache.vmproxy.invalid/ab") == (
+        b"GET http://cache.vmproxy.invalid/ab HTTP/1.1\r\nHost: cache.vmproxy.invalid\r\nConnection: close\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gateway", "networks"),
+    [("192.168.64.1", ("192.168.64.0/24",)), ("10.9.9.9", ()), ("172.17.0.1", ("172.17.0.0/16",))],
+)
+def test_the_networks_of_a_gateway(gateway: str, networks: tuple[str, ...]) -> None:
+    """Those without a hop in between in which it lies, and never the default route."""
+    table = (
+        b"default via 192.168.64.1 dev eth0\n192.168.64.0/24 dev eth0 scope link\n"
+        b"172.17.0.0/16 dev docker0 scope link\n10.9.0.0/16 via 192.168.64.7 dev eth0\n"
+    )
+    assert link_networks(parse(table), gateway) == networks
+
+
+def test_the_last_words_of_a_proxy_are_printable(tmp_path: Path) -> None:
+    """What a log holds reaches the terminal as text."""
+    log = tmp_path / "log"
+    log.write_bytes(b"x\nvmproxy: error: \x1b[31mred\xff (here)\nhint: do\x07 it\n")
+    found: Any = cacherun._last_words(str(log))
+    assert "\x1b" not in found[0] and "red" in found[0] and "\x07" not in found[1]
+    assert cacherun._last_words(str(tmp_path / "none"))[0]
