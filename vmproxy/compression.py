@@ -175,7 +175,8 @@ def packer(kind: str) -> Any:
     CRC32 (Linux, ``Documentation/staging/xz.rst``), of gzip no time is written. Raises Refused without zstd."""
     made: dict[str, Callable[[], Any]] = {
         "cpio": _Plain,
-        "gzip": lambda: zlib.compressobj(9, zlib.DEFLATED, 31),
+        # gzip's own default: 9 takes four times as long for one percent less.
+        "gzip": lambda: zlib.compressobj(6, zlib.DEFLATED, 31),
         "xz": lambda: lzma.LZMACompressor(lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, preset=6),
         "lzma": lambda: lzma.LZMACompressor(lzma.FORMAT_ALONE, preset=6),
         "bzip2": lambda: bz2.BZ2Compressor(9),

@@ -8,7 +8,7 @@ whole: a stream gives at most :data:`PIECE_BYTES` at once, ends at 200 times wha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 from vmproxy.compression import ERRORS, PIECE_BYTES, decoder, is_zstd_error
@@ -101,10 +101,10 @@ class Stream:
     def __init__(self, image: bytes, kind: str, start: int, budget: Budget) -> None:
         self.position = 0
         self.end = start
-        self._budget = budget
         self._start = start
         self._plain = kind == "cpio"
-        self._pieces = self._copied(image) if self._plain else self._unpacked(image, kind)
+        # They must not know this object: what refers to itself stays, and with it tens of megabytes of a dictionary.
+        self._pieces = _copied(image, start) if self._plain else _unpacked(image, kind, start, budget)
         self._piece = b""
         self._at = 0
 
@@ -146,7 +146,9 @@ class Stream:
         while self._at == len(self._piece):
             try:
                 self._piece, self._at = next(self._pieces), 0
-            except StopIteration:
+            except StopIteration as stop:
+                if stop.value is not None:
+                    self.end = stop.value
                 return False
         return True
 
@@ -171,32 +173,35 @@ class Stream:
             while self.some(PIECE_BYTES):
                 pass
 
-    def _copied(self, image: bytes) -> Iterator[bytes]:
-        start, size = self._start, _FIRST_BYTES  # an image may have many small archives
-        while start < len(image):
-            yield image[start : start + size]
-            start, size = start + size, min(2 * size, PIECE_BYTES)
 
-    def _unpacked(self, image: bytes, kind: str) -> Iterator[bytes]:
-        packed = decoder(image, kind, self._start)
-        given = 0
-        try:
-            for piece in packed:
-                given += len(piece)
-                self._budget.spend(len(piece))
-                if given > MOST_RATIO * (packed.at - self._start) + _SLACK_BYTES:
-                    raise ForeignFile(f"the {kind} data grows to more than {MOST_RATIO} times its size")
-                if piece:
-                    yield piece
-        except ERRORS as error:
-            raise ForeignFile(f"the {kind} data is broken: {_reason(error)}") from None
-        except Refused:
+def _copied(image: bytes, start: int) -> Generator[bytes, None, None]:
+    size = _FIRST_BYTES  # an image may have many small archives
+    while start < len(image):
+        yield image[start : start + size]
+        start, size = start + size, min(2 * size, PIECE_BYTES)
+
+
+def _unpacked(image: bytes, kind: str, start: int, budget: Budget) -> Generator[bytes, None, int]:
+    """The pieces; at their end, where the member ends."""
+    packed = decoder(image, kind, start)
+    given = 0
+    try:
+        for piece in packed:
+            given += len(piece)
+            budget.spend(len(piece))
+            if given > MOST_RATIO * (packed.at - start) + _SLACK_BYTES:
+                raise ForeignFile(f"the {kind} data grows to more than {MOST_RATIO} times its size")
+            if piece:
+                yield piece
+    except ERRORS as error:
+        raise ForeignFile(f"the {kind} data is broken: {_reason(error)}") from None
+    except Refused:
+        raise
+    except Exception as error:
+        if not is_zstd_error(error):
             raise
-        except Exception as error:
-            if not is_zstd_error(error):
-                raise
-            raise ForeignFile("the zstd data is broken") from None
-        self.end = packed.at
+        raise ForeignFile("the zstd data is broken") from None
+    return packed.at
 
 
 def _reason(error: Exception) -> str:

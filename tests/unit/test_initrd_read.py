@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import lzma
 import os
 import stat
 import tracemalloc
+import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -259,6 +261,20 @@ def test_t15_a_bomb_is_stopped(kind: str) -> None:
     peak, said = measured(content)
     assert "more than 200 times its size" in said
     assert peak < 4 * len(content) + (64 << 20)
+
+
+@pytest.mark.parametrize("kind", images.KINDS)
+def test_p14_what_unpacks_goes_when_nobody_needs_it(kind: str) -> None:
+    """The dictionary of xz -9 alone is 64 MiB: it does not stay until the next collection of garbage."""
+    stream = Stream(images.moby(kind), kind, 0, Budget())
+    assert stream.some(4) == b"0707"
+    seen = weakref.ref(stream)
+    gc.disable()
+    try:
+        del stream
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_t15_zstd_blocks_of_nothing() -> None:
