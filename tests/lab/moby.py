@@ -92,9 +92,10 @@ class MobyVM(QemuVM):
 
     def wait_docker(self, limit_seconds: float = _BOOT_SECONDS) -> None:
         """Wait in the guest until dockerd answers; one log-in does the polling."""
+        # Docker's client takes a second of a slow machine's time; its log, in memory, begins with the boot.
         loop = (
             f"end=$(($(cut -d. -f1 /proc/uptime) + {limit_seconds:.0f})); "
-            "until docker version >/dev/null 2>&1; do usleep 250000; "
+            "until grep -q 'API listen on' /var/log/docker.log && docker version >/dev/null 2>&1; do usleep 250000; "
             "[ $(cut -d. -f1 /proc/uptime) -lt $end ] || { tail -n 30 /var/log/docker.log; exit 1; }; done"
         )
         self.root(loop, timeout_seconds=limit_seconds + 60)
