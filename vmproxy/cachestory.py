@@ -70,7 +70,8 @@ class CacheStory:
             )
             if found is not None:
                 return report
-            return replace(report, warnings=(*report.warnings, "the cache does not run: it would be started"))
+            note = f"the cache does not run: it would be started (port {self._port})"
+            return replace(report, warnings=(*report.warnings, note))
         with self._lock:
             status = cacherun.running(self._directory) or self._bring_up(target, settings, tell, more)
         try:

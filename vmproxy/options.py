@@ -235,10 +235,10 @@ _ALL: tuple[Option, ...] = (
         help="Only for the daemon at this address, tcp://… or unix://…, instead of for all.",
     ),
     # cache
-    Option(name="port", help="The port to listen on. [8123]", **_PORT),  # type: ignore[arg-type]
+    Option(name="port", help="The port that the cache listens on. [8123]", **_PORT),  # type: ignore[arg-type]
     Option(name="bind", kind="text", metavar="ADDR", help="The address to listen on, with --allow. [127.0.0.1]"),
     Option(name="dir", kind="path", metavar="DIR", help="Where the cache keeps its files."),
-    Option(name="size", kind="text", metavar="N[KMGT]", help="How much it keeps on disk. [10G]"),
+    Option(name="size", kind="text", metavar="N[KMGT]", help="How much the cache keeps on disk. [10G]"),
     Option(name="allow", kind="list", metavar="CIDR", help="A network whose machines may use the proxy."),
     Option(
         name="allow-target",
@@ -270,7 +270,7 @@ _ALL: tuple[Option, ...] = (
         kind="flag",
         help="Take the password of the user in --upstream from the keyring.",
     ),
-    Option(name="pip", kind="flag", help="Run a cache for pip beside it, too: proxpi, on --pip-port."),
+    Option(name="pip", kind="flag", help="A cache for pip beside the cache, too: proxpi, on --pip-port."),
     Option(name="pip-port", help="The port of the cache for pip. [5001]", **_PORT),  # type: ignore[arg-type]
     Option(name="watch", kind="flag", help="Show it anew every --interval seconds, until q or Ctrl-C."),
     Option(name="interval", kind="seconds", metavar="S", help="With --watch: seconds between two looks. [2]"),

@@ -26,8 +26,13 @@ def main(run: Run) -> int:
     """Put the VM's Docker daemon and its containers behind the proxy.
 
     Looks first, changes only what differs, looks again and proves it. Doing it twice changes nothing. If the proof
-    fails, everything is put back.
+    fails, everything is put back. With --cache the proxy is this host's own cache, which is started where it does not
+    run, and the proof is that it gives what it has fetched a second time.
     """
+    if not run.value("cache"):
+        from vmproxy.cli.applycache import needless
+
+        needless()
     if "@" in run.settings.pip_index:
         run.output.warn(_NOT_KEPT, beside_json=True)
     return change(run, "apply")

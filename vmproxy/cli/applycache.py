@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import click
+
 from vmproxy import config
 from vmproxy.cli import cachestart
-from vmproxy.cli.common import Run, read_file
+from vmproxy.cli.common import Run, read_file, said
+from vmproxy.errors import UsageError
 from vmproxy.model import Report
 
 SHOWN = ("cache", "dir", "port", "size", "pip")
@@ -14,6 +17,14 @@ SHOWN = ("cache", "dir", "port", "size", "pip")
 
 # What this says to apply is for containers; the cache has it of VMPROXY_NO_PROXY and vmproxy.toml by itself.
 _NOT_ITS = "no-proxy"
+
+
+def needless() -> None:
+    """Raises UsageError for an option of the cache on the command line of an apply without it."""
+    given = said(click.get_current_context())
+    for name in SHOWN:
+        if name in given and name != "cache":
+            raise UsageError(f"--{name} is for --cache")
 
 
 def story(run: Run) -> Callable[..., Report]:

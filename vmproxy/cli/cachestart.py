@@ -12,6 +12,7 @@ from vmproxy.model import ProxyURL
 from vmproxy.options import OPTIONS, variable
 
 if TYPE_CHECKING:
+    from vmproxy.cache.limits import CacheSettings
     from vmproxy.cacherun import Started
 
 
@@ -74,13 +75,23 @@ def words(run: Run, names: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
     return [word for word in out if not word.endswith("--")], secrets
 
 
+def check(settings: CacheSettings) -> None:
+    """Raises UsageError where what a proxy with these settings needs is not installed."""
+    from vmproxy.cache import engines
+    from vmproxy.cache.pipcache import need_proxpi
+
+    engines.check(settings.engine)
+    if settings.pip_port:
+        need_proxpi()
+
+
 def start(run: Run, names: tuple[str, ...]) -> int:
     """Start the proxy in the background, or have its service start, and wait until it answers."""
     from vmproxy import cacherun
     from vmproxy.cli.cache import document, settings_of
 
     where = directory(run)
-    settings_of(run)  # what is wrong with an option is said here
+    check(settings_of(run))  # what is wrong with an option, or not installed, is said here
     begun = started(run, names)
     found = begun.status
     if run.output.json:
@@ -130,7 +141,7 @@ def install(run: Run, names: tuple[str, ...]) -> int:
     from vmproxy.cache import units
     from vmproxy.cli.cache import document, settings_of
 
-    settings_of(run)
+    check(settings_of(run))
     said, secrets = words(run, names)
     if secrets:
         names_of = ", ".join(secrets)
