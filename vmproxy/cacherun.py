@@ -56,7 +56,8 @@ def start(directory: str, words: Sequence[str], *, environ: Mapping[str, str]) -
     environment = {name: value for name, value in {**environ, **more}.items() if name not in _NOT_FOR_IT}
     child = hostproc.detach((*argv, "cache", "serve", *words), log=log, directory=directory, environ=environment)
     try:
-        return Started(status=until_up(directory, ended=child.ended, log=log), how=BACKGROUND)
+        found = until_up(directory, ended=child.ended, log=log)
+        return Started(status=found, how=BACKGROUND if found.get("pid") == child.pid else "")
     except Refused:
         child.end()
         # Another run of ours may have been quicker: a hook for each of two VMs that start together.

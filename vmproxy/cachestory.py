@@ -134,7 +134,7 @@ class CacheStory:
         if self._bound:
             yield ()
             return
-        # With loopback, too: a firewall of this host that maps the gateway keeps the VM's address. Nobody else gets there.
+        # With loopback, too: a firewall of this host that maps the gateway keeps the VM's address.
         allowed = tuple(f"--allow={network}" for network in networks)
         if allowed and hostproc.own_address(gateway):
             yield (f"--bind={gateway}", *allowed)
