@@ -30,6 +30,8 @@ class TestFake(BurstContract):
 class TestOpenSsh(BurstContract):
     """sshd, with the key kinds and the ssh_config that only a real server shows."""
 
+    quick_commands = 15
+
     @pytest.fixture(scope="class")
     @classmethod
     def place(cls, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:

@@ -92,6 +92,21 @@ def test_on_the_way(more: str, kind: type[VmproxyError], words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("log", "more", "may"),
+    [
+        (KEY + "me@vm: Permission denied (publickey,password).\n", "", True),
+        ("Connection closed by UNKNOWN port 65535\n", "guard@door: Permission denied (password).\n", True),
+        (KEY + "exec request failed\n", "Welcome: Permission denied (to nobody)\n", False),
+        (KEY + CHANGED, "", False),
+        ("ssh: connect to host vm port 22: Connection refused\n", "", False),
+    ],
+)
+def test_whether_a_person_may_help(log: str, more: str, may: bool) -> None:
+    """Only where a log-in was refused, at the VM or at a jump host; what a server's banner says does not count."""
+    assert Said(log=log, more=more).person_may_help is may
+
+
+@pytest.mark.parametrize(
     ("log", "needed"),
     [
         ("Unable to negotiate: no matching host key type found. Their offer: ssh-rsa\n", True),

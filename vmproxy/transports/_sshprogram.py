@@ -120,7 +120,7 @@ def way(target: Target, options: SshOptions, pin: str, *, environ: Mapping[str, 
         return found
     kept = Path(options.known_hosts or _known_hosts.default_path()).expanduser()
     hops = _hops(jumps, lambda hop: _ask(program, (*theirs, *_hop_words(hop)), hop.host, environ), kept)
-    if place in [one for _hop, one in hops]:
+    if (place.user, place.host, place.port) in [(one.user, one.host, one.port) for _hop, one in hops]:
         raise UsageError(f"the way to {place.text} leads through itself", where="-J" if options.jump else "ssh_config")
     return replace(found, hops=hops, config=_file(target, options, hops, kept))
 

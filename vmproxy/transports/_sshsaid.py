@@ -53,7 +53,7 @@ class Said:
     @property
     def person_may_help(self) -> bool:
         """Whether a person at a terminal could get in: by a password, a passphrase, the PIN of a key."""
-        return not self._on_the_way and bool(re.search(r"^\S+: Permission denied \(", self.log, re.MULTILINE))
+        return bool(re.search(r"^\S+: Permission denied \(", self._text, re.MULTILINE))
 
     @property
     def needs_sha1(self) -> bool:

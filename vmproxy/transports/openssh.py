@@ -68,9 +68,10 @@ def connect(target: Target, *, options: SshOptions, first: str = "") -> OpensshC
     found = way(target, options, pin, environ=os.environ)
     if found.socket and _listens(found.socket):
         return OpensshConnection(found, options, _Directory(), found.socket, None)
-    for path in {found.known_hosts, *([_hop_file(options)] if found.hops else [])}:
-        if not pin or found.hops:
-            _known_hosts.prepare(path)
+    if not pin and not found.place.strict:
+        _known_hosts.prepare(found.known_hosts)
+    if not all(place.strict for _hop, place in found.hops):
+        _known_hosts.prepare(_hop_file(options))
     directory = _Directory()
     try:
         with _new_keys(found, options, pin):
