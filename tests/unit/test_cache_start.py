@@ -157,3 +157,24 @@ def test_the_last_words_of_a_proxy_are_printable(tmp_path: Path) -> None:
     found: Any = cacherun._last_words(str(log))
     assert "\x1b" not in found[0] and "red" in found[0] and "\x07" not in found[1]
     assert cacherun._last_words(str(tmp_path / "none"))[0]
+
+
+def test_two_starts_at_once_have_one_proxy(tmp_path: Path) -> None:
+    """Two hooks of VMs that start together: both end well, and there is one process."""
+    argv = [sys.executable, "-m", "vmproxy", "cache", "start", "--dir", str(tmp_path / "d"), "--json"]
+    argv += ["--port", str(free_port())]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    runs = [subprocess.Popen(argv, stdout=subprocess.PIPE, env=environ) for _ in range(2)]
+    try:
+        documents = [json.loads(run.communicate(timeout=120)[0]) for run in runs]
+        assert [run.returncode for run in runs] == [0, 0], documents
+        assert documents[0]["cache"]["pid"] == documents[1]["cache"]["pid"]
+        assert sorted(document["changed"] for document in documents) == [False, True]
+    finally:
+        vmproxy("cache", "stop", "--dir", str(tmp_path / "d"))
+
+
+def test_options_of_the_cache_are_for_the_cache() -> None:
+    """``apply --port`` without --cache is a mistake: exit 2."""
+    done = vmproxy("apply", "--vm", "rootfs:/nonexistent", "--port", "8124")
+    assert done.returncode == 2 and "--port is for --cache" in done.stderr
