@@ -15,6 +15,7 @@ from vmproxy.options import OPTIONS, Option, variable
 
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
+_NOT_SETTINGS = ("VMPROXY_LAB", "VMPROXY_WAY_IN")
 _WEEK_SECONDS = 7 * 24 * 3600
 
 
@@ -249,6 +250,21 @@ def resolve(
         elif name in file:
             values[name] = convert(option, file[name], source=f"{path}: {name}")
     return values
+
+
+def unknown_variables(environ: Mapping[str, str]) -> str:
+    """One line that names each VMPROXY_… variable that is none of ours and has no effect; "" where there is none."""
+    known = {variable(name) for option in OPTIONS.values() for name in (option.name, option.off) if name}
+    others = ("VMPROXY_SSH_PASSWORD", "VMPROXY_SSH_PASSPHRASE")
+    found = []
+    for name in sorted(environ):
+        strange = name.startswith("VMPROXY_") and name not in known and name not in others
+        if strange and not name.startswith(_NOT_SETTINGS):
+            import difflib
+
+            near = difflib.get_close_matches(name, (*known, *others), n=1, cutoff=0.8)
+            found.append(printable(name, limit=40) + (f" (did you mean {near[0]}?)" if near else ""))
+    return f"no setting, and ignored: {', '.join(found)}" if found else ""
 
 
 def settings(values: Mapping[str, Any], *, environ: Mapping[str, str]) -> Settings:

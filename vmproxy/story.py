@@ -233,7 +233,7 @@ class Story:
         wrong = tuple(finding for finding in outcome.findings if not judged(finding, scene))
         legs = tuple(replace(finding, ok=judged(finding, scene)) for finding in outcome.findings)
         if pending:
-            why = "Docker does not say what runs" if count in ("", "?") else f"{count} containers run"
+            why = "Docker does not say what runs" if count in ("", "?") else _run(count)
             if self._settings.restart == "never":
                 why = "--restart never"
             return self._report(
@@ -256,7 +256,7 @@ class Story:
     def _agreed(self, confirm: Confirm | None, count: str) -> bool:
         if self._settings.yes:
             return True
-        what = f"{count} running containers" if count.isdigit() else "whatever runs"
+        what = f"{count} running container{'' if count == '1' else 's'}" if count.isdigit() else "whatever runs"
         return confirm is not None and confirm(f"Restart Docker in {self._name} now? It stops {what}.")
 
     # ---- status, verify, env, detect-gateway ------------------------------------------------------------------------
@@ -371,6 +371,10 @@ class Story:
             warnings=tuple(dict.fromkeys(scene.warnings)),
             gateway=scene.gateway,
         )
+
+
+def _run(count: str) -> str:
+    return "1 container runs" if count == "1" else f"{count} containers run"
 
 
 def _meanwhile(outcome: Outcome, failed: Finding | None) -> bool:

@@ -34,7 +34,8 @@ def resolve(text: str, *, environ: Mapping[str, str]) -> Target:
         return target
     found = _ask_all(text, environ)
     if not found:
-        raise UsageError(f"no provider knows a VM named {text}", hint=_known(environ))
+        by_ssh = "" if "@" not in text else f"ssh://{text} for any host by SSH"
+        raise UsageError(f"no provider knows a VM named {text}", hint=by_ssh or _known(environ))
     if len(found) > 1:
         listed = ", ".join(f"{target.provider}:{text}" for target in found)
         raise UsageError(f"{text} is the name of {len(found)} VMs", hint=f"one of: {listed}")

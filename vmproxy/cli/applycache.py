@@ -38,7 +38,7 @@ def story(run: Run) -> Callable[..., Report]:
     rest = [name for name in names if name not in SHOWN]
     path, file = read_file(run.value("config"), run.environ)
     more = config.resolve(rest, given={}, environ=run.environ, file=file, path=path)
-    whole = Run(values={**run.values, **more}, environ=run.environ, output=run.output)
+    whole = Run(values={**run.values, **more}, environ=run.environ, output=run.output, given=run.given)
 
     def start(words: Sequence[str]) -> Started:
         return cachestart.started(whole, names, tuple(words))

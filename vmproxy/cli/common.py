@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from vmproxy import config
+from vmproxy.cli import hints
 from vmproxy.cli.output import Output, may_ask, summary
 from vmproxy.cli.params import click_option, said
 from vmproxy.errors import Interrupted, NoProxy, RolledBack, UsageError, VmproxyError
@@ -55,11 +56,20 @@ class Hands(NamedTuple):
 class Run:
     """One run of one command: the values of its options, and how to say things.
 
-    ``values`` are parsed values by option name, of the options that were given at all (command line, VMPROXY_…, file).
+    ``values`` are parsed values by option name, of the options that were given at all (command line, VMPROXY_…, file);
+    ``given`` are those of the command line alone, raw.
     """
 
-    def __init__(self, *, values: Mapping[str, Any], environ: Mapping[str, str], output: Output) -> None:
+    def __init__(
+        self,
+        *,
+        values: Mapping[str, Any],
+        environ: Mapping[str, str],
+        output: Output,
+        given: Mapping[str, Any] | None = None,
+    ) -> None:
         self.values = values
+        self.given = given or {}
         self.environ = environ
         self.output = output
 
@@ -178,7 +188,9 @@ def make_run(
         debug=values.get("debug", False),
         secrets=secrets_of(values, environ),
     )
-    return Run(values=values, environ=environ, output=output)
+    if unknown := config.unknown_variables(environ):
+        output.warn(unknown, beside_json=True)
+    return Run(values=values, environ=environ, output=output, given=given)
 
 
 def secrets_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[ProxyURL | str, ...]:
@@ -257,6 +269,8 @@ def each_vm(run: Run, story: Callable[[str, Hands], Report], *, diff: bool = Tru
     targets = run.need_targets()
     hands = Hands(progress=run.output.progress, confirm=run.confirm, ask=run.ask)
     reports: dict[int, Report] = {}
+    said_again = hints.again(run.given)
+    context = click.get_current_context(silent=True)
 
     def tell(target: str, hands: Hands) -> tuple[Report, BaseException | None]:
         try:
@@ -275,7 +289,8 @@ def each_vm(run: Run, story: Callable[[str, Hands], Report], *, diff: bool = Tru
         told = each(targets, tell, hands, jobs=jobs, output=run.output)
     else:
         told = ((place, tell(target, hands)) for place, target in enumerate(targets))
-    for place, (report, cause) in told:
+    for place, (told_report, cause) in told:
+        report = hints.complete(told_report, said=said_again, command=context.command_path if context else "vmproxy")
         reports[place] = report
         run.output.report(report, diff=diff, error=cause)
         if jobs == 1 and isinstance(cause, Interrupted):

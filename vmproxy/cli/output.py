@@ -12,6 +12,8 @@ import click
 from vmproxy.model import Event, Finding, ProxyURL, Report, printable
 
 _LINE_LIMIT = 200
+_HINT_LIMIT = 1000
+"""A hint is a line to be typed: half of one would be none."""
 _FINDINGS = (1, 3)  # drift, and done with a restart pending: results, unlike an error that was raised
 
 
@@ -128,9 +130,9 @@ class Output:
 
             self._say(redact("".join(traceback.format_exception(error)), self.secrets).rstrip(), err=True)
         label = click.style("error:", fg="red", bold=True)
-        self._say(f"vmproxy: {label} {printable(what, limit=_LINE_LIMIT - 16)}", err=True)
+        self._say(f"vmproxy: {label} {_cut(what, _LINE_LIMIT - 16)}", err=True)
         if hint and not self.quiet:
-            self._say(f"hint: {printable(hint, limit=_LINE_LIMIT - 6)}", err=True)
+            self._say(f"hint: {_cut(hint, _HINT_LIMIT)}", err=True)
 
     def progress(self, event: Event) -> None:
         """One step of the story: a line that is written over on a terminal, kept with ``-v``, else nothing."""
@@ -193,7 +195,7 @@ class Output:
             detail = f": {finding.detail}" if finding.detail else ""
             self.result(f"  {mark} {printable(finding.subject + detail, limit=_LINE_LIMIT)}")
             if finding.hint and not finding.ok:
-                self.result(f"     hint: {printable(finding.hint, limit=_LINE_LIMIT)}")
+                self.result(f"     hint: {_cut(finding.hint, _HINT_LIMIT)}")
 
     def report(self, report: Report, *, diff: bool = True, error: BaseException | None = None) -> None:
         """One VM's report for a reader: what differs, each point, then the one line of how it ended.
@@ -211,9 +213,18 @@ class Output:
             if not (self.quiet or self.json) and report.message:
                 self.result(f"{report.target}: {printable(report.message, limit=_LINE_LIMIT)}")
             if finding and report.hint:
-                self.note(f"hint: {report.hint}")
+                self._say(f"hint: {_cut(report.hint, _HINT_LIMIT)}", err=True)
         else:
             self.error(_placed(report), hint=report.hint, error=error)
+
+
+def _cut(text: str, limit: int) -> str:
+    """As one printable line of at most ``limit`` characters, cut between two words where it has to be."""
+    line = printable(text, limit=limit)
+    if not line.endswith("…") or text.endswith("…"):
+        return line
+    head = line[:-1].rpartition(" ")[0]
+    return f"{head} …" if len(head) > limit // 2 else line
 
 
 def _placed(report: Report) -> str:

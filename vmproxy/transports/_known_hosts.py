@@ -203,8 +203,7 @@ def _refuse(verdict: Verdict, path: Path, name: str, blob: bytes) -> None:
     if verdict.state == "revoked":
         raise Untrusted(f"the host key of {name} is revoked: {fingerprint(blob)}", where=where)
     raise Untrusted(
-        f"the host key of {printable(name)} has changed: known {fingerprint(verdict.entry.blob)}, "
-        f"now {fingerprint(blob)}; not logging in",
+        f"the host key has changed: known {fingerprint(verdict.entry.blob)}, now {fingerprint(blob)}; not logging in",
         where=where,
         hint=f"if the VM was made anew: ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(str(path))}",
     )

@@ -47,7 +47,8 @@ class Dial:
         where = place(self.host, self.port)
         error = self._error
         if isinstance(error, socket.gaierror):
-            raise Unreachable("the host name is not known", where=where) from error
+            hint = "is it right? ssh:ALIAS takes a Host of your ssh_config, ssh://[user@]host[:port] a name or an address"
+            raise Unreachable("the host name is not known", where=where, hint=hint) from error
         if error is None or isinstance(error, TimeoutError):
             raise Unreachable(
                 f"no answer within {self._timeout_seconds:g} s",

@@ -1,0 +1,128 @@
+"""Hints that can be typed as they stand, and what the command line says of mistakes beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_cli import Stories, lines, stories
+from vmproxy import targets
+from vmproxy.cli import hints
+from vmproxy.cli.edge import run
+from vmproxy.errors import Refused, Untrusted, UsageError
+from vmproxy.model import Finding, Report
+from vmproxy.transports import _known_hosts
+
+__all__ = ["stories"]  # the fixture
+
+SAID = "--proxy http://127.0.0.1:3128 --no-proxy 'a b'"
+
+
+@pytest.mark.parametrize(
+    ("hint", "whole"),
+    [
+        ("vmproxy apply", f"vmproxy apply --vm dev {SAID}"),
+        ("vmproxy apply --vm dev", f"vmproxy apply --vm dev {SAID}"),
+        ("vmproxy apply --restart always", f"vmproxy apply --vm dev --restart always {SAID}"),
+        ("vmproxy status, then vmproxy remove", f"vmproxy status --vm dev {SAID}, then vmproxy remove --vm dev {SAID}"),
+        ("vmproxy status shows how the VM stands", f"vmproxy status --vm dev {SAID} shows how the VM stands"),
+        ("--listen-port N", "--listen-port N"),
+        ("vmproxy --help lists the commands", "vmproxy --help lists the commands"),
+        ("", ""),
+    ],
+)
+def test_a_hint_names_the_vm_and_what_was_said(hint: str, whole: str) -> None:
+    """Each of our commands in it gets the VM and the options, once; other words stay as they are."""
+    assert hints.whole(hint, "dev", SAID) == whole
+    assert hints.whole(hints.whole(hint, "dev", ""), "dev", "") == hints.whole(hint, "dev", "")
+
+
+def test_what_was_said_is_said_again_without_credentials() -> None:
+    """Wish and way in as words for a shell; a password of a proxy or an index is a word to fill in."""
+    given = {
+        "proxy": "http://kit:hunter22@corp.test:3128",
+        "https-proxy": "kit:hunter22@corp.test:3129",
+        "pip-index": "https://kit:hunter22@pypi.corp.test/simple",
+        "bridge": ("docker0", "br 1"),
+        "forward": False,
+        "identity": ("/home/kit/id's",),
+        "vm": ("dev",),
+        "dry-run": True,
+    }
+    text = hints.again(given)
+    assert "hunter22" not in text
+    assert "--proxy http://USER:PASSWORD@corp.test:3128 --https-proxy USER:PASSWORD@corp.test:3129" in text
+    assert "--no-forward --bridge docker0 --bridge 'br 1'" in text
+    assert "--pip-index https://USER:PASSWORD@pypi.corp.test/simple" in text
+    assert text.endswith("""--identity '/home/kit/id'"'"'s'""")
+    assert "--vm" not in text
+    assert "--dry-run" not in text
+
+
+def test_statuss_hint_is_the_apply_that_was_meant(stories: Stories, capsys: pytest.CaptureFixture[str]) -> None:
+    """``status --proxy X`` compares with X: so does the apply that it hints at, also under each point."""
+    point = Finding(subject="daemon", ok=False, hint="vmproxy apply --restart always")
+    stories.answers["a"] = Report(target="a", ok=False, exit=1, hint="vmproxy apply --vm a", findings=(point,))
+    assert run(["status", "--vm", "a", "--proxy", "http://127.0.0.1:3128"]) == 1
+    captured = capsys.readouterr()
+    assert lines(captured.err) == ["hint: vmproxy apply --vm a --proxy http://127.0.0.1:3128"]
+    assert "     hint: vmproxy apply --vm a --restart always --proxy http://127.0.0.1:3128" in lines(captured.out)
+
+
+def test_a_vms_usage_error_names_the_command(stories: Stories, capsys: pytest.CaptureFixture[str]) -> None:
+    """No hint has the word COMMAND to fill in."""
+    stories.answers["a"] = UsageError("the name is wrong")
+    assert run(["status", "--vm", "a"]) == 2
+    assert "hint: vmproxy status --help" in lines(capsys.readouterr().err)
+
+
+def test_a_misspelt_variable_is_said(
+    stories: Stories, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line that names what is meant; those of the lab and of ssh are left alone, and no value is shown."""
+    stories.answers["a"] = Report(target="a", message="in sync")
+    for name in ("VMPROXY_LAB_CACHE", "VMPROXY_SSH_PASSWORD", "VMPROXY_SSH_PASSPHRASE", "VMPROXY_NO_VERIFY"):
+        monkeypatch.setenv(name, "1")
+    assert run(["status", "--vm", "a"]) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("VMPROXY_PROXI", "http://hunter22@x:1")
+    monkeypatch.setenv("VMPROXY_SOMETHING", "1")
+    assert run(["status", "--vm", "a"]) == 0
+    assert lines(capsys.readouterr().err) == [
+        "vmproxy: warning: no setting, and ignored: VMPROXY_PROXI (did you mean VMPROXY_PROXY?), VMPROXY_SOMETHING"
+    ]
+    assert run(["status", "--vm", "a", "-q"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_long_error_is_cut_between_words(stories: Stories, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line of at most 200 characters, no half word; a hint is whole, since it is there to be typed."""
+    hint = f"ssh-keygen -R {'y' * 300}"
+    stories.answers["a"] = Refused(" ".join(f"word{number:03}" for number in range(60)), hint=hint)
+    assert run(["status", "--vm", "a"]) == 6
+    error, shown = capsys.readouterr().err.splitlines()
+    assert len(error) <= 200
+    assert error.endswith(" …")
+    assert all(len(word) == 7 for word in error.split()[3:-1])
+    assert shown == f"hint: {hint}"
+
+
+def test_a_changed_host_key_is_said_whole(tmp_path: Path) -> None:
+    """Both fingerprints stand in the line, with the VM's name before them and the file behind."""
+    key = "AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43
+    other = b"\0\0\0\x0bssh-ed25519\0\0\0 " + b"b" * 32
+    path = tmp_path / "known_hosts"
+    path.write_text(f"[127.0.0.1]:2022 ssh-ed25519 {key}\n")
+    data = path.read_bytes()
+    with pytest.raises(Untrusted) as error:
+        _known_hosts.trust(path, name="[127.0.0.1]:2022", kind="ssh-ed25519", blob=other, data=data)
+    assert len(f"vmproxy: error: ssh://docker@127.0.0.1:2022: {error.value.what}") <= 200
+    assert error.value.what.count("SHA256:") == 2
+
+
+def test_a_user_and_a_host_are_by_ssh() -> None:
+    """``docker@host`` is no name of a VM: the hint is the address that was meant."""
+    with pytest.raises(UsageError) as error:
+        targets.resolve("docker@host", environ={"HOME": "/nonexistent"})
+    assert error.value.hint == "ssh://docker@host for any host by SSH"

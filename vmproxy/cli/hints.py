@@ -1,0 +1,56 @@
+"""Hints that can be typed as they stand: with the VM and the options that were said, without credentials. PURE."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from vmproxy.errors import UsageError
+from vmproxy.model import Report
+from vmproxy.options import OPTIONS, SSH, WISH
+
+# A command with the options that directly follow it.
+_COMMAND = re.compile(r"\bvmproxy (apply|remove|status|verify)\b((?: --[a-z][a-z0-9-]*(?: [\w./:=@-]*[\w/])?)*)")
+_USERINFO = re.compile(r"(?:(?<=://)|\A)[^\s/]*@")
+
+
+def again(given: Mapping[str, Any]) -> str:
+    """The options of the wish and of the way in, of those in ``given`` (raw, by name), as words for a shell.
+
+    A password becomes the word PASSWORD: who types the hint knows it, and nobody else need.
+    """
+    words: list[str] = []
+    for name in (*WISH, *SSH):
+        if name not in given:
+            continue
+        option, value = OPTIONS[name], given[name]
+        if isinstance(value, bool):
+            words.append(f"--{name if value else option.off}")
+            continue
+        for item in value if isinstance(value, list | tuple) else (value,):
+            text = str(item)
+            if option.kind in ("proxy", "index"):
+                text = _USERINFO.sub("USER:PASSWORD@", text)
+            words += [f"--{name}", shlex.quote(text)]
+    return " ".join(words)
+
+
+def whole(hint: str, target: str, said: str) -> str:
+    """``hint`` with the VM and the options ``said`` behind each of our commands in it that names no VM yet."""
+
+    def command(match: re.Match[str]) -> str:
+        name, options = match[1], match[2]
+        vm = "" if " --vm " in f"{options} " else f" --vm {shlex.quote(target)}"
+        return f"vmproxy {name}{vm}{options}{' ' + said if said else ''}"
+
+    return _COMMAND.sub(command, hint)
+
+
+def complete(report: Report, *, said: str, command: str) -> Report:
+    """A VM's report with its hints whole. ``command`` is the one that ran, as it was typed."""
+    hint = f"{command} --help" if report.hint == UsageError.usual_hint else whole(report.hint, report.target, said)
+    findings = tuple(replace(one, hint=whole(one.hint, report.target, said)) for one in report.findings)
+    return replace(report, hint=hint, findings=findings)
