@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,7 +93,7 @@ def explain(stderr: bytes, *, own_image: bool = False, where: str = "docker") ->
     said = printable(" ".join(text.split())[-300:] or "it says nothing", limit=200)
     if "authorization denied" in low or "permission denied while trying to connect" in low:
         return NotPermitted(f"the engine refuses: {said}", where=where, hint="docker info says the same?")
-    if "context" in low and ("not found" in low or "does not exist" in low) and "deadline" not in low:
+    if re.search(r'context "[^"]*"[^\n]{0,40}(not found|does not exist)', low):
         return UsageError(f"docker knows no such context: {said}", where=where, hint="docker context ls")
     if "nsenter" in low and ("executable file not found" in low or "no such file" in low):
         what, hint = "the helper image has no nsenter", "leave --helper-image out, or name an image of a whole system"

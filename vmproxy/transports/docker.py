@@ -136,7 +136,7 @@ class DockerChannel:
         self._said = bytearray()
         self._raw = bytearray()
         self._left, self._errors = 0, False
-        self._input_ended = self._over = False
+        self._input_ended = self._over = self._joined = False
         self._status: int | None = None
 
     @property
@@ -149,6 +149,7 @@ class DockerChannel:
         deadline = time.monotonic() + _BEGIN_SECONDS
         word = self._open("open", deadline)
         if word == "ready 0":
+            self._joined = True
             return
         self.close()
         if word == "bound":
@@ -176,6 +177,8 @@ class DockerChannel:
         """The next piece of stdout, ``b""`` at its end. Raises LostContact."""
         deadline = time.monotonic() + timeout_seconds
         while not self._ahead and not self._over:
+            if not self._joined:  # interrupted on the way to the next container
+                self._again(deadline)
             try:
                 self._take(self._next(deadline, f"no answer within {timeout_seconds:g} s"))
             except _Ended:
@@ -208,6 +211,7 @@ class DockerChannel:
         """The first line of a new container."""
         if self._way is not None:
             self._way.close()
+        self._joined = False
         self._raw.clear()
         self._left = 0
         self._way = self._make_way()
@@ -246,6 +250,7 @@ class DockerChannel:
                         self._way.send(bytes(self._sent[arrived:]), timeout_seconds=max(1.0, left))
                     if self._input_ended:
                         self._way.end_input()
+                    self._joined = True
                     return
             time.sleep(min(_PAUSE_SECONDS, max(0.0, left)))
 

@@ -45,6 +45,7 @@ if [ "$mode" = open ]; then
 else
   [ -d "$dir" ] || { echo gone; exit 0; }
   echo "$$" > "$dir/relay.$$" && mv "$dir/relay.$$" "$dir/relay"
+  rm -f "$dir/ended"
 fi
 
 engine; daemon=$REPLY
@@ -52,7 +53,8 @@ size "$dir/in"; echo "ready $REPLY"
 exec 7<&0
 {
   cat <&7 >> "$dir/in"
-  # The end of input is the client's end, unless it is the engine's, which can leave other containers alive (live-restore).
+  # The end of input is the client's end, unless it is the engine's, which can leave its containers alive (live-restore).
+  if [ -d "/proc/$$" ]; then : > "$dir/ended"; fi
   sleep "$moment"; engine
   [ "$REPLY" != "$daemon" ] || : > "$dir/bye"
 } &

@@ -1,7 +1,8 @@
 # The keeper: runs the command in the VM, out of the container that it came by. A restart of the engine ends the container,
 # and must not end what that restart is a part of.
 # $1: its directory; $2: the command. In there: in (what the client has sent), pipe (the command's stdin), out, err, state,
-# relay (who carries the bytes), bye (the client has gone), status (how the command ended), told (the client knows).
+# relay (who carries the bytes), ended (its input has), bye (the client has gone), status (how the command ended), told (the
+# client knows).
 
 umask 077
 dir=$1
@@ -46,18 +47,25 @@ echo "$state" > "$dir/state.new"; mv "$dir/state.new" "$dir/state"
 uptime() { REPLY=0; first_line /proc/uptime; REPLY=${REPLY%%.*}; }
 here() { REPLY=''; first_line "$dir/relay" && [ -d "/proc/${REPLY:-none}" ]; }
 if sleep 0.01 2>/dev/null; then short=0.02 nap=0.1; else short=1 nap=1; fi
-# For an engine that first stops other containers, and starts anew, and for the client to ask again.
-patience=180
-fed=0 idle=0 open=1 left=''
+# For an engine that first stops other containers, and starts anew, and for the client to ask again; and where all is
+# over, for the client to hear of it.
+patience=180 farewell=15
+fed=0 idle=0 open=1 left='' alone=''
 while [ -d "$dir" ] && [ "$state" = ready ]; do
   if [ -e "$dir/status" ]; then over=1; else over=''; fi
   if here; then left=''; elif [ -z "$left" ]; then uptime; left=$REPLY; fi
   gone=''
   if [ -e "$dir/bye" ]; then gone=1
-  elif [ -n "$left" ]; then uptime; [ "$REPLY" -lt $((left + patience)) ] || gone=1; fi
+  elif [ -n "$left" ]; then
+    # First its input ended and then itself: it was not the engine's restart that began it.
+    uptime; if [ -e "$dir/ended" ] || [ "$REPLY" -ge $((left + patience)) ]; then gone=1; fi
+  fi
   if [ -n "$over" ]; then
-    # Somebody who could be told is there, or may still come.
-    if [ -e "$dir/told" ] || { [ -n "$gone" ] && [ -n "$left" ]; }; then break; fi
+    # Also who has said goodbye waits to hear what was put back, and Docker may be restarted for that.
+    if [ -e "$dir/told" ]; then break; fi
+    if [ -z "$left" ]; then alone=''; else
+      uptime; alone=${alone:-$REPLY}; [ "$REPLY" -lt $((alone + farewell)) ] || break
+    fi
   elif [ -n "$open" ]; then
     tail -c "+$((fed + 1))" "$dir/in" > "$dir/fed"
     size=$(wc -c < "$dir/fed")
