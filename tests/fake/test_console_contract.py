@@ -57,6 +57,12 @@ class TestConsole(Contract):
         """There is one."""
         return {"port": 0}
 
+    def test_quick_commands_in_a_row(self, log_in: LogIn, vm: dict[str, Any]) -> None:
+        """A command that is started while the last one's process ends is not lost."""
+        connection = log_in(vm["port"])
+        for number in range(20):
+            assert read_all(connection.start(f"echo {number}")) == f"{number}\n".encode()
+
     def test_megabytes_both_ways(self, log_in: LogIn, vm: dict[str, Any]) -> None:
         """What is larger than any buffer on the way arrives whole: 200 kB up, and as much down by two streams."""
         data = os.urandom(200_000)
@@ -123,7 +129,7 @@ def open_line() -> Iterator[tuple[SerialVM, ConsoleConnection]]:
     console._AGAIN_SECONDS = before
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(schedule=SCHEDULE, echo=st.booleans(), data=st.binary(max_size=4000))
 def test_p16_result_is_the_commands_own(
     open_line: tuple[SerialVM, ConsoleConnection], schedule: list[tuple[int, bytes]], echo: bool, data: bytes
@@ -141,7 +147,7 @@ def test_p16_result_is_the_commands_own(
     channel.close()
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(schedule=SCHEDULE, left=NOISE, shell=st.sampled_from(sorted(SHELLS)))
 def test_p16_on_the_way_in(schedule: list[tuple[int, bytes]], left: bytes, shell: str) -> None:
     """The same while the shell is being looked for, on a line with something left on it."""

@@ -20,6 +20,7 @@ from vmproxy.transports._lineuse import name_of, socket_is_taken, users_of_termi
 _READ_BYTES = 16 << 10
 _SEEN_BYTES = 400
 _TOLD = 80
+_PLACE = 60
 _HANG_UP_SECONDS = 1.5  # a server may take that long to see that the last one has left
 _IN_USE = "end the program that is attached (in screen: ctrl-a k; detaching is not enough)"
 
@@ -97,8 +98,12 @@ class Line:
                     # At once: what the VM has not taken of our last words must not keep us.
                     termios.tcsetattr(self._descriptor, termios.TCSANOW, self._restore)
         finally:
+            # Of a socket whose other end is gone, pexpect's close ends in an error before the socket is closed.
             with contextlib.suppress(OSError):
                 self._spawn.close()
+            sock = getattr(self._spawn, "socket", None)
+            if sock is not None:
+                sock.close()
 
 
 def open_line(path: str, *, timeout_seconds: float) -> Line:
@@ -106,17 +111,23 @@ def open_line(path: str, *, timeout_seconds: float) -> Line:
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        raise Unreachable(f"cannot open the line: {error.strerror}", where=printable(path)) from error
+        raise Unreachable(f"cannot open the line: {error.strerror}", where=_place(path)) from error
     if stat.S_ISSOCK(mode):
         return _open_socket(path, timeout_seconds)
     if stat.S_ISCHR(mode):
         return _open_terminal(path)
-    raise UsageError("neither a terminal nor a unix socket", where=printable(path), hint="console:PATH")
+    raise UsageError("neither a terminal nor a unix socket", where=_place(path), hint="console:PATH")
+
+
+def _place(path: str) -> str:
+    """The end of a path, for a message that has more to say."""
+    text = printable(path)
+    return text if len(text) <= _PLACE else f"…{text[1 - _PLACE :]}"
 
 
 def _open_socket(path: str, timeout_seconds: float) -> Line:
     spawn_class = pexpect_module("pexpect.socket_pexpect").SocketSpawn
-    where = printable(path)
+    where = _place(path)
     if not hasattr(socket, "AF_UNIX"):
         raise UsageError("this system's Python has no unix sockets", where=where)
     until = time.monotonic() + _HANG_UP_SECONDS
@@ -146,7 +157,7 @@ def _open_terminal(path: str) -> Line:
     import fcntl
     import termios
 
-    where = printable(path)
+    where = _place(path)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

@@ -99,17 +99,20 @@ class ConsoleConnection:
     def close(self) -> None:
         """Say good-bye, within a limit, and give the line back; safe to call twice."""
         self._closing.set()
-        if self._line.closed:
-            return
-        try:
-            with self._lock, contextlib.suppress(LostContact):
-                deadline = time.monotonic() + _BYE_SECONDS
-                self._line.write(f"\n{self._call} 0 bye .\n".encode("ascii"), deadline)
-                while (left := deadline - time.monotonic()) > 0:
-                    if any(answer.kind == "bye" for answer in self._answers.feed(self._line.read(left))):
-                        break
-        finally:
-            self._line.close()
+        with self._lock:
+            if self._line.closed:
+                return
+            try:
+                with contextlib.suppress(LostContact):
+                    self._say_bye(time.monotonic() + _BYE_SECONDS)
+            finally:
+                self._line.close()
+
+    def _say_bye(self, deadline: float) -> None:
+        self._line.write(f"\n{self._call} 0 bye .\n".encode("ascii"), deadline)
+        while (left := deadline - time.monotonic()) > 0:
+            if any(answer.kind == "bye" for answer in self._answers.feed(self._line.read(left))):
+                break
 
     def _answer(self, identity: str, deadline: float) -> Answer | None:
         """The answer to the last request; None where it should be asked again: after silence, or a broken line."""
