@@ -1,7 +1,7 @@
 """The proof that a cache keeps what it fetches: one object asked for twice from each place. PURE.
 
 The object is the cache's own (:mod:`vmproxy.cache.sample`): no other proxy can give it, so that it also shows whose
-cache is at the other end. What was a hit Cache-Status says (RFC 9211).
+cache is at the other end. What was a hit Cache-Status says (RFC 9211), and squid's X-Cache.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from vmproxy.proof import LEGS, judge
 
 _STATUS = re.compile(rb"HTTP/1\.[01] 200(?:[ \r\n]|$)")
 _ANY_STATUS = re.compile(rb"HTTP/1\.[01] \d{3}")
+_SQUID = re.compile(rb"^X-Cache: HIT from vmproxy-", re.MULTILINE)
 _CACHE = re.compile(rb"^Cache-Status:(.*)$", re.IGNORECASE | re.MULTILINE)
 _TOOL = b"@tool "
 
@@ -57,5 +58,7 @@ def _head(answer: bytes) -> bytes | None:
 
 def _hit(head: bytes) -> bool:
     """Whether the cache nearest to us had it."""
+    if _SQUID.search(head):
+        return True
     found = _CACHE.findall(head)
     return bool(found) and b"hit" in [part.strip() for part in found[-1].split(b",")[-1].split(b";")]

@@ -144,7 +144,11 @@ class Control:
             return {"error": "not with this engine"}
         await self._take_back()
         self._sample = sample = Sample()
-        await sample.start()
+        try:
+            await sample.start(getattr(self._proxy, "sample_port", 0))
+        except OSError:
+            self._sample = None
+            return {"error": "its port is taken"}
         lend(sample.port)
         return {"url": sample.url}
 

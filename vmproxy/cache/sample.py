@@ -31,9 +31,9 @@ class Sample:
         self._server: asyncio.Server | None = None
         self._end: asyncio.TimerHandle | None = None
 
-    async def start(self) -> None:
-        """Listen, for a few minutes at most."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=_HEAD_BYTES)
+    async def start(self, port: int = 0) -> None:
+        """Listen, for a few minutes at most. Raises OSError."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=_HEAD_BYTES)
         self.port = int(self._server.sockets[0].getsockname()[1])
         self._end = asyncio.get_running_loop().call_later(_LIFE_SECONDS, self.stop)
 

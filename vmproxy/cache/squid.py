@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -75,6 +76,12 @@ class Squid:
         self._pipe: _Log | None = None
         self._chores: list[asyncio.Task[None]] = []
         self._stopping = False
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.sample_port: int = probe.getsockname()[1]
+            """Where the object of :mod:`vmproxy.cache.sample` has its origin: squid is told once."""
+
+    def lend(self, port: int) -> None:
+        """squid knows the object's name from its start."""
 
     async def start(self) -> int:
         """Configure and start it, and wait until it answers; the port."""
@@ -114,6 +121,7 @@ class Squid:
             user=user,
             group=group,
             verbose=self._log is not None,
+            sample_port=self.sample_port,
         )
         text = squidconf.render(settings, run)
         try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
 
 from vmproxy.cache.guard import Address
+from vmproxy.cache.sample import HOST as SAMPLE_HOST
 from vmproxy.cache.limits import CacheSettings, Network
 from vmproxy.errors import UsageError
 from vmproxy.noproxy import Matcher, matchers
@@ -51,6 +52,8 @@ class Run:
     user: str = ""
     group: str = ""
     verbose: bool = False
+    sample_port: int = 0
+    """Where :mod:`vmproxy.cache.sample`'s origin is, while there is one; 0 for nowhere."""
 
 
 def forbidden(targets: Sequence[Network], own: Iterable[Address]) -> list[Network]:
@@ -99,8 +102,10 @@ def render(settings: CacheSettings, run: Run) -> str:
         *_place(settings, run),
         *_limits(settings),
         *_acls(settings, run),
+        *_sample(settings, run),
         *_upstream(settings),
-        *_access(settings),
+        *(["cache_peer_access upstream deny sample"] if settings.upstream and run.sample_port else []),
+        *_access(settings, run),
     ]
     text = "\n".join(lines) + "\n"
     if not text.isascii() or any(ord(char) < 32 and char != "\n" for char in text):
@@ -227,7 +232,21 @@ def _acl(name: str, kind: str, values: Iterable[str]) -> str:
     return " ".join(["acl", name, kind, *map(word, values)])
 
 
-def _access(settings: CacheSettings) -> list[str]:
+def _sample(settings: CacheSettings, run: Run) -> list[str]:
+    """One name has its origin on loopback, and is neither resolved nor asked of an upstream."""
+    if not run.sample_port:
+        return []
+    return [
+        _acl("sample", "dstdomain", ("-n", SAMPLE_HOST)),
+        f"cache_peer 127.0.0.1 parent {run.sample_port} 0 no-query no-digest no-netdb-exchange originserver name=sample",
+        "cache_peer_access sample allow sample !tunnel",
+        "cache_peer_access sample deny all",
+        *(["always_direct deny sample"] if settings.upstream else []),
+        "never_direct allow sample",
+    ]
+
+
+def _access(settings: CacheSettings, run: Run) -> list[str]:
     lines = [
         "http_access allow purging here secret",
         "http_access deny purging",
@@ -237,6 +256,7 @@ def _access(settings: CacheSettings) -> list[str]:
         "http_access deny tracing",
         "http_access deny !tunnel !web",
         "http_access deny tunnel !tunnel_port",
+        *(["http_access allow clients sample !tunnel"] if run.sample_port else []),
         "http_access deny !tunnel !web_port",
         "http_access deny numeric !four_numbers",
         "http_access deny forbidden_literal",
