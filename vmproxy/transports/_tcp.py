@@ -47,7 +47,7 @@ class Dial:
         where = place(self.host, self.port)
         error = self._error
         if isinstance(error, socket.gaierror):
-            hint = "is it right? ssh:ALIAS takes a Host of your ssh_config, ssh://[user@]host[:port] a name or an address"
+            hint = "is it right? ssh:ALIAS is for a Host of your ssh_config, ssh://[user@]host[:port] for any other"
             raise Unreachable("the host name is not known", where=where, hint=hint) from error
         if error is None or isinstance(error, TimeoutError):
             raise Unreachable(
