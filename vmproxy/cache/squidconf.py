@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
 
 from vmproxy.cache.guard import Address
-from vmproxy.cache.sample import HOST as SAMPLE_HOST
 from vmproxy.cache.limits import CacheSettings, Network
+from vmproxy.cache.sample import HOST as SAMPLE_HOST
 from vmproxy.errors import UsageError
 from vmproxy.noproxy import Matcher, matchers
 
@@ -236,9 +236,10 @@ def _sample(settings: CacheSettings, run: Run) -> list[str]:
     """One name has its origin on loopback, and is neither resolved nor asked of an upstream."""
     if not run.sample_port:
         return []
+    peer = f"cache_peer 127.0.0.1 parent {run.sample_port} 0"
     return [
         _acl("sample", "dstdomain", ("-n", SAMPLE_HOST)),
-        f"cache_peer 127.0.0.1 parent {run.sample_port} 0 no-query no-digest no-netdb-exchange originserver name=sample",
+        f"{peer} no-query no-digest no-netdb-exchange originserver name=sample",
         "cache_peer_access sample allow sample !tunnel",
         "cache_peer_access sample deny all",
         *(["always_direct deny sample"] if settings.upstream else []),
