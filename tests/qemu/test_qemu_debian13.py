@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.lab import default_cache
-from tests.lab.proxy import LabProxy
+from tests.lab.proxy import KNOWN, LabProxy
 from tests.lab.systemdvm import SystemdVM
 from tests.qemu.conftest import Ran
 from tests.qemu.test_qemu_apply import _RULES
@@ -21,7 +21,7 @@ from tests.qemu.test_qemu_systemd import _ENVIRON, _FILES, _SETTLE, OverSsh
 _CONFIG = "/etc/docker/daemon.json"
 _INFO = "docker info --format '{{.ServerVersion}} {{.HTTPProxy}} {{.HTTPSProxy}} {{.NoProxy}}'"
 # A container asks at its bridge's address for a name that the proxy alone knows.
-_ASK = "docker run --rm -e http_proxy=http://172.17.0.1:{port} busybox wget -q -O - http://only-the-proxy-knows.test/"
+_ASK = "docker run --rm -e http_proxy=http://172.17.0.1:{port} busybox wget -q -O - http://" + KNOWN
 
 
 @dataclass(kw_only=True)
@@ -65,7 +65,7 @@ def walk(host_proxy: LabProxy, tmp_path_factory: pytest.TempPathFactory) -> Iter
         seen.config = machine.root(f"cat {_CONFIG}").text
         seen.answer = machine.root(_ASK.format(port=host_proxy.port), check=False, timeout_seconds=300).text
         host_proxy.forget()
-        machine.root("docker pull nowhere.test/nothing", check=False)
+        machine.root(f"docker pull {KNOWN}/nothing", check=False)
         seen.pulled = host_proxy.lines
         seen.runs["remove"] = command("remove", "--restart", "always", status=None)
         stop("removed")
@@ -88,7 +88,7 @@ def test_docker_works_with_the_proxy_from_its_file_alone(walk: Walk, host_proxy:
     assert walk.info["applied"].split()[1:] == [url, url, "localhost,127.0.0.1,::1"]
     assert walk.info["rebooted"] == walk.info["applied"]
     assert walk.environ == ""
-    assert "CONNECT nowhere.test:443 HTTP/1.1" in walk.pulled
+    assert f"CONNECT {KNOWN}:443 HTTP/1.1" in walk.pulled
 
 
 def test_the_file_has_its_own_member_and_ours(walk: Walk) -> None:
