@@ -7,6 +7,7 @@ is, and so are the process and its parent.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
 import socket
@@ -32,9 +33,14 @@ exec /usr/sbin/squid "$@"' squid "$@"
 _ATTEMPTS = 10
 
 
+@functools.cache
+def _staged() -> Path:
+    return tree.stage(default_cache(), "squid", ("squid",))
+
+
 def put_squid(directory: Path) -> Path:
     """A directory for PATH in which there is a squid."""
-    staged = tree.stage(default_cache(), "squid", ("squid",))
+    staged = _staged()
     directory.mkdir(parents=True)
     program = directory / "squid"
     program.write_text(_WRAPPER % {"tree": staged})

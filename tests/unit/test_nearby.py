@@ -33,7 +33,7 @@ RECORDED = {
     "vmproxy cache": b"HTTP/1.1 400 Bad Request\r\nVia: 1.1 vmproxy-0123abcd\r\n\r\nvmproxy cache: this is a proxy",
     "": b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Length: 0\r\n\r\n",
 }
-"""What squid 5.7, tinyproxy 1.11, privoxy 3.0.34 and px 0.10 answered to the question, and polipo's form of an error."""
+"""What squid 5.7, tinyproxy 1.11, privoxy 3.0.34 and px 0.13 answered to the question, and polipo's form."""
 
 
 @pytest.mark.parametrize("name", RECORDED)

@@ -8,9 +8,10 @@ squid.conf.documented.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
 
@@ -35,11 +36,11 @@ _SPECIAL_4 = (
     *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
     *("192.0.2.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3"),
 )
-_SPECIAL_6 = (
-    *("::/96", "64:ff9b:1::/48", "100::/63", "2001::/23", "2001:db8::/32", "3fff::/20", "5f00::/16", "fc00::/7"),
-    *("fe80::/10", "fec0::/10", "ff00::/8"),
-)
-"""IANA's registries of special-purpose addresses. ``::ffff:0:0/96`` is not among them: squid takes it for IPv4."""
+_SPECIAL_6 = ("::/3", "4000::/2", "8000::/1", "2001::/23", "2001:db8::/32", "3fff::/20")
+"""IANA's registries of special-purpose addresses; of IPv6 all that is not 2000::/3."""
+
+_FOUR_IN_SIX = ("::ffff:0:0/96", "64:ff9b::/96")
+"""Not special by themselves: squid takes the first for IPv4, the second goes by the IPv4 address inside (NAT64)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,21 +57,25 @@ class Run:
     """Where :mod:`vmproxy.cache.sample`'s origin is, while there is one; 0 for nowhere."""
 
 
-def forbidden(targets: Sequence[Network], own: Iterable[Address]) -> list[Network]:
+@functools.lru_cache(8)
+def forbidden(targets: tuple[Network, ...], own: tuple[Address, ...]) -> tuple[Network, ...]:
     """The networks that may not be asked for: special ones and this machine's own, without those that are allowed.
 
     Addresses of IPv6 that hold one of IPv4 (6to4, NAT64) go by that one.
     """
     four = [ip_network(text) for text in _SPECIAL_4]
-    every: list[Network] = [*four, *(ip_network(text) for text in _SPECIAL_6), *(ip_network(one) for one in own)]
+    six: list[Network] = [ip_network(text) for text in _SPECIAL_6]
+    for text in _FOUR_IN_SIX:
+        six = [piece for network in six for piece in _without(network, ip_network(text))]
+    every: list[Network] = [*four, *six, *(ip_network(one) for one in own)]
     allowed: list[Network] = list(targets)
-    every += [six for network in four for six in _in_six(network)]
-    allowed += [six for network in targets for six in _in_six(network)]
+    every += [inner for network in every[:] for inner in _in_six(network)]
+    allowed += [inner for network in targets for inner in _in_six(network)]
     for hole in allowed:
         every = [piece for network in every for piece in _without(network, hole)]
     fours = [network for network in every if isinstance(network, IPv4Network)]
     sixes = [network for network in every if isinstance(network, IPv6Network)]
-    return [*collapse_addresses(fours), *collapse_addresses(sixes)]
+    return (*collapse_addresses(fours), *collapse_addresses(sixes))
 
 
 def _in_six(network: Network) -> tuple[IPv6Network, ...]:
