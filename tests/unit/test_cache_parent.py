@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import os
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,12 +20,13 @@ from tests.lab.proxy import LabProxy
 from tests.unit.cacheworld import WAIT_SECONDS, fetch, open_files, origin, proxy, quick, settings, talk
 from tests.unit.test_cache_faults import raw_origin, reset
 from tests.unit.test_cache_upstream import CREDENTIALS, ENCODED, echoing
+from vmproxy.cache import engines, run, squid
 from vmproxy.cache.limits import CacheSettings
 from vmproxy.cache.message import parse_response
 from vmproxy.cache.parent import Parent, name_refused
 from vmproxy.cli import cacheupstream
 from vmproxy.cli.common import make_run
-from vmproxy.errors import UsageError
+from vmproxy.errors import Refused, UsageError
 from vmproxy.proxyenv import parse_proxy
 
 
@@ -246,9 +249,9 @@ def given(environ: dict[str, str] | None = None, **said: object) -> object:
     """What the options make of it; ``upstream_file`` is --upstream-file."""
     names = ("upstream", "upstream-file", "upstream-keyring", "no-proxy")
     options = {name.replace("_", "-"): value for name, value in said.items()}
-    run = make_run(names, before={}, after=options, environ={"XDG_CONFIG_HOME": "/nonexistent", **(environ or {})})
-    found = cacheupstream.upstream(run)
-    assert found is None or found in run.output.secrets
+    made = make_run(names, before={}, after=options, environ={"XDG_CONFIG_HOME": "/nonexistent", **(environ or {})})
+    found = cacheupstream.upstream(made)
+    assert found is None or found in made.output.secrets
     return found
 
 
@@ -321,5 +324,65 @@ def test_the_password_comes_from_the_keyring(monkeypatch: pytest.MonkeyPatch) ->
 def test_no_proxy_is_the_hosts_and_the_options() -> None:
     """Both lists, each entry once."""
     environ = {"no_proxy": "a.example,b.example", "XDG_CONFIG_HOME": "/nonexistent"}
-    run = make_run(("no-proxy",), before={}, after={"no-proxy": ("b.example,c.example",)}, environ=environ)
-    assert cacheupstream.no_proxy(run) == ("a.example", "b.example", "c.example")
+    made = make_run(("no-proxy",), before={}, after={"no-proxy": ("b.example,c.example",)}, environ=environ)
+    assert cacheupstream.no_proxy(made) == ("a.example", "b.example", "c.example")
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def serve(*words: str, tmp_path: Path, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """``cache serve`` that is refused."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("VMPROXY_")}
+    return subprocess.run(
+        [sys.executable, "-m", "vmproxy", "cache", "serve", "--dir", str(tmp_path / "c"), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**clean, "XDG_CONFIG_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), **(environ or {})},
+        timeout=60,
+    )
+
+
+def test_a_password_on_the_command_line_is_refused_without_a_word_of_it(tmp_path: Path) -> None:
+    """Exit 2 with the ways that nobody sees; a malformed URL in the environment shows nothing either."""
+    done = serve("--upstream", "http://me:geheim@proxy.example:3128", tmp_path=tmp_path)
+    assert done.returncode == 2
+    assert "geheim" not in done.stdout + done.stderr
+    assert done.stderr.splitlines()[1] == "hint: VMPROXY_UPSTREAM=URL, --upstream-file FILE or --upstream-keyring"
+    for url in ("http://me:geheim@h:99999", "me:geheim@h", "socks5://me:geheim@h:1"):
+        done = serve(tmp_path=tmp_path, environ={"VMPROXY_UPSTREAM": url})
+        assert (done.returncode, "geheim" in done.stdout + done.stderr) == (2, False)
+    assert not (tmp_path / "c").exists()
+
+
+def test_no_squid_is_exit_2_with_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in PATH nor where Debian and Homebrew put it."""
+    monkeypatch.setattr(squid, "_PLACES", (str(tmp_path),))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="no squid on this machine") as error:
+        engines.check("squid")
+    assert (error.value.exit, "brew install squid" in error.value.hint) == (2, True)
+    with pytest.raises(UsageError, match="no engine of that name"):
+        engines.check("apache")
+    (tmp_path / "squid").write_text("#!/bin/sh\necho '2026/11/22 12:00:00| FATAL: Bungled \\033[1m' >&2; exit 1\n")
+    (tmp_path / "squid").chmod(0o755)
+    assert squid.find_squid() == str(tmp_path / "squid")
+
+
+def test_a_squid_that_does_not_start_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 6 with what it said, made printable; nothing of it runs on, and the directory is free again."""
+    program = tmp_path / "bin" / "squid"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nprintf '2026/11/22 12:00:00| FATAL: Bungled \\033[1m line\\n' >&2; exit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    wanted = CacheSettings(directory=str(tmp_path / "c"), engine="squid", port=port)
+    for _turn in range(2):
+        with pytest.raises(Refused) as error:
+            run.serve(wanted, ready=lambda _address: None)
+        assert str(error.value).startswith(r"squid does not start: Bungled \x1b[1m line")
+    assert os.listdir(tmp_path / "c" / "squid") == ["store"]
