@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -210,9 +211,12 @@ def test_p4_systemd_reads_the_drop_in(vm: NamespaceVM) -> None:
     file, drop_in = systemd.render(order, Facts())
     vm.path(systemd.ENVIRONMENT).write_bytes(blocks.put(None, file.payload, where="last", record={}))
     vm.path("/tmp/units/probe.service.d/secret.conf").write_bytes(drop_in.payload)
+    shown = variables("G", VALUES)
+    (drop_in,) = systemd.render(replace(order, environment=shown, secret=False), Facts())
+    vm.path("/tmp/units/probe.service.d/10-vmproxy.conf").write_bytes(drop_in.payload)
     manager = "timeout -s KILL 40 /usr/lib/systemd/systemd --user --unit=probe.service --log-target=console"
     done = vm.run(f"XDG_RUNTIME_DIR=/tmp/runtime SYSTEMD_UNIT_PATH=/tmp/units {manager} </dev/null", check=False)
     vm.run(f"rmdir /run/systemd/system; rm {systemd.ENVIRONMENT}")
     assert done.returncode == 0, done.stderr[-1000:]
-    assert_within(environment(vm.path("/tmp/work/environ").read_bytes()), pairs | inside)
+    assert_within(environment(vm.path("/tmp/work/environ").read_bytes()), pairs | inside | shown)
     no_canary(vm)

@@ -88,9 +88,9 @@ class Root:
     # moby's one file is upstream's own.
     [(kind, others) for kind in KINDS for others in (True, False) if others or kind != "moby"],
 )
-def test_apply_again_status_remove_on_files(kind: str, others: bool, tmp_path: Path) -> None:
-    """Each guest: files are made, a second apply has nothing to do, status agrees, remove gives back every byte, mode
-    and directory."""
+def test_f73_apply_again_status_remove_on_files(kind: str, others: bool, tmp_path: Path) -> None:
+    """F73 for files, each guest: they are made, a second apply has nothing to do, status agrees, remove gives back
+    every byte, mode and directory."""
     root = Root(tmp_path / "root", kind, _OTHERS[kind] if others else {})
     before = root.picture()
     assert root.tell(converge.apply).changed
