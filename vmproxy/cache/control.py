@@ -145,10 +145,10 @@ class Control:
         await self._take_back()
         self._sample = sample = Sample()
         try:
-            await sample.start(getattr(self._proxy, "sample_port", 0))
+            await sample.start(getattr(self._proxy, "sample_socket", None))
         except OSError:
             self._sample = None
-            return {"error": "its port is taken"}
+            return {"error": "there is no port for it"}
         lend(sample.port)
         return {"url": sample.url}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 from contextlib import suppress
 
 HOST = "cache.vmproxy.invalid"
@@ -31,9 +32,10 @@ class Sample:
         self._server: asyncio.Server | None = None
         self._end: asyncio.TimerHandle | None = None
 
-    async def start(self, port: int = 0) -> None:
-        """Listen, for a few minutes at most. Raises OSError."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=_HEAD_BYTES)
+    async def start(self, listening: socket.socket | None = None) -> None:
+        """Listen, for a few minutes at most; on a socket that does so already where there is one. Raises OSError."""
+        own = listening.dup() if listening else socket.create_server(("127.0.0.1", 0))
+        self._server = await asyncio.start_server(self._serve, sock=own, limit=_HEAD_BYTES)
         self.port = int(self._server.sockets[0].getsockname()[1])
         self._end = asyncio.get_running_loop().call_later(_LIFE_SECONDS, self.stop)
 

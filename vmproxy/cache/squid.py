@@ -76,9 +76,8 @@ class Squid:
         self._pipe: _Log | None = None
         self._chores: list[asyncio.Task[None]] = []
         self._stopping = False
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.sample_port: int = probe.getsockname()[1]
-            """Where the object of :mod:`vmproxy.cache.sample` has its origin: squid is told once."""
+        self.sample_socket: socket.socket | None = None
+        """Where the object of :mod:`vmproxy.cache.sample` has its origin: squid is told once, and asks at its start."""
 
     def lend(self, port: int) -> None:
         """squid knows the object's name from its start."""
@@ -114,6 +113,7 @@ class Squid:
         # The same name for every run on this directory: what squid leaves in /dev/shm when it is killed is used again.
         service = "vmproxy" + hashlib.sha256(os.fsencode(settings.directory)).hexdigest()[:12]
         user, group, owner = _to_become()
+        self.sample_socket = socket.create_server(("127.0.0.1", 0))
         run = squidconf.Run(
             name=f"vmproxy-{secrets.token_hex(4)}",
             secret=secrets.token_hex(16),
@@ -121,7 +121,7 @@ class Squid:
             user=user,
             group=group,
             verbose=self._log is not None,
-            sample_port=self.sample_port,
+            sample_port=self.sample_socket.getsockname()[1],
         )
         text = squidconf.render(settings, run)
         try:
@@ -264,6 +264,8 @@ class Squid:
                         break
         if self._pipe:
             self._pipe.close()
+        if self.sample_socket:
+            self.sample_socket.close()
         for task in self._chores:
             task.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
