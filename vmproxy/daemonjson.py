@@ -53,6 +53,15 @@ def held(facts: Facts, guest: Guest) -> dict[str, str]:
     return {name: text for key, name in _KEYS.items() if isinstance(text := value.get(key), str)}
 
 
+def without(content: bytes) -> tuple[bool, bytes | None]:
+    """Whether the member of ours is in there, and what was there before it, None for no file."""
+    try:
+        found = jsonedit.find(content, _PATH)
+    except ForeignFile:
+        return False, None
+    return (True, jsonedit.take(content, _PATH).document) if found and found.ours else (False, None)
+
+
 def must_know(facts: Facts, guest: Guest) -> None:
     """Raises Refused where this Docker takes no proxies from daemon.json, or where that cannot be told."""
     number = dockerversion.major(facts.docker_version)
@@ -356,4 +365,5 @@ __all__ = [
     "record",
     "still",
     "unnamed",
+    "without",
 ]

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from tests.unit import guestworlds, worlds
+from tests.unit import guestworlds, images, worlds
 from tests.unit.hostilejson import BLANKS, documents
 from tests.unit.test_guest_files import KINDS, Root
-from vmproxy import converge, daemonjson, guests, jsonedit, plan, preview
+from tests.unit.test_initrd import Disk
+from vmproxy import converge, daemonjson, guests, jsonedit, newc, plan, preview
 from vmproxy.errors import ForeignFile, Refused
 from vmproxy.guests import Guest
 from vmproxy.jsontext import parse
@@ -604,6 +605,28 @@ def test_every_guest_on_files(kind: str, packages: str, content: bytes | None, t
     assert root.picture() == applied
     assert root.tell(converge.remove).changed
     assert root.picture() == before
+
+
+@pytest.mark.parametrize("rewrite", [False, True], ids=["appended", "rewritten"])
+@pytest.mark.parametrize("content", [None, b'{"debug": true}'])
+def test_f73_in_an_image(content: bytes | None, rewrite: bool, tmp_path: Path) -> None:
+    """An initramfs image with a newer Docker by apk: the member goes in, the wish is followed, remove to the byte."""
+    apk = INSTALLED["/lib/apk/db/installed"].encode()
+    more = [images.directory(name) for name in (b"lib", b"lib/apk", b"lib/apk/db", b"etc/docker")]
+    more.append(images.file(b"lib/apk/db/installed", apk))
+    more += [images.file(b"etc/docker/daemon.json", content)] if content else []
+    disk = Disk(tmp_path)
+    disk.write(images.pack(newc.archive([*images.moby_records(), *more]), "gzip"))
+    before = disk.picture()
+    assert disk.tell(converge.apply, via="daemon-json", rewrite=rewrite).changed
+    assert json.loads(disk.read(ETC.encode()))["proxies"]["http-proxy"] == "http://192.168.64.1:8123"
+    assert b"export http_proxy" not in disk.read()
+    assert not disk.tell(converge.apply, rewrite=rewrite).changed
+    assert disk.tell(converge.status, rewrite=rewrite).ok
+    assert disk.tell(converge.apply, no_proxy=("more.test",), rewrite=rewrite).changed
+    assert "more.test" in json.loads(disk.read(ETC.encode()))["proxies"]["no-proxy"]
+    assert disk.tell(converge.remove, rewrite=rewrite).changed
+    assert disk.picture() == before
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
-from vmproxy import blocks, dockerversion, initrdedit
+from vmproxy import blocks, dockerversion, guests, initrdedit
 from vmproxy.dirlock import settle
 from vmproxy.errors import ForeignFile, Refused
 from vmproxy.initrd import Image
@@ -307,12 +307,21 @@ def _moved() -> Outcome:
 
 
 def _is_ours(now: File, before: File) -> bool:
-    """Whether a file is the one before but for our block."""
-    if now.content is None or blocks.find(now.content, path=now.path) is None:
+    """Whether a file is the one before but for our block, or our member of daemon.json."""
+    from vmproxy import daemonjson
+
+    if now.content is None:
+        return False
+    if now.path in guests.daemon_configs():
+        is_ours, left = daemonjson.without(now.content)
+    else:
+        is_ours = blocks.find(now.content, path=now.path) is not None
+        left = blocks.take(now.content, path=now.path) if is_ours else None
+    if not is_ours:
         return False
     if before.kind == "absent":
-        return blocks.take(now.content, path=now.path) is None
+        return left is None
     kept = (now.uid, now.gid, now.mode) in {
         (before.uid, before.gid, mode) for mode in (before.mode, _private(before.mode))
     }
-    return kept and blocks.take(now.content, path=now.path) == before.content
+    return kept and left == before.content
