@@ -11,6 +11,7 @@ import asyncio
 import secrets
 import socket
 from contextlib import suppress
+from email.utils import formatdate
 
 HOST = "cache.vmproxy.invalid"
 """Only the proxy that lends the object knows this name."""
@@ -58,7 +59,8 @@ class Sample:
                 body = self._body if right else b""
                 writer.write(
                     b"HTTP/1.1 %b\r\nContent-Type: application/octet-stream\r\nCache-Control: max-age=%d\r\n"
-                    b"Content-Length: %d\r\nConnection: close\r\n\r\n" % (status, _LIFE_SECONDS, len(body))
+                    b"Date: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+                    % (status, _LIFE_SECONDS, formatdate(usegmt=True).encode(), len(body))
                 )
                 writer.write(body)
                 await writer.drain()
