@@ -25,7 +25,7 @@ stty raw -echo min 0 time "${T}0"
 hear() { IFS= read -r $wait l; }
 # The digest of a text, in REPLY.
 sum() { REPLY=$(printf %s "$1" | sha256sum); REPLY=${REPLY%% *}; }
-# A file that is there is whole.
+# A file that is there is whole: others look for it.
 put() { printf '%s\n' "$2" >"$1.new" && mv -f "$1.new" "$1"; }
 # A word into a fifo, without waiting for its reader.
 tell() { printf '%s\n' "$2" 1<>"$1"; }
@@ -133,7 +133,7 @@ answer() {
       elif [ "$2" -le "$k" ]; then say "$tag yes ."
       elif [ "$2" -ne "$((k + 1))" ]; then say "$tag no ."
       elif [ -e "$d/in.$((k - 3))" ]; then say "$tag full ."
-      else put "$d/in.$2" "$b"; eval "in_$id=\$2"; tell "$d/tell.in" "$2"; say "$tag yes ."; fi ;;
+      else printf '%s\n' "$b" >"$d/in.$2"; eval "in_$id=\$2"; tell "$d/tell.in" "$2"; say "$tag yes ."; fi ;;
     end) if [ -d "$w/$id" ]; then tell "$w/$id/tell.in" end; fi; say "$tag yes ." ;;
     poll) # ID, and the numbers of the pieces of stdout and stderr that are wanted
       d=$w/$id
