@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vmproxy.errors import LostContact, NotPermitted, Unreachable, UsageError
@@ -42,6 +42,7 @@ _PERSON_SECONDS = 300.0
 _LOG_LIMIT_BYTES = 256 << 10
 _SETTLE_SECONDS = 1.0
 _END_SECONDS = 3.0
+_FLUSH_SECONDS = 0.02  # for what ssh has not yet read of our pipe
 _SOCKET_ROOM = 60  # a unix socket's path ends at 104 or 108 bytes, and ssh adds 17 of its own
 _PASSING_BY = "trap '' INT QUIT HUP; exec \"$@\""
 # For keys it goes first: such a server may promise better and not keep it.
@@ -50,7 +51,7 @@ _asking = threading.Lock()
 
 
 def connect(target: Target, *, options: SshOptions, first: str = "") -> OpensshConnection:
-    """Connect and log in by the ssh program. ``first`` is started as any command is.
+    """Connect and log in by the ssh program; ``first`` is started at once then.
 
     Raises Unreachable, Untrusted, NotPermitted, UsageError as the ``ssh`` transport does.
     """
@@ -67,7 +68,7 @@ def connect(target: Target, *, options: SshOptions, first: str = "") -> OpensshC
     pin = _known_hosts.check_pin(options.host_key or target.host_key) if options.host_key or target.host_key else ""
     found = way(target, options, pin, environ=os.environ)
     if found.socket and _listens(found.socket):
-        return OpensshConnection(found, options, _Directory(), found.socket, None)
+        return _begun(OpensshConnection(found, options, _Directory(), found.socket, None), first, options.meanwhile)
     if not pin and not found.place.strict:
         _known_hosts.prepare(found.known_hosts)
     if not all(place.strict for _hop, place in found.hops):
@@ -79,7 +80,20 @@ def connect(target: Target, *, options: SshOptions, first: str = "") -> OpensshC
     except BaseException:
         directory.remove()
         raise
-    return OpensshConnection(found, options, directory, directory.path("s"), master)
+    return _begun(OpensshConnection(found, options, directory, directory.path("s"), master), first)
+
+
+def _begun(
+    connection: OpensshConnection, first: str, meanwhile: Callable[[], object] = lambda: None
+) -> OpensshConnection:
+    """With its first command on its way."""
+    try:
+        connection.begin(first)
+        meanwhile()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _hop_file(options: SshOptions) -> Path:
@@ -206,11 +220,23 @@ class OpensshConnection:
         self._way, self._options, self._directory, self._socket = found, options, directory, path
         self._master = master
         self._channels: list[OpensshChannel] = []
+        self._kept: tuple[str, OpensshChannel] | None = None
+
+    def begin(self, command: str) -> None:
+        """Start a command, if any, for the first :meth:`start` of it. A loss is said then."""
+        if command:
+            with contextlib.suppress(LostContact):
+                self._kept = command, self.start(command)
 
     def start(self, command: str) -> OpensshChannel:
         """Start a command without a pty. Raises LostContact."""
         if len(command.encode()) > _COMMAND_LIMIT_BYTES:
             raise ValueError("the command is too long for dropbear: it travels on stdin")
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            if kept[0] == command:
+                return kept[1]
+            kept[1].close()
         self._settle()
         if not self.lives(0.0):
             raise LostContact("the connection ended", where=self.place)
@@ -237,8 +263,9 @@ class OpensshConnection:
             time.sleep(0.02)
 
     def close(self) -> None:
-        """End every command's input, then the connection; what does not end within seconds is ended. Safe twice."""
-        deadline = time.monotonic() + _END_SECONDS
+        """End every command's input, then the connection, as a library's socket is closed: what the VM makes of the
+        end of its input does not need us. Safe to call twice."""
+        deadline = time.monotonic() + _FLUSH_SECONDS
         running: list[_Process] = [*self._channels, *([self._master] if self._master else [])]
         for process in running:
             process.let_go()
