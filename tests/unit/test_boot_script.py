@@ -15,14 +15,25 @@ _PROGRAMS = {
     "iptables": 'case $* in *" -D "*) exit 1 ;; *" -S "*) exit 0 ;; esac; echo "$*" >>"$OUT/rules"',
     "docker": "exit 0",
 }
-_IP = b'ip() { echo "4: docker0    inet 172.30.0.1/16 brd 172.30.255.255 scope global docker0"; }\n'
-"""A function, since busybox sh takes its own ip before one of the PATH."""
+_IP = b"""sleep() { :; }
+ip() {
+  asked=$(cat "$OUT/asked" 2>/dev/null)
+  echo "$asked again" >"$OUT/asked"
+  case $asked in
+    '') echo 'Device "docker0" does not exist.' >&2; return 1 ;;
+    ' again') return 0 ;;
+  esac
+  echo '4: docker0    inet 172.30.0.1/16 brd 172.30.255.255 scope global docker0'
+}
+"""
+"""Functions, since busybox sh takes its own ip before one of the PATH. The bridge comes later, and its address then."""
 
 
 @pytest.mark.parametrize("shell", [["dash"], ["busybox", "sh"], ["bash", "--posix"]], ids=lambda words: words[0])
 @pytest.mark.parametrize("address", ["172.17.0.1", ADDRESS_AT_BOOT], ids=["known", "at-boot"])
 def test_f62_the_boot_script_makes_the_rules_alone(shell: list[str], address: str, tmp_path: Path) -> None:
-    """Run by itself it restores our chains and adds each jump, with docker0's address of then where it is not known."""
+    """Run by itself it restores our chains and adds each jump, with docker0's address of then where it is not known:
+    a Docker that starts for the first time makes its chains before its bridge."""
     for name, text in _PROGRAMS.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)

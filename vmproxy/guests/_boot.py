@@ -66,7 +66,14 @@ def _lines(door: Door, variant: str) -> list[str]:
         "}",
     ]
     if door.bridge_address == ADDRESS_AT_BOOT:
-        lines += ['vmproxy_address=$(ip -4 -o addr show docker0 | awk \'{ sub("/.*", "", $4); print $4; exit }\')']
+        # A fresh Docker makes its chains before its bridge.
+        lines += [
+            "until vmproxy_address=$(ip -4 -o addr show docker0 2>/dev/null |",
+            '  awk \'{ sub("/.*", "", $4); print $4; exit }\') && [ -n "$vmproxy_address" ]; do',
+            f'  [ "$vmproxy_n" -ge {_DOCKER_WAIT_SECONDS} ] && echo "vmproxy: docker0 has no address yet" && break',
+            "  vmproxy_n=$((vmproxy_n + 1)); sleep 1",
+            "done",
+        ]
     both = [(door, tool, restore)]
     if door.six is not None:
         both.append((door.six, tool.replace("ip", "ip6", 1), restore.replace("ip", "ip6", 1)))
