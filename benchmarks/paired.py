@@ -14,9 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_FEWEST_ROUNDS = 3
-_ONE_SECONDS = 60.0
-
 
 class BenchmarkError(Exception):
     """Something that was to be timed went wrong; its time would mean nothing."""
@@ -26,7 +23,7 @@ class BenchmarkError(Exception):
 class Way:
     """One way to do the job: words to run, where stdin comes from, what to do before (not timed).
 
-    ``codes`` are the exit codes of a run that did its job.
+    ``codes`` are the exit codes of a run that did its job; ``limit_seconds`` is the longest that one may take.
     """
 
     name: str
@@ -35,6 +32,7 @@ class Way:
     stdin: Path = Path(os.devnull)
     before: Callable[[], None] | None = None
     codes: tuple[int, ...] = (0,)
+    limit_seconds: float = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +72,13 @@ def once(way: Way) -> Cost:
         seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     process.stdout.close()
-    if process.returncode not in way.codes or seconds > _ONE_SECONDS:
+    if process.returncode not in way.codes or seconds > way.limit_seconds:
         raise BenchmarkError(f"{way.name} ended with {process.returncode} after {seconds:.1f} s: {said[-2000:]!r}")
     return Cost(seconds=seconds, cpu_seconds=used.ru_utime + used.ru_stime, peak_kib=used.ru_maxrss)
 
 
-def rounds(ways: Sequence[Way], *, count: int, seconds: float) -> list[list[Cost]]:
-    """``count`` rounds, or as many as fit in ``seconds`` (three at least); the order turns round by round.
+def rounds(ways: Sequence[Way], *, count: int, seconds: float, fewest: int = 3) -> list[list[Cost]]:
+    """``count`` rounds, or as many as fit in ``seconds`` (``fewest`` at least); the order turns round by round.
 
     One round before them is not counted: files are read and keys are known after it. The answer has one list for each
     way, in the order of ``ways``.
@@ -90,7 +88,7 @@ def rounds(ways: Sequence[Way], *, count: int, seconds: float) -> list[list[Cost
     costs: list[list[Cost]] = [[] for _ in ways]
     limit = time.monotonic() + seconds
     for number in range(count):
-        if number >= _FEWEST_ROUNDS and time.monotonic() > limit:
+        if number >= fewest and time.monotonic() > limit:
             break
         order = range(len(ways)) if number % 2 else range(len(ways) - 1, -1, -1)
         for index in order:
@@ -105,5 +103,5 @@ def ratio(ours: Sequence[Cost], theirs: Sequence[Cost], *, cpu: bool = False) ->
         return one.cpu_seconds if cpu else one.seconds
 
     values = [cost(a) / cost(b) for a, b in zip(ours, theirs, strict=True)]
-    low, _middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    low, _middle, high = statistics.quantiles(values, n=4, method="inclusive") if values[1:] else values * 3
     return Ratio(median=statistics.median(values), low=low, high=high, rounds=len(values))

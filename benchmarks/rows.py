@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from benchmarks.paired import Way, once, ratio, rounds
+from benchmarks.many import Many
+from benchmarks.masters import live_socket
+from benchmarks.paired import Cost, Way, once, ratio, rounds
+from benchmarks.rivals import VERSIONS, ansible, installed, pyinfra
 from benchmarks.world import PROXY, ROOT, Host, World
 
 _TABLE = ROOT / "fixtures/routes/one-default/ip.txt"
@@ -16,6 +21,7 @@ _ENV = ("env", "--proxy", "http://127.0.0.1:3128", "--gateway", "10.0.2.2")
 _DIFFERENT = "8124"
 SECONDS = 50.0
 """The longest that one row's rounds may take."""
+_RIVALS = (("pyinfra", pyinfra, 1 / 3, 1 / 5), ("ansible", ansible, 1 / 40, 1 / 50))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +38,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """How much to measure: ``pairs`` rounds of a row, never longer than ``SECONDS``; which vmproxy, by which Python."""
+    """How much to measure: ``pairs`` rounds of a row, never longer than ``SECONDS``; which vmproxy, by which Python;
+    ``vms`` is for the rows about many."""
 
     pairs: int
     python: str
     package: Path
+    vms: int
 
 
 Rows = Iterator[Row]
@@ -70,6 +78,19 @@ def nothing_to_do(bench: Bench) -> Rows:
             }
             named = [(f"{name}, RTT {milliseconds} ms", way) for name, way in ours.items()]
             yield from _against(named, world.stock(), world.quick(), bench, must, aim)
+
+
+def over_a_socket(bench: Bench) -> Rows:
+    """The no-op over a connection that the user's ssh keeps open, against F, which opens one, and F over the same."""
+    for milliseconds in (0, 50):
+        with _world(bench, milliseconds) as world:
+            world.converge()
+            with live_socket(world) as (ours, theirs):
+                mine, f, f_there = rounds([ours, world.stock(), theirs], count=bench.pairs, seconds=SECONDS)
+            found = ratio(mine, f)
+            note = f"{found.rounds} rounds; {ratio(mine, f_there).median:.2f} of F over it"
+            name = f"no-op over a ControlMaster, RTT {milliseconds} ms"
+            yield Row(name=name, value=f"{found} F", number=found.median, note=note)
 
 
 def first_apply(bench: Bench) -> Rows:
@@ -121,6 +142,72 @@ def memory(bench: Bench) -> Rows:
             yield Row(name=f"memory, {name}", value=f"{size:.0f} MB", number=size, must=60, aim=45)
 
 
+def many(bench: Bench) -> Rows:
+    """apply and status of many VMs that are as wished, and the first apply, against as many ssh at a time (as F')."""
+    for milliseconds, must, aim in ((0, 1.0, 0.75), (50, 1.0, 0.7)):
+        with _many(bench, milliseconds) as world:
+            world.converge()
+            ways = [world.quick(), world.vmproxy("apply"), world.vmproxy("status")]
+            ssh, *costs = rounds(ways, count=bench.pairs, seconds=SECONDS)
+            for name, mine in zip(("no-op apply", "status"), costs, strict=True):
+                yield _beside(f"{name}, {bench.vms} VMs, RTT {milliseconds} ms", mine, ssh, "xargs ssh", must, aim)
+            yield _most(f"no-op, {bench.vms} VMs", costs[0])
+            ways = [world.first(*world.quick_options()), world.vmproxy("apply", "--proxy", PROXY, "--no-verify")]
+            ssh, mine = rounds([replace(way, before=world.reset) for way in ways], count=bench.pairs, seconds=SECONDS)
+            yield _beside(f"first apply, {bench.vms} VMs, RTT {milliseconds} ms", mine, ssh, "xargs ssh")
+            yield _most(f"first apply, {bench.vms} VMs", mine)
+
+
+def rivals(bench: Bench) -> Rows:
+    """The same against pyinfra and ansible, each with the rules of its own; slow, and so with few rounds."""
+    for name in VERSIONS:
+        installed(name)  # before the network is another
+    for milliseconds in (0, 50):
+        with _many(bench, milliseconds) as world:
+            world.converge()
+            ours = world.rules()
+            for name, make, must, aim in _RIVALS:
+                once(make(world, world.reset))
+                theirs = world.rules()
+                ways = [
+                    replace(world.vmproxy("apply"), before=partial(world.with_rules, ours)),
+                    make(world, partial(world.with_rules, theirs)),
+                ]
+                mine, other = rounds(ways, count=bench.pairs, seconds=SECONDS, fewest=1)
+                yield _beside(f"no-op, {bench.vms} VMs, RTT {milliseconds} ms", mine, other, name, must, aim)
+                first = world.vmproxy("apply", "--proxy", PROXY, "--no-verify")
+                ways = [replace(first, before=world.reset), make(world, world.reset)]
+                mine, other = rounds(ways, count=bench.pairs, seconds=SECONDS, fewest=1)
+                yield _beside(f"first apply, {bench.vms} VMs, RTT {milliseconds} ms", mine, other, name, must, aim)
+
+
+def _beside(
+    name: str,
+    mine: Sequence[Cost],
+    other: Sequence[Cost],
+    whose: str,
+    must: float | None = None,
+    aim: float | None = None,
+) -> Row:
+    found = ratio(mine, other)
+    times = f"{statistics.median(c.seconds for c in mine):.1f} and {statistics.median(c.seconds for c in other):.1f} s"
+    note = f"{found.rounds} rounds; {times}"
+    return Row(name=name, value=f"{found} {whose}", number=found.median, must=must, aim=aim, note=note)
+
+
+def _most(name: str, costs: Sequence[Cost]) -> Row:
+    size = max(cost.peak_kib for cost in costs) * 1024 / 1e6
+    return Row(name=f"memory, {name}", value=f"{size:.0f} MB", number=size, must=90, aim=60)
+
+
+@contextlib.contextmanager
+def _many(bench: Bench, milliseconds: int) -> Iterator[Many]:
+    with tempfile.TemporaryDirectory(prefix="vmproxy-bench-") as directory:
+        host = Host(Path(directory), python=bench.python, package=bench.package)
+        with Many(host, count=bench.vms, rtt_seconds=milliseconds / 1000) as world:
+            yield world
+
+
 def _world(bench: Bench, milliseconds: int = 0) -> _Opened:
     return _Opened(bench, milliseconds / 1000)
 
@@ -152,7 +239,12 @@ def _against(named: Sequence[tuple[str, Way]], stock: Way, quick: Way, bench: Be
 ROWS: dict[str, Callable[[Bench], Rows]] = {
     "start-up": start_up,
     "no-op": nothing_to_do,
+    "socket": over_a_socket,
     "first": first_apply,
     "turns": turns,
     "memory": memory,
+    "many": many,
+    "rivals": rivals,
 }
+SLOW = ("rivals",)
+"""Rows that are only measured where they are named."""

@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PORT = 8123
 PROXY = f"http://127.0.0.1:{PORT}"
 DATA = "/var/lib/boot2docker"
-_FILES = (f"{DATA}/profile", f"{DATA}/bootlocal.sh")
-_RESTART = f"""#!/bin/sh
+FILES = (f"{DATA}/profile", f"{DATA}/bootlocal.sh")
+RESTART = f"""#!/bin/sh
 # Docker's script with the waiting left out: a restart takes as long as two processes.
 [ ! -f {DATA}/profile ] || . {DATA}/profile
 read -r old </var/run/docker.pid && kill "$old"
@@ -56,7 +56,7 @@ rm -r $tmp
 
 
 @contextlib.contextmanager
-def _standing_in(network: int) -> Iterator[None]:
+def standing_in(network: int) -> Iterator[None]:
     """This thread, and every process that it starts, stands in that network namespace meanwhile."""
     libc = ctypes.CDLL(None, use_errno=True)
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -116,15 +116,15 @@ class World:
             self.vm = stack.enter_context(NamespaceVM(docker="stub"))
             network = self.vm.surroundings
             stack.enter_context(LabProxy(listen(network.host, "127.0.0.1", PORT)))
-            stack.enter_context(_standing_in(network.host))
+            stack.enter_context(standing_in(network.host))
             self.link = stack.enter_context(Link(network.host, network.vm, rtt_seconds=self._rtt_seconds))
             kept = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vmproxy-bench-")))
-            self.key, self._known, self._kept = kept / "key", kept / "known_hosts", kept
+            self.key, self.known, self.kept = kept / "key", kept / "known_hosts", kept
             shutil.copy(self.vm.key, self.key)
             key = self.vm.known_hosts.read_text(encoding="utf-8").split(" ", 1)[1]
-            self._known.write_text(f"{self._address} {key}", encoding="utf-8")
+            self.known.write_text(f"{self._address} {key}", encoding="utf-8")
             self._rules = self.vm.run("iptables-save").stdout
-            self.vm.path("/etc/init.d/docker").write_text(_RESTART, encoding="utf-8")
+            self.vm.path("/etc/init.d/docker").write_text(RESTART, encoding="utf-8")
             self._stack = stack.pop_all()
         return self
 
@@ -134,7 +134,7 @@ class World:
     def vmproxy(self, command: str, *words: str, codes: tuple[int, ...] = (0,)) -> Way:
         """``vmproxy COMMAND`` on this VM."""
         target = f"ssh://docker@{self._address}"
-        known = str(self._kept / "vmproxy_known_hosts")
+        known = str(self.kept / "vmproxy_known_hosts")
         return self.host.vmproxy(
             command, "-q", "--vm", target, "-i", str(self.key), "--known-hosts", known, *words, codes=codes
         )
@@ -142,7 +142,7 @@ class World:
     def ssh(self, script: Path, *options: str) -> Way:
         """``ssh docker@VM sudo -n sh -s < script`` with no setting but where it leads and with which key."""
         argv = (
-            "ssh", "-F", "none", "-o", f"UserKnownHostsFile={self._known}", "-o", "BatchMode=yes", *options,
+            "ssh", "-F", "none", "-o", f"UserKnownHostsFile={self.known}", "-o", "BatchMode=yes", *options,
             "-o", "IdentitiesOnly=yes", "-i", str(self.key), f"docker@{self._address}", "sudo -n sh -s",
         )  # fmt: skip
         return Way(name="ssh", argv=argv, environ=self.host.environ, stdin=script)
@@ -150,20 +150,20 @@ class World:
     def stock(self) -> Way:
         """F where there is nothing to do: each rule asked for by name, each file read."""
         asked = "".join(f"iptables -t {table} -C {rule} || exit 1\n" for table, rule in self._three_rules())
-        return self.ssh(self._write("stock", _ROUTE + _HERE + asked + self._two_files()))
+        return self.ssh(self.write("stock.sh", _ROUTE + _HERE + asked + self._two_files()))
 
     def quick(self) -> Way:
         """F' where there is nothing to do."""
         look = "".join(f'case $rules in *"-A {rule}"*) ;; *) exit 1 ;; esac\n' for _table, rule in self._three_rules())
         text = _ROUTE + _HERE + "rules=$(iptables-save) || exit 1\n" + look
-        return self.ssh(self._write("quick", text + self._two_files()), *_QUICK)
+        return self.ssh(self.write("quick.sh", text + self._two_files()), *_QUICK)
 
     def first(self, *options: str) -> Way:
         """F where everything is to be done: three rules, two files, a restart."""
         texts = "".join(
-            f"cat >$tmp/{Path(path).name} <<'END-OF-FILE'\n{self._file(path)}END-OF-FILE\n" for path in _FILES
+            f"cat >$tmp/{Path(path).name} <<'END-OF-FILE'\n{self.text(path)}END-OF-FILE\n" for path in FILES
         )
-        return self.ssh(self._write("first", "tmp=$(mktemp -d) || exit 1\n" + texts + _FIRST), *options)
+        return self.ssh(self.write("first.sh", "tmp=$(mktemp -d) || exit 1\n" + texts + _FIRST), *options)
 
     def quick_options(self) -> tuple[str, ...]:
         """What makes F' of F."""
@@ -175,11 +175,11 @@ class World:
 
         self.reset()
         once(self.vmproxy("apply", "--proxy", PROXY, "--no-verify"))
-        self._texts = {path: self.vm.path(path).read_text(encoding="utf-8") for path in _FILES}
+        self._texts = {path: self.vm.path(path).read_text(encoding="utf-8") for path in FILES}
 
     def reset(self) -> None:
         """Into the state of a VM that nobody has touched: no files, the rules of before, Docker started anew."""
-        self.vm.run("rm -f " + " ".join(_FILES))
+        self.vm.run("rm -f " + " ".join(FILES))
         self.vm.run("iptables-restore", stdin=self._rules)
         self.vm.run("env -i PATH=$PATH /etc/init.d/docker restart </dev/null >/dev/null 2>&1")
 
@@ -194,14 +194,16 @@ class World:
 
     def _two_files(self) -> str:
         return "".join(
-            f"""[ "$(cat {path})" = "$(cat <<'END-OF-FILE'\n{self._file(path)}END-OF-FILE\n)" ] || exit 1\n"""
-            for path in _FILES
+            f"""[ "$(cat {path})" = "$(cat <<'END-OF-FILE'\n{self.text(path)}END-OF-FILE\n)" ] || exit 1\n"""
+            for path in FILES
         )
 
-    def _file(self, path: str) -> str:
+    def text(self, path: str) -> str:
+        """One of the two files, as vmproxy makes it."""
         return self._texts[path]
 
-    def _write(self, name: str, text: str) -> Path:
-        path = self._kept / f"{name}.sh"
+    def write(self, name: str, text: str) -> Path:
+        """A file for the length of the benchmark."""
+        path = self.kept / name
         path.write_text(text, encoding="utf-8")
         return path
