@@ -9,10 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.unit.foreign_files import KEPT, REFUSED
+from tests.unit.test_guest_files import Root as GuestRoot
 from vmproxy import converge
-from vmproxy.errors import ForeignFile, NoGateway, Refused, RolledBack
+from vmproxy.dirlock import lock
+from vmproxy.errors import Busy, ForeignFile, NoGateway, Refused, RolledBack
+from vmproxy.guests import systemd
 from vmproxy.guests.boot2docker import BOOTLOCAL, PROFILE
+from vmproxy.machines import tree
 from vmproxy.machines.tree import Tree
+from vmproxy.managed import MADE
 from vmproxy.model import Plan, ProxyURL, Report, Settings
 
 GATEWAY = "10.0.2.2"
@@ -324,3 +329,51 @@ def test_files_cannot_be_asked(root: Root) -> None:
     with pytest.raises(Refused) as caught:
         root.tell(converge.verify)
     assert "status" in caught.value.hint
+
+
+def test_what_a_killed_run_has_left_is_told_and_taken(root: Root) -> None:
+    """A temporary file beside ours, and a directory that was to get its name: status says so, the next run clears."""
+    before = root.picture()
+    root.write("/var/lib/boot2docker/.vmproxy-ab12cd34", b"half")
+    (root.path("/var/lib/boot2docker/.vmproxy-x") / MADE).mkdir(parents=True)
+    found = [finding.subject for finding in root.tell(converge.status).findings]
+    assert [f"file /var/lib/boot2docker/.vmproxy-{name}" in found for name in ("ab12cd34", "x")] == [True, True]
+    assert root.tell(converge.remove).changed
+    assert root.picture() == before
+
+
+def test_a_directory_that_a_killed_run_has_made_goes(tmp_path: Path) -> None:
+    """Its sign says whose it is, also to the next but one run; one without the sign stays."""
+    root = GuestRoot(tmp_path / "root", "systemd", {})
+    before = root.picture()
+    place = root.path(systemd.DIRECTORY)
+    (place / MADE).mkdir(parents=True)
+    assert not root.tell(converge.status).ok
+    root.tell(converge.apply)
+    assert not (place / MADE).exists()
+    root.tell(converge.remove)
+    assert root.picture() == before
+    (place / MADE).mkdir(parents=True)
+    root.tell(converge.remove)
+    assert root.picture() == before
+    place.mkdir()
+    root.tell(converge.apply)
+    root.tell(converge.remove)
+    assert place.is_dir()
+    assert f"made={MADE} " in (Path(tree.__file__).parent / "change.sh").read_text()
+
+
+def test_runs_on_a_directory_take_turns(root: Root) -> None:
+    """While another run is at work nothing is written: exit 8 after --lock-timeout; its temporary files are its own."""
+    handle = lock(str(root.directory), 0, where="x")
+    assert handle is not None
+    before = root.picture()
+    root.write("/var/lib/boot2docker/.vmproxy-ab12cd34", b"its own")
+    try:
+        with pytest.raises(Busy):
+            root.tell(converge.apply, lock_timeout_seconds=0.2)
+    finally:
+        os.close(handle)
+    root.path("/var/lib/boot2docker/.vmproxy-ab12cd34").unlink()
+    assert root.picture() == before
+    assert root.tell(converge.apply).changed

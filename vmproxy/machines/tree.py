@@ -2,7 +2,8 @@
 
 Links in it are followed as the VM would follow them, inside the directory, and only to read: what is written has a
 plain
-parent and is no link. A file is replaced whole or not at all, and all files or none.
+parent and is no link. A file is replaced whole or not at all, and all files or none. Runs take turns; what one that was
+killed has left is told, and taken away by the next.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import os
 import stat as stats
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from json import loads
 
 from vmproxy import dockerversion, hostproc
-from vmproxy.errors import Refused
+from vmproxy.dirlock import lock
+from vmproxy.errors import Busy, Refused
 from vmproxy.machines import Conversation, Judge, Look, Outcome, Terms, Verdict
 from vmproxy.machines.reading import FILE_LIMIT_BYTES, os_release
 from vmproxy.model import Address, Facts, File, FileChange, Finding, Plan, Syntax, printable
@@ -25,6 +28,8 @@ from vmproxy.proof import Question
 
 _LINKS = 40  # as the kernel's MAXSYMLINKS
 _PREFIX = ".vmproxy-"
+_MADE = f"{_PREFIX}made"
+"""As in change.sh: stands in a directory of ours while it may have to go again."""
 
 
 def open(directory: str) -> Tree:
@@ -48,6 +53,29 @@ class Tree:
     def observe(self, look: Look) -> Facts:
         """Files, paths, os-release, and the bridge's address from daemon.json's ``bip`` (dockerd(8)) where that is
         set."""
+        with contextlib.ExitStack() as held:
+            try:
+                self._lock(held, 0)
+            except Busy:
+                return replace(self._facts(look), busy=True)
+            return replace(self._facts(look), leftovers=tuple(path for path, _ in self._left(look.files)))
+
+    def _lock(self, held: contextlib.ExitStack, seconds: float) -> None:
+        """Until ``held`` ends no other run changes this directory. Raises Busy."""
+        handle = lock(self._root, seconds, where=printable(self._root))
+        if handle is not None:
+            held.callback(os.close, handle)
+
+    def _left(self, files: tuple[str, ...]) -> list[tuple[str, str]]:
+        """(the VM's path, this host's) of all that stands beside the files under our prefix."""
+        found = []
+        for parent in dict.fromkeys(map(os.path.dirname, files)):
+            place = self._find(parent)
+            names = sorted(os.listdir(place)) if place is not None and os.path.isdir(place) else ()
+            found += [(f"{parent}/{name}", f"{place}/{name}") for name in names if name.startswith(_PREFIX)]
+        return found
+
+    def _facts(self, look: Look) -> Facts:
         files = {path: self._file(path) for path in look.files}
         return Facts(
             live=False,
@@ -69,7 +97,20 @@ class Tree:
     def commit(
         self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]
     ) -> Outcome:
-        """Replace each file; on any failure, put back those already replaced."""
+        """Replace each file; on any failure, put back those already replaced. Raises Busy."""
+        with contextlib.ExitStack() as held:
+            self._lock(held, terms.lock_timeout_seconds)
+            unfinished = [os.path.dirname(place) for _, place in self._left(terms.look.files) if place.endswith(_MADE)]
+            for _, place in self._left(terms.look.files):
+                if not place.endswith(_MADE):
+                    _discard(place)
+            try:
+                return self._commit(plan, terms, verdict, step)
+            finally:
+                for place in unfinished:  # made by a run that was cut short
+                    _unmake(place)
+
+    def _commit(self, plan: Plan, terms: Terms, verdict: Verdict, step: Callable[[str], None]) -> Outcome:
         done: list[FileChange] = []
         try:
             for change in plan.files:
@@ -79,7 +120,7 @@ class Tree:
                 step(f"file {change.after.path}")
                 self._write(change.after, checked=change.shell, directory=change.directory)
                 done.append(change)
-            outcome = Outcome(status="kept", restart="none", facts=self.observe(terms.look))
+            outcome = Outcome(status="kept", restart="none", facts=self._facts(terms.look))
             if verdict(outcome):
                 self._clear(done)
                 return outcome
@@ -208,10 +249,12 @@ class Tree:
     def _write(self, after: File, *, checked: bool, directory: bool = False) -> None:
         parent = os.path.dirname(after.path)
         if directory and after.content is not None and self._find(parent) is None:
-            os.mkdir(self._place(parent))
-            os.chmod(self._place(parent), 0o755)  # noqa: S103 - as all of /etc, whatever the umask is
+            self._make(self._place(parent))
         place = self._place(after.path)
         if after.content is None:
+            if directory:
+                with contextlib.suppress(OSError):
+                    os.mkdir(os.path.join(os.path.dirname(place), _MADE))
             os.unlink(place)
             _flush_directory(place)
             return
@@ -232,8 +275,7 @@ class Tree:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             if directory:
-                with contextlib.suppress(OSError):
-                    os.rmdir(os.path.dirname(place))
+                _unmake(os.path.dirname(place))
             raise
         _flush_directory(place)
 
@@ -242,8 +284,14 @@ class Tree:
         for change in done:
             place = self._find(os.path.dirname(change.before.path)) if change.directory else None
             if place is not None:
-                with contextlib.suppress(OSError):
-                    os.rmdir(place)
+                _unmake(place)
+
+    def _make(self, place: str) -> None:
+        """A directory that comes with the sign that it is ours, in one rename."""
+        new = tempfile.mkdtemp(prefix=_PREFIX, dir=os.path.dirname(place))
+        os.mkdir(os.path.join(new, _MADE))
+        os.chmod(new, 0o755)  # noqa: S103 - as all of /etc, whatever the umask is
+        os.rename(new, place)
 
     def _put_back(self, done: list[FileChange], outcome: Outcome) -> Outcome:
         """``outcome`` once every file is as before; ``incomplete``, naming those that are not, where the disk fails
@@ -280,6 +328,23 @@ def _ipv4(text: str, path: str) -> str:
         return ipaddress.IPv4Interface(text).with_prefixlen
     except ValueError:
         raise Refused("bip is no IPv4 address", where=path, hint="dockerd would not start with it") from None
+
+
+def _unmake(place: str) -> None:
+    """Take the sign out of a directory of ours, and the directory away where it is empty."""
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.join(place, _MADE))
+    with contextlib.suppress(OSError):
+        os.rmdir(place)
+
+
+def _discard(place: str) -> None:
+    """Take away what a run that was killed has left: a file, or a directory that never got its name."""
+    if os.path.isdir(place) and not os.path.islink(place):
+        _unmake(place)
+    else:
+        with contextlib.suppress(OSError):
+            os.unlink(place)
 
 
 def _flush_directory(place: str) -> None:
