@@ -429,8 +429,8 @@ options = SshOptions(known_hosts=known, ask=lambda _text: None, notify=lambda li
 connection = openssh.connect(target, options=options)
 channel = connection.start(f"echo on; cat; sleep 0.5; echo put back | tee {seen}")
 assert channel.receive(timeout_seconds=60) == b"on\\n"
-print("READY", flush=True)
 try:
+    print("READY", flush=True)
     channel.receive(timeout_seconds=60)
 except KeyboardInterrupt:
     channel.end_input()
