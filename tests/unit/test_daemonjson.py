@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -563,6 +565,51 @@ def test_docker_is_asked_only_where_it_matters() -> None:
     assert b"docker\n" not in sending.look_lines(look)
     assert b"flag docker\n" in sending.look_lines(replace(look, docker=True))
     assert b"config" not in sending.look_lines(replace(look, root=False))
+
+
+_ASKED = b"@n info"
+_LOOK = """
+docker_pid() { f=$PLACE/docker.pid; REPLY=$$; }
+limit() { shift; "$@"; }
+docker() { echo '"26.1.5" "" "" ""'; }
+have() { false; }
+nonce=n want_docker='' want_configs="$PLACE/docker/daemon.json
+"
+look_docker
+"""
+LOOKS: dict[str, tuple[dict[str, tuple[str, int]], bool]] = {
+    "nothing there": ({}, False),
+    "others' settings": ({"daemon.json": ("{}", -9)}, False),
+    "proxies": ({"daemon.json": ('{"proxies": {}}', -9)}, True),
+    "written since": ({"daemon.json": ("{}", 9)}, True),
+    "taken away since": ({".": ("", 9), "other": ("", -9)}, True),
+    "Docker's own key": ({".": ("", 9), "key.json": ("", 9)}, False),
+}
+
+
+@pytest.mark.parametrize("shell", [("dash",), ("bash", "--posix"), ("busybox", "sh")], ids=lambda words: words[0])
+@pytest.mark.parametrize("case", LOOKS)
+def test_the_script_asks_docker_where_it_may_have_proxies(case: str, shell: tuple[str, ...], tmp_path: Path) -> None:
+    """Where daemon.json has proxies, or was written to or taken away since Docker was started; else it is not asked."""
+    files, wanted = LOOKS[case]
+    (tmp_path / "docker").mkdir()
+    for name, (text, _age) in files.items():
+        if name != ".":
+            (tmp_path / "docker" / name).write_text(text)
+    (tmp_path / "docker.pid").write_text("1")
+    start = (tmp_path / "docker.pid").stat().st_mtime
+    for name, age in {**dict.fromkeys(["."], -9), **{name: age for name, (_text, age) in files.items()}}.items():
+        os.utime(tmp_path / "docker" / name, (start + age, start + age))
+    script = Path(sending.__file__).with_name("observe.sh").read_text(encoding="utf-8") + _LOOK
+    ran = subprocess.run(
+        [*shell, "-c", script],
+        env={"PLACE": str(tmp_path), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        check=True,
+    )
+    assert (_ASKED in ran.stdout) == wanted
+    assert (b"daemon.json\n@n info" in ran.stdout) == (case == "written since")
+    assert ran.stderr == b""
 
 
 # ---- on files -------------------------------------------------------------------------------------------------------

@@ -154,9 +154,15 @@ look_docker() { # where a daemon.json has, or may have had, proxies, and where i
   daemon=$REPLY newer='' # f is its pid file, which it writes when it starts
   for p in $want_configs; do
     if [ -f "$p" ] && grep -q '"proxies"' "$p" 2>/dev/null; then want_docker=1; fi
-    # Written to since then: -nt is in dash, busybox ash and bash.
-    if [ -n "$daemon" ] && [ "${p%/*}" -nt "$f" ]; then want_docker=1; fi
-    if [ -n "$daemon" ] && [ "$p" -nt "$f" ]; then newer="$newer $p"; fi
+    if [ -z "$daemon" ]; then continue; fi
+    # Written to since then (-nt is in dash, busybox ash and bash), or taken away: the directory has changed, and nothing
+    # in it is new. (Docker before 24 makes its key.json there.)
+    if [ "$p" -nt "$f" ]; then newer="$newer $p"; want_docker=1
+    elif [ "${p%/*}" -nt "$f" ]; then
+      taken=1
+      for t in "${p%/*}"/*; do if [ "$t" -nt "$f" ]; then taken=''; fi; done
+      [ -z "$taken" ] || want_docker=1
+    fi
   done
   [ -n "$want_docker" ] || return 0
   if [ -n "$daemon" ]; then
