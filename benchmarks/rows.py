@@ -12,7 +12,6 @@ from pathlib import Path
 
 from benchmarks.many import Many
 from benchmarks.masters import live_socket
-from benchmarks.masters import live_socket
 from benchmarks.paired import Cost, Way, once, ratio, rounds
 from benchmarks.rivals import VERSIONS, ansible, installed, pyinfra
 from benchmarks.world import PROXY, ROOT, Host, World
@@ -79,19 +78,6 @@ def nothing_to_do(bench: Bench) -> Rows:
             }
             named = [(f"{name}, RTT {milliseconds} ms", way) for name, way in ours.items()]
             yield from _against(named, world.stock(), world.quick(), bench, must, aim)
-
-
-def over_a_socket(bench: Bench) -> Rows:
-    """The no-op over a connection that the user's ssh keeps open, against F, which opens one, and F over the same."""
-    for milliseconds in (0, 50):
-        with _world(bench, milliseconds) as world:
-            world.converge()
-            with live_socket(world) as (ours, theirs):
-                mine, f, f_there = rounds([ours, world.stock(), theirs], count=bench.pairs, seconds=SECONDS)
-            found = ratio(mine, f)
-            note = f"{found.rounds} rounds; {ratio(mine, f_there).median:.2f} of F over it"
-            name = f"no-op over a ControlMaster, RTT {milliseconds} ms"
-            yield Row(name=name, value=f"{found} F", number=found.median, note=note)
 
 
 def over_a_socket(bench: Bench) -> Rows:
@@ -253,7 +239,6 @@ def _against(named: Sequence[tuple[str, Way]], stock: Way, quick: Way, bench: Be
 ROWS: dict[str, Callable[[Bench], Rows]] = {
     "start-up": start_up,
     "no-op": nothing_to_do,
-    "socket": over_a_socket,
     "socket": over_a_socket,
     "first": first_apply,
     "turns": turns,
