@@ -143,24 +143,25 @@ class Control:
         if lend is None:
             return {"error": "not with this engine"}
         await self._take_back()
-        self._sample = sample = Sample()
-        try:
-            await sample.start(getattr(self._proxy, "sample_socket", None))
-        except OSError:
-            self._sample = None
-            return {"error": "there is no port for it"}
-        lend(sample.port)
-        return {"url": sample.url}
+        if self._sample is None:  # squid has one from its start
+            sample = getattr(self._proxy, "sample", None) or Sample()
+            if not sample.port:
+                await sample.start()
+            self._sample = sample
+        self._sample.renew()
+        lend(self._sample.port)
+        return {"url": self._sample.url}
 
     async def _take_back(self) -> int:
         """Forget the object again; how often its origin was asked."""
-        sample, self._sample = self._sample, None
-        if sample is None:
+        sample = self._sample
+        if sample is None or not sample.url:
             return 0
-        sample.stop()
+        url, asked = sample.url, sample.asked
+        sample.forget()
         self._proxy.lend(0)  # type: ignore[attr-defined]
-        await self._proxy.purge(sample.url)
-        return sample.asked
+        await self._proxy.purge(url)
+        return asked
 
 
 def ask(directory: str, question: dict[str, Any]) -> dict[str, Any] | None:

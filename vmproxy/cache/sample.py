@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 from contextlib import suppress
 from email.utils import formatdate
 
@@ -23,27 +22,39 @@ _BODY_BYTES = 16 << 10
 
 
 class Sample:
-    """One object and its origin. ``url`` has a part that nobody can guess; ``asked`` counts answers given."""
+    """One origin, and at times an object: ``url`` has a part that nobody can guess, "" while there is none; ``asked``
+    counts answers given."""
 
     def __init__(self) -> None:
         self.asked = 0
         self.port = 0
-        self.url = f"http://{HOST}/{secrets.token_hex(8)}"
-        self._body = secrets.token_bytes(_BODY_BYTES)
+        self.url = ""
+        self._body = b""
         self._server: asyncio.Server | None = None
         self._end: asyncio.TimerHandle | None = None
 
-    async def start(self, listening: socket.socket | None = None) -> None:
-        """Listen, for a few minutes at most; on a socket that does so already where there is one. Raises OSError."""
-        own = listening.dup() if listening else socket.create_server(("127.0.0.1", 0))
-        self._server = await asyncio.start_server(self._serve, sock=own, limit=_HEAD_BYTES)
+    async def start(self) -> None:
+        """Listen. Raises OSError."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=_HEAD_BYTES)
         self.port = int(self._server.sockets[0].getsockname()[1])
-        self._end = asyncio.get_running_loop().call_later(_LIFE_SECONDS, self.stop)
+
+    def renew(self) -> None:
+        """A new object, for a few minutes at most."""
+        self.forget()
+        self.asked = 0
+        self.url = f"http://{HOST}/{secrets.token_hex(8)}"
+        self._body = secrets.token_bytes(_BODY_BYTES)
+        self._end = asyncio.get_running_loop().call_later(_LIFE_SECONDS, self.forget)
+
+    def forget(self) -> None:
+        """No object any more."""
+        self.url = ""
+        if self._end:
+            self._end.cancel()
 
     def stop(self) -> None:
         """Listen no more; safe to call twice."""
-        if self._end:
-            self._end.cancel()
+        self.forget()
         if self._server:
             self._server.close()
 
@@ -55,12 +66,12 @@ class Sample:
                 right = head.startswith(b"GET " + path + b" ")
                 if right:
                     self.asked += 1
-                status = b"200 OK" if right else b"404 Not Found"
+                status, life = (b"200 OK", b"max-age=%d" % _LIFE_SECONDS) if right else (b"404 Not Found", b"no-store")
                 body = self._body if right else b""
                 writer.write(
-                    b"HTTP/1.1 %b\r\nContent-Type: application/octet-stream\r\nCache-Control: max-age=%d\r\n"
-                    b"Date: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
-                    % (status, _LIFE_SECONDS, formatdate(usegmt=True).encode(), len(body))
+                    b"HTTP/1.1 %b\r\nContent-Type: application/octet-stream\r\nCache-Control: %b\r\nDate: %b\r\n"
+                    b"Content-Length: %d\r\nConnection: close\r\n\r\n"
+                    % (status, life, formatdate(usegmt=True).encode(), len(body))
                 )
                 writer.write(body)
                 await writer.drain()

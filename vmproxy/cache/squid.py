@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +24,7 @@ from vmproxy.cache.guard import check_settings
 from vmproxy.cache.limits import CacheSettings
 from vmproxy.cache.listening import own_addresses, refused, try_listening
 from vmproxy.cache.place import SQUID, lock, prepare
+from vmproxy.cache.sample import Sample
 from vmproxy.cache.squidask import Asker
 from vmproxy.cache.stats import Stats
 from vmproxy.errors import Busy, LostContact, NotPermitted, Refused, UsageError
@@ -76,8 +76,7 @@ class Squid:
         self._pipe: _Log | None = None
         self._chores: list[asyncio.Task[None]] = []
         self._stopping = False
-        self.sample_socket: socket.socket | None = None
-        """Where the object of :mod:`vmproxy.cache.sample` has its origin: squid is told once, and asks at its start."""
+        self.sample = Sample()
 
     def lend(self, port: int) -> None:
         """squid knows the object's name from its start."""
@@ -113,7 +112,7 @@ class Squid:
         # The same name for every run on this directory: what squid leaves in /dev/shm when it is killed is used again.
         service = "vmproxy" + hashlib.sha256(os.fsencode(settings.directory)).hexdigest()[:12]
         user, group, owner = _to_become()
-        self.sample_socket = socket.create_server(("127.0.0.1", 0))
+        await self.sample.start()  # squid is told its port once, and asks there at its start
         run = squidconf.Run(
             name=f"vmproxy-{secrets.token_hex(4)}",
             secret=secrets.token_hex(16),
@@ -121,7 +120,7 @@ class Squid:
             user=user,
             group=group,
             verbose=self._log is not None,
-            sample_port=self.sample_socket.getsockname()[1],
+            sample_port=self.sample.port,
         )
         text = squidconf.render(settings, run)
         try:
@@ -264,8 +263,7 @@ class Squid:
                         break
         if self._pipe:
             self._pipe.close()
-        if self.sample_socket:
-            self.sample_socket.close()
+        self.sample.stop()
         for task in self._chores:
             task.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
