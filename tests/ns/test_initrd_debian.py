@@ -22,8 +22,16 @@ PACKAGES = (
 )
 VERSION = "6.1.0-test"
 SCRIPT = "etc/init.d/docker"
+MICROCODE = "kernel/x86/microcode/GenuineIntel.bin"
 HOOK = f"""#!/bin/sh
 [ "$1" = prereqs ] && exit 0
+. /usr/share/initramfs-tools/hook-functions
+early=$(mktemp -d)
+mkdir -p "$early/{os.path.dirname(MICROCODE)}"
+printf 'microcode %01000d' 1 >"$early/{MICROCODE}"
+(cd "$early" && find kernel | cpio -o -H newc --quiet >"$early.cpio")
+prepend_earlyinitramfs "$early.cpio"
+rm -r "$early" "$early.cpio"
 mkdir -p "$DESTDIR/etc/init.d" "$DESTDIR/usr/bin"
 printf '#!/sbin/openrc-run\\ncommand=/usr/bin/docker\\n' >"$DESTDIR/{SCRIPT}"
 printf '#!/bin/sh\\n' >"$DESTDIR/usr/bin/mobyconfig"
@@ -79,24 +87,27 @@ class Debian:
         out = self.place / "out"
         shutil.rmtree(out, ignore_errors=True)
         self._run("unmkinitramfs", f"/tmp/{self.place.name}/{path.name}", f"/tmp/{self.place.name}/out")
-        return (out / SCRIPT).read_bytes()
+        # Of several members it makes early, early2… and main.
+        return (out / "main" / SCRIPT).read_bytes()
 
 
 @pytest.fixture(scope="module")
 def debian() -> Iterator[Debian]:
     """One for all tests of this file; what is made in it is removed."""
-    made = Debian(tree.stage(default_cache(), "mkinitramfs", PACKAGES, finish=_finish))
+    made = Debian(tree.stage(default_cache(), "mkinitramfs-early", PACKAGES, finish=_finish))
     yield made
     shutil.rmtree(made.place)
 
 
 @pytest.mark.parametrize("kind", ["zstd", "gzip"])
 def test_f73_debians_initrd(debian: Debian, kind: str) -> None:
-    """Read, patched both ways, listed by Debian the same but for our file, and back to the byte."""
+    """Read, with the microcode in front, patched both ways, listed by Debian the same but for our file, and back to the
+    byte."""
     path = debian.make(kind)
     before, listed = path.read_bytes(), debian.listed(path)
     assert len(listed) > 200
     assert SCRIPT in listed
+    assert any(line.endswith(f" {MICROCODE}") for line in listed)
     settings = Settings(gateway="192.168.64.1", given=frozenset({"gateway"}))
     assert converge.apply(f"initrd:{path}", settings).changed
     assert debian.listed(path) == listed
@@ -106,7 +117,7 @@ def test_f73_debians_initrd(debian: Debian, kind: str) -> None:
     assert converge.apply(f"initrd:{path}", rewriting).changed
     assert debian.listed(path) == listed
     assert b"export http_proxy='http://192.168.64.1:8123'" in debian.content(path)
-    assert Image(path.read_bytes()).spans[0].kind == kind
+    assert [span.kind for span in Image(path.read_bytes()).spans if span.kind != "zeros"] == ["cpio", kind]
     assert converge.status(f"initrd:{path}", settings).ok
     assert converge.remove(f"initrd:{path}", settings).changed
     assert path.read_bytes() == before
