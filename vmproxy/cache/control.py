@@ -128,6 +128,7 @@ class Control:
             return {
                 "running": True,
                 "engine": proxy.name,
+                "upstream": str(proxy.settings.upstream or ""),
                 "pid": os.getpid(),
                 "listen": f"{proxy.settings.address}:{proxy.settings.port}",
                 "seconds": round(time.time() - self._begun),

@@ -228,6 +228,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     pip = found.get("pip")
     return [
         first,
+        *([f"upstream: {found['upstream']}"] if found.get("upstream") else []),
         *([f"pip: {pip['index']}{'' if pip['running'] else ', which has ended'}"] if pip else []),
         f"entries: {found['entries']}, {_bytes(found['size'])}{room}",
         f"hits: {given} of {given + found['misses']} ({found['ratio']:.0%}), {_bytes(found['bytes_saved'])} saved,"
