@@ -415,8 +415,8 @@ class Settings:
     ``host_environment_conflicts`` are lines about what they say twice.
     ``names`` are containers and services that others call by name; ``pip_index`` is the URL of a package index;
     ``tools`` are members of the tools family. ``via`` "" is what the record in the VM says, else ``drop-in``.
-    ``cache_object`` is a URL that only this host's cache can give: a proof then fetches it twice. ``cache_index`` is the
-    port of this host's cache and the package index beside it.
+    ``cache_object`` is a URL that only this host's cache can give: a proof then fetches it twice. ``cache_index`` is
+    the port of this host's cache and the package index beside it.
     All ``*_seconds`` are limits; 0 for ``wait_seconds`` means one try.
     """
 
