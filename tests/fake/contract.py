@@ -17,7 +17,7 @@ from vmproxy.transports._channel import SshConnection
 Connect = Callable[..., Any]
 
 
-class Contract:
+class ChannelContract:
     """Derive, give a fixture ``place`` (port, user), and every promise below is tested there; ``by`` is the way."""
 
     quick_commands = 60
@@ -110,6 +110,10 @@ class Contract:
             channel.receive(timeout_seconds=0.3)
         channel.close()
         assert read_all(connection.start("echo on")) == b"on\n"
+
+
+class Contract(ChannelContract):
+    """What a way in over a network promises besides."""
 
     def test_wrong_key_is_refused(self, log_in: Connect, vm: dict[str, Any]) -> None:
         """Exit 5 with the key that was tried and the methods the server takes."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fake.conftest import By, Keys, read_all
-from tests.fake.contract import BurstContract, Contract
+from tests.fake.contract import BurstContract, ChannelContract, Contract
 from tests.fake.realservers import sshd
 from vmproxy.model import Target
 from vmproxy.transports import SshOptions
@@ -134,3 +134,19 @@ class TestProgramJump(ByJump, Contract):
 
     transport = "openssh"
     place = TestOpenSsh.place
+
+
+class TestLocal(ChannelContract):
+    """This machine: a channel is a channel."""
+
+    quick_commands = 20
+
+    @pytest.fixture
+    def by(self) -> By:
+        """Without a network."""
+        return By("local")
+
+    @pytest.fixture
+    def place(self) -> tuple[int, str]:
+        """Nowhere else."""
+        return 0, "nobody"
