@@ -23,7 +23,7 @@ from tests.unit.schema import problems
 from tests.unit.test_cache_behaviour import *  # noqa: F403
 from tests.unit.test_cache_refusals import *  # noqa: F403
 from tests.unit.test_cache_upstream import *  # noqa: F403
-from tests.unit.test_cache_upstream import SECRETS, Chain, upstream, wishes
+from tests.unit.test_cache_upstream import CREDENTIALS, SECRETS, Chain, upstream, wishes
 from vmproxy import hostproc, nearby
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,9 +62,10 @@ def shut(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
 
 @pytest.fixture(scope="module")
 def chain(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    """A squid behind an upstream."""
+    """A squid behind an upstream that the environment names, too."""
     assert program.is_dir()
-    with upstream() as (parent, server, echo):
+    with pytest.MonkeyPatch.context() as patch, upstream() as (parent, server, echo):
+        patch.setenv("VMPROXY_UPSTREAM", f"http://{CREDENTIALS}@127.0.0.1")
         wanted = settings(tmp_path_factory.mktemp("chain") / "c", **wishes(parent.port, echo))
         with squid(wanted) as running:
             yield Chain(running, parent, server, echo)
@@ -87,11 +88,12 @@ def test_the_squid_has_no_secret_that_others_see(chain: Chain) -> None:
     directory = Path(chain.running.proxy.settings.directory)
     conf = directory / "squid" / "squid.conf"
     assert (directory.stat().st_mode & 0o777, conf.stat().st_mode & 0o777, conf.stat().st_uid) == (0o700, 0o600, 0)
+    assert conf.parent.stat().st_uid == 0  # what squid itself cannot rename, it cannot replace
     processes = squids_of(directory)
     assert processes
     for process in processes:
         seen = b"".join(Path(f"/proc/{process}/{name}").read_bytes() for name in ("cmdline", "environ"))
-        assert not [secret for secret in SECRETS if secret.encode() in seen]
+        assert not [secret for secret in (*SECRETS, "VMPROXY_") if secret.encode() in seen]
         assert Path(f"/proc/{process}").stat().st_uid == pwd.getpwnam("proxy").pw_uid
 
 

@@ -141,7 +141,11 @@ class Squid:
         self._chores.append(asyncio.create_task(self._keep()))
 
     def _furnish(self, text: str, owner: tuple[int, int] | None) -> None:
-        """The directory's parts, of the user that squid becomes; the configuration for us alone. Raises OSError."""
+        """The directory's parts; the configuration for us alone. Raises OSError.
+
+        ``owner`` is the user that squid becomes: it owns its store and the pipe, and nothing that names them, so that
+        it cannot have us write elsewhere; it stands in the directory already when it changes.
+        """
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
         store, log = (os.path.join(self._directory, name) for name in (squidconf.STORE, squidconf.LOG))
         os.makedirs(store, mode=0o700, exist_ok=True)
@@ -155,10 +159,10 @@ class Squid:
         with os.fdopen(handle, "w", encoding="ascii") as file:
             file.write(text)
         os.replace(new, os.path.join(self._directory, squidconf.CONF))
-        for path in (self._directory, store, log):
-            os.chmod(path, 0o600 if path == log else 0o700)
-            if owner and (found := os.stat(path)) and (found.st_uid, found.st_gid) != owner:
-                os.chown(path, *owner)
+        os.chmod(self._directory, 0o711 if owner else 0o700)
+        if owner:
+            for path in (store, log):
+                os.chown(path, *owner, follow_symlinks=False)
 
     async def _run(self, program: str, *words: str) -> None:
         try:
@@ -166,7 +170,7 @@ class Squid:
                 program,
                 *words,
                 cwd=self._directory,
-                env=clean_environment(os.environ),
+                env=_environment(),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
@@ -203,7 +207,7 @@ class Squid:
         assert self._child  # noqa: S101
         self._watcher = await asyncio.create_subprocess_exec(
             *("/bin/sh", "-c", _WATCH, "sh", str(self._child.pid)),
-            env=clean_environment(os.environ),
+            env=_environment(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
@@ -290,6 +294,11 @@ class Squid:
         in_memory = await self._asker.in_memory(pattern)
         gone = await self._asker.purge([*held, *sorted(in_memory - held.keys())])
         return len(gone), sum(size for url, size in held.items() if url in gone)
+
+
+def _environment() -> dict[str, str]:
+    """For squid and its watcher: without our own variables, one of which may hold the upstream's password."""
+    return clean_environment({name: value for name, value in os.environ.items() if not name.startswith("VMPROXY_")})
 
 
 def _to_become() -> tuple[str, str, tuple[int, int] | None]:
