@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -38,9 +39,14 @@ def until(holds: Callable[[], Any]) -> Any:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
+    """A port that nobody listens on, below those that the kernel gives to connections: it is taken a moment later."""
+    while True:
+        port = random.randrange(10000, 15000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
         return port
 
 
@@ -150,7 +156,8 @@ def test_it_never_outlives_a_cache_that_is_killed(tmp_path: Path) -> None:
 def test_a_taken_port_is_refused_and_the_proxy_ends(tmp_path: Path) -> None:
     """--pip-port that somebody has: exit 6 names that option, nothing is left running; that of the proxy: exit 2."""
     home = Home(tmp_path, "http://127.0.0.1:1/simple/")
-    with socket.create_server(("127.0.0.1", home.pip_port)):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        home.pip_port = taken.getsockname()[1]
         argv = ["cache", "start", "--port", str(home.port), "--pip", "--pip-port", str(home.pip_port)]
         done = subprocess.run(
             [sys.executable, "-m", "vmproxy", *argv], capture_output=True, text=True, env=home.environ, check=False
