@@ -297,6 +297,8 @@ class DockerChannel:
         kind, number = (*words, b"", b"")[:2]
         if kind in (b"out", b"err") and number.isdigit() and len(number) < 12:
             self._left, self._errors = int(number), kind == b"err"
+            if self._errors:  # whole, also where the container before has said a part of it
+                self._said.clear()
         elif kind == b"end":
             self._over = True
             self._status = int(number) if number.isdigit() and len(number) < 5 else None
