@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
 
 from vmproxy.cache import place
@@ -28,6 +29,8 @@ _LIVES = 5
 _CLIENTS = 200
 _PIECE_BYTES = 64 << 10
 _PATH = "/index/"
+_NOT_FOR_IT = ("VMPROXY_", "NOTIFY_SOCKET", "PYTHONSAFEPATH")
+"""Beginnings of variables: ours may hold the upstream's password."""
 
 
 def need_proxpi() -> None:
@@ -113,11 +116,13 @@ class PipCache:
             "PROXPI_CACHE_SIZE": str(self._settings.size),
             "PROXPI_LOGGING_LEVEL": "WARNING",
         }
-        kept = {name: value for name, value in environ.items() if name not in ("NOTIFY_SOCKET", "PYTHONSAFEPATH")}
+        kept = {name: value for name, value in environ.items() if not name.startswith(_NOT_FOR_IT)}
         paths = [root, *filter(None, [environ.get("PYTHONPATH", "")])]
         if self._settings.upstream is not None:
             # It goes where the proxy goes, and needs no credentials: through the proxy.
-            own = f"http://127.0.0.1:{self._settings.port}"
+            address = ip_address(self._settings.address)
+            host = "127.0.0.1" if address.is_unspecified else f"[{address}]" if address.version == 6 else str(address)
+            own = f"http://{host}:{self._settings.port}"
             ours |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), own)
             kept = {name: value for name, value in kept.items() if name.lower() not in ("http_proxy", "https_proxy")}
         os.makedirs(ours["PROXPI_CACHE_DIR"], mode=0o700, exist_ok=True)
@@ -145,7 +150,7 @@ class PipCache:
             await asyncio.sleep(_AGAIN_SECONDS)
             try:
                 await self._spawn()
-            except Refused:
+            except (Refused, OSError):
                 break
         self._warn("the cache for pip has ended, and is not started any more")
 
