@@ -10,7 +10,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +36,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A temporary directory of the test's own, of a short name: sockets' names are limited. No agent."""
     with open_directory(0o700) as directory:
         (directory / "t").mkdir()
-        monkeypatch.setattr(tempfile, "tempdir", str(directory / "t"))
+        monkeypatch.setenv("TMPDIR", str(directory / "t"))
         monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
         yield directory
 

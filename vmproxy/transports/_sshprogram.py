@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -84,10 +83,11 @@ Said = Mapping[str, tuple[str, ...]]
 
 def find(environ: Mapping[str, str]) -> str:
     """The path of the ssh program. Raises UsageError where there is none."""
-    found = shutil.which("ssh", path=environ.get("PATH", os.defpath))
-    if found is None:
-        raise UsageError("there is no ssh program", where="PATH", hint=f"install the OpenSSH client, {_INSTEAD}")
-    return os.path.abspath(found)
+    for directory in environ.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(directory, "ssh")
+        if os.path.isabs(path) and os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    raise UsageError("there is no ssh program", where="PATH", hint=f"install the OpenSSH client, {_INSTEAD}")
 
 
 def way(target: Target, options: SshOptions, pin: str, *, environ: Mapping[str, str]) -> Way:

@@ -15,10 +15,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -121,8 +119,13 @@ class _Directory:
     """A directory of this run's, for ssh's own words and the socket; nobody else can read it."""
 
     def __init__(self) -> None:
-        usual = tempfile.gettempdir()
-        self._path = tempfile.mkdtemp(prefix="vmproxy-", dir=usual if len(usual) < _SOCKET_ROOM else "/tmp")  # noqa: S108
+        usual = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - a name that nobody guesses, made by us or not at all
+        parent = usual if len(usual) < _SOCKET_ROOM and os.path.isdir(usual) else "/tmp"  # noqa: S108
+        self._path = os.path.join(os.path.abspath(parent), f"vmproxy-{os.urandom(6).hex()}")
+        try:
+            os.mkdir(self._path, 0o700)
+        except OSError as error:
+            raise UsageError(f"no directory for ssh's socket: {error.strerror}", where=parent, hint="TMPDIR") from error
         self._logs = 0
 
     def path(self, name: str) -> str:
@@ -136,7 +139,10 @@ class _Directory:
 
     def remove(self) -> None:
         """Gone; safe to call twice."""
-        shutil.rmtree(self._path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self._path):
+                os.unlink(os.path.join(self._path, name))
+            os.rmdir(self._path)
 
 
 class _Opening:
