@@ -118,6 +118,20 @@ def test_contexts(vmproxy: ByEngine) -> None:
     vmproxy.nothing_left()
 
 
+def test_docker_desktop(vmproxy: ByEngine) -> None:
+    """A VM that says it is Docker Desktop's is refused with the place of its proxy settings; its gateway is told."""
+    machine = vmproxy.machine
+    before, release = state(machine), machine.path("/etc/os-release").read_bytes()
+    machine.path("/etc/os-release").write_text('PRETTY_NAME="Docker Desktop"\n')
+    ran = vmproxy.apply()
+    assert (ran.code, "Settings > Resources > Proxies" in ran.err) == (6, True), ran
+    found = vmproxy.detect()
+    assert (found.code, found.out) == (0, "10.0.2.2\n"), found
+    machine.path("/etc/os-release").write_bytes(release)
+    assert state(machine) == before
+    vmproxy.nothing_left()
+
+
 def test_a_helper_image(vmproxy: ByEngine) -> None:
     """One that has nsenter is the way in and stays; one without is exit 6, one that is not there is exit 2."""
     machine = vmproxy.machine
