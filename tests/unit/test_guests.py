@@ -33,7 +33,8 @@ REFUSED = {
     ),
     "docker-desktop": (
         "this VM is made anew at each start, by LinuxKit (Docker Desktop)",
-        "set the proxy where the VM is made: Docker Desktop's Settings > Resources > Proxies; for containers vmproxy docker-config",
+        "set the proxy where the VM is made: Docker Desktop's Settings > Resources > Proxies; "
+        "for containers: vmproxy docker-config apply",
     ),
     "lima-default": (
         "there is no Docker here, only another container engine (/usr/local/bin/containerd)",
@@ -49,7 +50,8 @@ REFUSED = {
     ),
     "linuxkit": (
         "this VM is made anew at each start, by LinuxKit (/bin/rc.init)",
-        "set the proxy where the VM is made: Docker Desktop's Settings > Resources > Proxies; for containers vmproxy docker-config",
+        "set the proxy where the VM is made: Docker Desktop's Settings > Resources > Proxies; "
+        "for containers: vmproxy docker-config apply",
     ),
 }
 ON_DISK = {

@@ -67,7 +67,8 @@ def refusal(facts: Facts) -> Refused | None:
         return Refused(
             "this VM is made anew at each start, by LinuxKit",
             where=LINUXKIT if LINUXKIT in there else name,
-            hint="set the proxy where the VM is made: Docker Desktop's Settings > Resources > Proxies; for containers vmproxy docker-config",
+            hint="set the proxy where the VM is made: Docker Desktop's Settings > Resources > Proxies; "
+            "for containers: vmproxy docker-config apply",
         )
     if _SNAP_UNIT in there and not running and (_SNAP_RUNS in there or not _first(facts, _DOCKER)):
         return Refused(
