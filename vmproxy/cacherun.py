@@ -48,7 +48,7 @@ def start(directory: str, words: Sequence[str], *, environ: Mapping[str, str]) -
     It goes on when we end; what it says is in ``serve.log`` in the directory. Where one runs there already, nothing is
     done. Raises Refused with its own words where it does not come up, NotPermitted, Busy.
     """
-    if (found := running(directory)) is not None:
+    if running(directory) is not None and (found := _of_another(directory)) is not None:
         return Started(status=found)
     place.prepare(directory)
     log = os.path.join(directory, place.LOG)
@@ -74,12 +74,17 @@ def running(directory: str) -> dict[str, Any] | None:
     return control.ask(directory, {"do": "status"})
 
 
+def _ready(status: Mapping[str, Any]) -> bool:
+    """Whether all of a proxy is there; one of an older version does not say."""
+    return status.get("ready") is not False
+
+
 def until_up(directory: str, *, ended: Callable[[], bool], log: str) -> dict[str, Any]:
     """Wait for a proxy that was just started. Raises Refused where it ends, or does not answer in time."""
     limit = time.monotonic() + START_SECONDS
     while time.monotonic() < limit:
         gone = ended()
-        if (found := running(directory)) is not None and not gone:
+        if (found := running(directory)) is not None and _ready(found) and not gone:
             return found
         if gone:
             what, hint = _last_words(log)
@@ -92,7 +97,7 @@ def _of_another(directory: str) -> dict[str, Any] | None:
     """The status of a proxy that somebody else is just starting on the directory, None where nobody is."""
     limit = time.monotonic() + START_SECONDS
     while time.monotonic() < limit:
-        if (found := running(directory)) is not None:
+        if (found := running(directory)) is not None and _ready(found):
             return found
         try:
             _free(directory, seconds=0.0, what="")

@@ -127,6 +127,7 @@ class Control:
             proxy = self._proxy
             return {
                 "running": True,
+                "ready": proxy.ready,
                 "engine": proxy.name,
                 "upstream": str(proxy.settings.upstream or ""),
                 "pid": os.getpid(),

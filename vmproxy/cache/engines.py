@@ -21,6 +21,8 @@ class Engine(Protocol):
     name: str
     settings: CacheSettings
     stats: Stats
+    ready: bool
+    """Whether all that belongs to it has started."""
     beside: Callable[[], dict[str, Any]] | None
     """The status of the cache for pip, where there is one."""
 

@@ -134,6 +134,7 @@ def serve(
             with suppress(RuntimeError):  # Windows has no such handlers: there Ctrl-C interrupts
                 loop.add_signal_handler(getattr(signal, name), end.set)
         engine = engines.load(settings, log=log, warn=warn or log or (lambda _text: None))
+        engine.ready = False
         port = await engine.start()
         beside = PipCache(engine.settings, warn=warn or log or (lambda _text: None)) if settings.pip_port else None
         try:
@@ -141,6 +142,7 @@ def serve(
                 await beside.start()
                 engine.beside = beside.status
             host = f"[{settings.address}]" if ":" in settings.address else settings.address
+            engine.ready = True
             ready(f"http://{host}:{port}")
             await _first(end.wait(), engine.ended())
         finally:

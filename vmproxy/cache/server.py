@@ -39,6 +39,7 @@ class Proxy:
     """
 
     name = "embedded"
+    ready = True
     beside: Callable[[], dict[str, Any]] | None = None
 
     def __init__(

@@ -56,6 +56,7 @@ class Squid:
     """A squid of ours. See :class:`vmproxy.cache.engines.Engine`."""
 
     name = "squid"
+    ready = True
     beside: Callable[[], dict[str, Any]] | None = None
 
     def __init__(
