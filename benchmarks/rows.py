@@ -26,7 +26,8 @@ _RIVALS = (("pyinfra", pyinfra, 1 / 3, 1 / 5), ("ansible", ansible, 1 / 40, 1 / 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One measured thing: a ratio, a count or a size, with what it must and should be at most (None: no target)."""
+    """One measured thing: a ratio, a count or a size, with what it must and should be at most (None: no target), or at
+    least, where ``more`` of it is better."""
 
     name: str
     value: str
@@ -34,6 +35,16 @@ class Row:
     must: float | None = None
     aim: float | None = None
     note: str = ""
+    more: bool = False
+
+    @property
+    def grade(self) -> str:
+        """``aim``, ``must`` or ``MISSED``; "" without targets."""
+        if self.must is None or self.aim is None:
+            return ""
+        sign = -1 if self.more else 1
+        worth, must, aim = sign * self.number, sign * self.must, sign * self.aim
+        return "MISSED" if worth > must else "must" if worth > aim else "aim"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +247,32 @@ def _against(named: Sequence[tuple[str, Way]], stock: Way, quick: Way, bench: Be
         yield Row(name=name, value=f"{found} F", number=found.median, must=must, aim=aim, note=note)
 
 
+def caching(bench: Bench) -> Rows:
+    """The caching proxy against squid on the same 10 KB objects, and both with a gigabyte."""
+    from benchmarks.caching import CONNECTIONS, Proxies, side_by_side
+
+    with Proxies(python=bench.python, package=bench.package) as proxies:
+        for name, kind, must in (("hits", "hit", 0.5), ("misses", "miss", 0.8)):
+            rounds = list(side_by_side(proxies, kind, rounds=max(3, bench.pairs // 2), seconds=3))
+            rates = [ours.rate / squid.rate for ours, squid in rounds]
+            waits = [ours.p99_seconds / squid.p99_seconds for ours, squid in rounds]
+            for what, ratios, least in (
+                (f"{name} per second", rates, must),
+                (f"{name}, 99 of 100 within", waits, None),
+            ):
+                low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+                ours, squid = (statistics.median(load.rate for load in loads) for loads in zip(*rounds, strict=True))
+                note = f"{ours:.0f} and {squid:.0f} per second, {CONNECTIONS} connections" if least else ""
+                value = f"{middle:.2f} ({low:.2f} to {high:.2f}) x squid"
+                aim = 1.0 if least else None
+                yield Row(name=what, value=value, number=middle, must=least, aim=aim, note=note, more=True)
+        for name in ("vmproxy", "squid"):
+            proxies.stream(name)
+        size, squids = (proxies.peak_bytes(name) / 1e6 for name in ("vmproxy", "squid"))
+        note = f"squid {squids:.0f} MB; the most at any time, all of the above included"
+        yield Row(name="cache, memory", value=f"{size:.0f} MB", number=size, must=64, aim=32, note=note)
+
+
 ROWS: dict[str, Callable[[Bench], Rows]] = {
     "start-up": start_up,
     "no-op": nothing_to_do,
@@ -243,6 +280,7 @@ ROWS: dict[str, Callable[[Bench], Rows]] = {
     "first": first_apply,
     "turns": turns,
     "memory": memory,
+    "caching": caching,
     "many": many,
     "rivals": rivals,
 }
