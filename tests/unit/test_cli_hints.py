@@ -16,6 +16,7 @@ from vmproxy.transports import _known_hosts
 
 __all__ = ["stories"]  # the fixture
 
+GIVEN = {"proxy": "http://127.0.0.1:3128", "no-proxy": ("a b",)}
 SAID = "--proxy http://127.0.0.1:3128 --no-proxy 'a b'"
 
 
@@ -27,15 +28,16 @@ SAID = "--proxy http://127.0.0.1:3128 --no-proxy 'a b'"
         ("vmproxy apply --restart always", f"vmproxy apply --vm dev --restart always {SAID}"),
         ("vmproxy status, then vmproxy remove", f"vmproxy status --vm dev {SAID}, then vmproxy remove --vm dev {SAID}"),
         ("vmproxy status shows how the VM stands", f"vmproxy status --vm dev {SAID} shows how the VM stands"),
+        ("vmproxy apply --proxy http://h:1", "vmproxy apply --vm dev --proxy http://h:1 --no-proxy 'a b'"),
         ("--listen-port N", "--listen-port N"),
         ("vmproxy --help lists the commands", "vmproxy --help lists the commands"),
         ("", ""),
     ],
 )
 def test_a_hint_names_the_vm_and_what_was_said(hint: str, whole: str) -> None:
-    """Each of our commands in it gets the VM and the options, once; other words stay as they are."""
-    assert hints.whole(hint, "dev", SAID) == whole
-    assert hints.whole(hints.whole(hint, "dev", ""), "dev", "") == hints.whole(hint, "dev", "")
+    """Each of our commands in it gets the VM and the options, once; what the hint itself says goes before them."""
+    assert hints.whole(hint, "dev", hints.again(GIVEN)) == whole
+    assert hints.whole(hints.whole(hint, "dev", {}), "dev", {}) == hints.whole(hint, "dev", {})
 
 
 def test_what_was_said_is_said_again_without_credentials() -> None:
@@ -50,7 +52,7 @@ def test_what_was_said_is_said_again_without_credentials() -> None:
         "vm": ("dev",),
         "dry-run": True,
     }
-    text = hints.again(given)
+    text = " ".join(hints.again(given).values())
     assert "hunter22" not in text
     assert "--proxy http://USER:PASSWORD@corp.test:3128 --https-proxy USER:PASSWORD@corp.test:3129" in text
     assert "--no-forward --bridge docker0 --bridge 'br 1'" in text

@@ -17,39 +17,43 @@ _COMMAND = re.compile(r"\bvmproxy (apply|remove|status|verify)\b((?: --[a-z][a-z
 _USERINFO = re.compile(r"(?:(?<=://)|\A)[^\s/]*@")
 
 
-def again(given: Mapping[str, Any]) -> str:
-    """The options of the wish and of the way in, of those in ``given`` (raw, by name), as words for a shell.
+def again(given: Mapping[str, Any]) -> dict[str, str]:
+    """The options of the wish and of the way in, of those in ``given`` (raw, by name), each as words for a shell.
 
     A password becomes the word PASSWORD: who types the hint knows it, and nobody else need.
     """
-    words: list[str] = []
+    said: dict[str, str] = {}
     for name in (*WISH, *SSH):
         if name not in given:
             continue
         option, value = OPTIONS[name], given[name]
         if isinstance(value, bool):
-            words.append(f"--{name if value else option.off}")
+            said[name] = f"--{name if value else option.off}"
             continue
+        words = []
         for item in value if isinstance(value, list | tuple) else (value,):
             text = str(item)
             if option.kind in ("proxy", "index"):
                 text = _USERINFO.sub("USER:PASSWORD@", text)
             words += [f"--{name}", shlex.quote(text)]
-    return " ".join(words)
+        said[name] = " ".join(words)
+    return said
 
 
-def whole(hint: str, target: str, said: str) -> str:
-    """``hint`` with the VM and the options ``said`` behind each of our commands in it that names no VM yet."""
+def whole(hint: str, target: str, said: Mapping[str, str]) -> str:
+    """``hint`` with the VM and the options ``said`` behind each of our commands in it, but those it names itself."""
 
     def command(match: re.Match[str]) -> str:
         name, options = match[1], match[2]
-        vm = "" if " --vm " in f"{options} " else f" --vm {shlex.quote(target)}"
-        return f"vmproxy {name}{vm}{options}{' ' + said if said else ''}"
+        own = options.split()
+        vm = "" if "--vm" in own else f" --vm {shlex.quote(target)}"
+        more = "".join(f" {words}" for option, words in said.items() if f"--{option}" not in own)
+        return f"vmproxy {name}{vm}{options}{more}"
 
     return _COMMAND.sub(command, hint)
 
 
-def complete(report: Report, *, said: str, command: str) -> Report:
+def complete(report: Report, *, said: Mapping[str, str], command: str) -> Report:
     """A VM's report with its hints whole. ``command`` is the one that ran, as it was typed."""
     hint = f"{command} --help" if report.hint == UsageError.usual_hint else whole(report.hint, report.target, said)
     findings = tuple(replace(one, hint=whole(one.hint, report.target, said)) for one in report.findings)
