@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.unit.cacheworld import WAIT_SECONDS, Running, proxy, settings, talk
+from tests.unit.cacheworld import WAIT_SECONDS, Running, fetch, origin, proxy, settings, talk
+from tests.unit.test_cache_faults import ask, raw_origin
 from tests.unit.test_cache_message import SMUGGLING
 from vmproxy.cache.message import BadMessage, Chunks, find_head, parse_request, request_body
 
@@ -170,3 +172,60 @@ def test_t10_what_a_proxy_must_not_do_is_refused(shut: Running, request_line: st
     assert b"secret" not in answer
     if shut.engine == "embedded":
         assert answer.partition(b"\r\n\r\n")[2].startswith(b"vmproxy cache: ")
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"HTTP/1.1 200",
+        b"not http\r\n\r\n",
+        HEAD + b"Content-Length: 9\r\n\r\n1234",
+        HEAD + b"Content-Length: 900000\r\n\r\n1234",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n4\r\n1234\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n4\r\n1234\r\nXX\r\n",
+        HEAD + b"Content-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n1234\r\n",
+    ],
+)
+def test_f75_what_breaks_off_is_never_whole_and_never_kept(ajar: Running, sent: bytes) -> None:
+    """502 (of squid 403 for what is no HTTP), or an answer that any client sees break off; the next one asks again."""
+    asked = []
+
+    def act(taken: socket.socket) -> None:
+        asked.append(1)
+        taken.sendall(sent)
+
+    with raw_origin(act) as place:
+        for turn in range(2):
+            answer = talk(ajar.address, ask(place), end=False)
+            head, _, body = answer.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            whole = len(body) == int(length[1]) if length else not re.search(rb"(?i)chunked", head) or ends(body)
+            whole = whole and not answer.endswith(b"RESET")
+            refused = (b"HTTP/1.1 502 ", b"HTTP/1.1 403 ") if ajar.engine == "squid" else b"HTTP/1.1 502 "
+            assert head.startswith(refused) or (answer.startswith(b"HTTP/1.1 200 ") and not whole), answer
+            assert len(asked) > turn
+
+
+def ends(body: bytes) -> bool:
+    """Whether a chunked body has its last chunk."""
+    chunks = Chunks()
+    try:
+        chunks.feed(bytearray(body))
+    except BadMessage:
+        return False
+    return chunks.done
+
+
+def test_t10_a_request_that_was_here_before_is_refused(ajar: Running) -> None:
+    """The proxy's own name in Via: 508, of squid 403; another's goes on."""
+    with origin() as server:
+        url = server.serve("/loop")
+        via = fetch(ajar.address, url)["Via"]
+        assert fetch(ajar.address, url, via="1.1 other").status == 200
+        assert server.seen[-1][2]["Via"].startswith("1.1 other, 1.1 vmproxy-")
+        assert fetch(ajar.address, url, via=via).status == (403 if ajar.engine == "squid" else 508)
+        assert len(server.seen) == 2

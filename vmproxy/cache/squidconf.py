@@ -225,6 +225,10 @@ def _acls(settings: CacheSettings, run: Run) -> list[str]:
         r"acl numeric dstdom_regex -n -i (^|\.)(0x[0-9a-f]*|[0-9]+)\.?$",
         r"acl four_numbers dstdom_regex -n ^[0-9]+(\.[0-9]+){3}$",
         f"acl secret req_header X-Vmproxy-Secret ^{word(run.secret)}$",
+        f"acl here_before req_header Via -i {re.escape(word(run.name))}",
+        # What begins like no HTTP at all it takes for a body of HTTP/0.9.
+        "acl no_http rep_header X-Transformed-From .",
+        "http_reply_access deny no_http",
     ]
     return (
         lines
@@ -260,6 +264,7 @@ def _access(settings: CacheSettings, run: Run) -> list[str]:
         "http_access deny any_internal",
         "http_access deny !clients",
         "http_access deny tracing",
+        "http_access deny here_before",
         "http_access deny !tunnel !web",
         "http_access deny tunnel !tunnel_port",
         *(["http_access allow clients sample !tunnel"] if run.sample_port else []),
