@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.lab.index import PACKAGE, LabIndex
-from vmproxy.cache.pipcache import need_proxpi
+from vmproxy.cache.pipcache import PipCache, need_proxpi
 from vmproxy.cache.run import make_settings
 from vmproxy.errors import UsageError
 from vmproxy.model import ProxyURL, Settings, Wish
@@ -174,6 +175,31 @@ def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.Monkey
     with pytest.raises(UsageError) as found:
         need_proxpi()
     assert "vmproxy[pip-cache]" in found.value.hint
+
+
+@pytest.mark.parametrize(
+    ("address", "own"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8123"),
+        ("0.0.0.0", "http://127.0.0.1:8123"),
+        ("fd00::1", "http://[fd00::1]:8123"),
+    ],
+)
+def test_proxpi_has_the_proxys_way_and_not_its_password(tmp_path: Path, address: str, own: str) -> None:
+    """Behind an upstream proxpi asks the proxy, and knows no credentials; the user's own PROXPI_… count; without an
+    upstream it goes as this host's environment says."""
+    upstream = ProxyURL(scheme="http", host="10.1.1.1", port=3128, username="me", password="geheim")
+    wanted = make_settings(str(tmp_path), address=address, clients=("10.0.0.0/8",), pip_port=5001, upstream=upstream)
+    environ = {
+        "VMPROXY_UPSTREAM": "http://me:geheim@10.1.1.1:3128",
+        "PROXPI_CACHE_SIZE": "5",
+        "HTTPS_PROXY": "http://x",
+    }
+    found = PipCache(wanted, warn=print)._environment(environ)
+    assert {found[name] for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")} == {own}
+    assert "geheim" not in str(found) and found["PROXPI_CACHE_SIZE"] == "5"
+    alone = PipCache(dataclasses.replace(wanted, upstream=None), warn=print)._environment(environ)
+    assert alone["HTTPS_PROXY"] == "http://x" and "http_proxy" not in alone
 
 
 def test_whose_index_a_container_gets() -> None:
