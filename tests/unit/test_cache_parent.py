@@ -24,7 +24,7 @@ from vmproxy.cache import engines, run, squid
 from vmproxy.cache.limits import CacheSettings
 from vmproxy.cache.message import parse_response
 from vmproxy.cache.parent import Parent, name_refused
-from vmproxy.cli import cacheupstream
+from vmproxy.cli import cachestart, cacheupstream
 from vmproxy.cli.common import make_run
 from vmproxy.errors import Refused, UsageError
 from vmproxy.proxyenv import parse_proxy
@@ -326,6 +326,19 @@ def test_no_proxy_is_the_hosts_and_the_options() -> None:
     environ = {"no_proxy": "a.example,b.example", "XDG_CONFIG_HOME": "/nonexistent"}
     made = make_run(("no-proxy",), before={}, after={"no-proxy": ("b.example,c.example",)}, environ=environ)
     assert cacheupstream.no_proxy(made) == ("a.example", "b.example", "c.example")
+
+
+def test_a_service_is_told_what_this_environment_says() -> None:
+    """The upstream's password goes by a variable, no_proxy by words; without an upstream neither is of use."""
+    environ = {"no_proxy": "a.example", "XDG_CONFIG_HOME": "/nonexistent"}
+    environ |= {"VMPROXY_UPSTREAM": "http://u:geheim@proxy.example:3128", "VMPROXY_ENGINE": "squid"}
+    names = ("upstream", "upstream-file", "upstream-keyring", "no-proxy", "engine")
+    words, secrets = cachestart.words(make_run(names, before={}, after={}, environ=environ), names)
+    assert words[1:] == ["--no-proxy=a.example", "--engine=squid"]
+    assert secrets == {"VMPROXY_UPSTREAM": "http://u:geheim@proxy.example:3128"}
+    del environ["VMPROXY_UPSTREAM"]
+    words, secrets = cachestart.words(make_run(names, before={}, after={}, environ=environ), names)
+    assert (words[1:], secrets) == (["--engine=squid"], {})
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from vmproxy.cli.cacheupstream import no_proxy
 from vmproxy.cli.common import Run
 from vmproxy.errors import UsageError
 from vmproxy.model import ProxyURL
@@ -54,6 +55,8 @@ def words(run: Run, names: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
     out, secrets = [f"--dir={directory(run)}"], {}
     for name in names:
         value = run.value(name)
+        if name == "no-proxy" and (run.value("upstream") or run.value("upstream-file")):
+            value = no_proxy(run) or None  # a service does not have this environment
         if name == "dir" or value is None:
             continue
         option = OPTIONS[name]
