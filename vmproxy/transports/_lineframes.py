@@ -24,8 +24,8 @@ _ESCAPES = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[()][A-Z0-9]|[=>78])")
 
 
 def digest(text: str) -> str:
-    """Of a text in ASCII, as ``sha256sum`` gives it."""
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+    """Of a line of text in ASCII, as ``sha256sum`` gives it: with the newline."""
+    return hashlib.sha256(f"{text}\n".encode("ascii")).hexdigest()
 
 
 def plain(data: bytes) -> bytes:

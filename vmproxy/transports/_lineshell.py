@@ -144,7 +144,11 @@ class Opener:
         self.mark = first + second
         self.answers = Answers(self.mark)
         text = program(self.mark, self.call)
-        reader = _READER.replace("HALF1", first).replace("HALF2", second).replace("DIGEST", digest(text)[:16])
+        reader = (
+            _READER.replace("HALF1", first)
+            .replace("HALF2", second)
+            .replace("DIGEST", digest(text.removesuffix("\n"))[:16])
+        )
         # Our own log-in ends with our program; somebody else's shell stays, and a space keeps it out of most histories.
         self._typed += 1
         self._line.write(f" {'exec ' * self._own}sh -c {shlex.quote(reader)}\n".encode("ascii"), self._deadline)

@@ -28,7 +28,8 @@ _BYE_SECONDS = 3.0
 _ANSWER_SECONDS = 5.0
 """Every question may take that long, however short the time left for what it asks after."""
 _AGAIN_SECONDS = 1.0
-_AGAIN_AT_MOST_SECONDS = 8.0
+_AGAIN_AT_MOST_SECONDS = 10.0
+_AGAIN_TIMES = 4  # as long as an answer usually takes: what is asked again too soon only keeps a slow VM busy
 _PAUSE_SECONDS = (0.002, 0.25)
 
 
@@ -56,6 +57,8 @@ class ConsoleConnection:
         self._lock = threading.RLock()
         self._tag = 0
         self._torn = False
+        self._again = 3 * _AGAIN_SECONDS
+        self._usual = 0.0
         self._asked = time.monotonic()
         self._closing = threading.Event()
         self.place = line.place
@@ -81,6 +84,7 @@ class ConsoleConnection:
             self._tag += 1
             text = f"{self._call} {self._tag} {request} .\n".encode("ascii") + lines
             began = time.monotonic()
+            first = True
             while True:
                 # Half a line of an earlier try, ours or one cut short by a signal, ends here.
                 before, self._torn = (b"\n" if self._torn else b""), True
@@ -89,7 +93,11 @@ class ConsoleConnection:
                 answer = self._answer(identity, deadline)
                 self._asked = time.monotonic()
                 if answer is not None and answer.kind != "bad":
+                    if first:  # of a repeated one nobody knows which it is the answer to (Karn's algorithm)
+                        self._usual = max(self._asked - began, 0.8 * self._usual)
+                        self._again = max(_AGAIN_SECONDS, _AGAIN_TIMES * self._usual)
                     return answer
+                first = False
                 if time.monotonic() >= deadline:
                     seconds = time.monotonic() - began
                     what = f"no answer on the line for {seconds:.0f} s{self._line.last_words()}"
@@ -117,15 +125,19 @@ class ConsoleConnection:
     def _answer(self, identity: str, deadline: float) -> Answer | None:
         """The answer to the last request; None where it should be asked again: after silence, or a broken line."""
         broken = self._answers.broken
+        self._again = min(self._again, _AGAIN_AT_MOST_SECONDS)
         latest = min(deadline, time.monotonic() + _AGAIN_AT_MOST_SECONDS)
         while True:
-            data = self._line.read(min(_AGAIN_SECONDS, max(0.0, latest - time.monotonic())))
+            data = self._line.read(min(self._again, max(0.0, latest - time.monotonic())))
             for answer in self._answers.feed(data, identity):
                 if answer.tag == self._tag:
                     return answer
                 if answer.kind == "bye":
                     raise LostContact("the VM's end of the line took us for gone", where=self.place)
-            if not data or self._answers.broken != broken or time.monotonic() >= latest:
+            if self._answers.broken != broken:
+                return None
+            if not data or time.monotonic() >= latest:
+                self._again = min(2 * self._again, _AGAIN_AT_MOST_SECONDS)
                 return None
 
     def _stay_alive(self) -> None:
