@@ -28,6 +28,7 @@ from tests.ns.story import (
     stop,
     until,
 )
+from vmproxy.transports import docker
 
 DAEMON_JSON = "/etc/docker/daemon.json"
 WAY = "/run/[v]mproxy-way.*"  # a pattern that does not match itself among the words of processes
@@ -224,3 +225,19 @@ def test_a_client_that_is_killed(vmproxy: ByEngine) -> None:
     until(lambda: state(machine) == before, "everything is put back", 60)
     machine.path(late).unlink()
     until(lambda: len(vmproxy.left()) == 1, "only the image is left", 90)
+    machine.docker("rmi", *vmproxy.left())
+
+
+def test_nobody_comes_back(vmproxy: ByEngine) -> None:
+    """The container was ended by the engine and no other one comes: after a while the command's input ends, so that it
+    puts back what it has changed; then the directory goes."""
+    machine = vmproxy.machine
+    text = docker._text("keep.sh")
+    for name, seconds in (("patience", 180), ("farewell", 15)):
+        assert f"{name}={seconds}" in text
+        text = text.replace(f"{name}={seconds}", f"{name}=1")
+    place = "/run/vmproxy-way.0123"
+    machine.run(f"mkdir -m 700 {place}; cd {place}; mkfifo pipe; echo given >in; : >out; : >err; echo 4194305 >relay")
+    machine.run(["sh", "-c", text, "vmproxy", place, "{ cat; echo ended; } >/run/heard"])
+    assert machine.path("/run/heard").read_text() == "given\nended\n"
+    vmproxy.nothing_left()
