@@ -21,7 +21,7 @@ from tests.qemu.test_qemu_systemd import _ENVIRON, _FILES, _SETTLE, OverSsh
 _CONFIG = "/etc/docker/daemon.json"
 _INFO = "docker info --format '{{.ServerVersion}} {{.HTTPProxy}} {{.HTTPSProxy}} {{.NoProxy}}'"
 # A container asks at its bridge's address for a name that the proxy alone knows.
-_ASK = "docker run --rm -e http_proxy=http://172.17.0.1:{port} busybox wget -q -O - http://" + KNOWN
+_ASK = "docker run --rm -e http_proxy=http://172.17.0.1:{port} busybox wget -q -O - http://" + KNOWN + "/"
 
 
 @dataclass(kw_only=True)
