@@ -210,6 +210,22 @@ def test_f74_a_terminal_that_goes_in_the_middle(serial: Start, attach: Attach) -
         channel.receive(timeout_seconds=60)
 
 
+@pytest.mark.parametrize("shell", ["dash", "ash", "bash"])
+def test_f74_a_line_that_hangs_up_in_the_vm(attach: Attach, tmp_path: Path, shell: str) -> None:
+    """Where the VM's own end of the line goes, the command's input ends, and nothing of ours is left."""
+    over = tmp_path / "over"
+    vm = SerialVM(shell)
+    try:
+        channel = attach(vm).start(f"echo on; cat; echo > {over}")
+        assert channel.receive(timeout_seconds=30) == b"on\n"
+        (mark,) = re.findall(rb"D=(\w+) U=", vm.sent)
+    finally:
+        vm.close()
+    eventually(over.exists, "the command's input did not end")
+    work = f".vmproxy-line-{mark.decode()}"
+    eventually(lambda: work not in {*os.listdir("/run"), *os.listdir("/dev/shm")}, "something is left")
+
+
 @pytest.mark.parametrize("shell", ["dash", "ash"])
 def test_f74_a_client_that_says_nothing_more(
     serial: Start, attach: Attach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: str

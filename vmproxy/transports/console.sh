@@ -154,6 +154,8 @@ answer() {
   esac
 }
 
+# Caught, so that it ends the read below and not us: what we have made is removed.
+trap : HUP TERM
 say '0 ready .'
 while hear; do
   case $l in
