@@ -168,14 +168,14 @@ def _entry(url: str, stored: Stored, *, now: float) -> Any:
 
 def look(request: Head, url: str, stored: Stored | None, *, now: float) -> Verdict:
     """What to do with a request for which ``stored`` is the matching variant, if there is one."""
-    from hishel import FromCache, IdleClient, NeedRevalidation, Request
-
     control = directives(request.get("cache-control"))
     if not cacheable_request(request):
         return Verdict(kind="pass")
     only_cached = "only-if-cached" in control
     if stored is None:
         return Verdict(kind="absent" if only_cached else "pass" if "no-store" in control else "miss")
+    from hishel import FromCache, IdleClient, NeedRevalidation, Request
+
     fields = [pair for pair in request.fields if pair[0].lower() not in (*_CONDITIONS, "range", "if-range")]
     if "cache-control" not in request.values and "no-cache" in words(request.get("pragma")):
         fields.append(("Cache-Control", "no-cache"))
@@ -203,8 +203,6 @@ def validators(stored: Stored) -> Fields:
 
 def keep(request: Head, url: str, response: Head, *, now: float, delay: float) -> Stored | None:
     """The response as it is to be kept; None where it must not be, or where keeping would be of no use."""
-    from hishel import CacheMiss, Request, Response, StoreAndUse
-
     if request.method != "GET" or response.status != 200 or "set-cookie" in response.values:
         return None
     if request.values.keys() & {"authorization", "range"} or "content-range" in response.values:
@@ -212,6 +210,8 @@ def keep(request: Head, url: str, response: Head, *, now: float, delay: float) -
     control = directives(response.get("cache-control"))
     if control.keys() & {"no-store", "private"} or "no-store" in directives(request.get("cache-control")):
         return None
+    from hishel import CacheMiss, Request, Response, StoreAndUse
+
     asked = Request(method="GET", url=url, headers=_hishel_fields(request.fields))
     answer = Response(status_code=200, headers=_hishel_fields(response.fields))
     if not isinstance(CacheMiss(request=asked, options=_OPTIONS).next(answer), StoreAndUse):

@@ -31,20 +31,24 @@ def line(status: int, reason: str = "") -> str:
 class Reply:
     """One answer to one client. ``keep`` is whether the connection goes on behind it."""
 
-    __slots__ = ("_chunked", "_via", "_wire", "begun", "keep", "limits", "minor", "sent")
+    __slots__ = ("_chunked", "_held", "_via", "_wire", "begun", "keep", "limits", "minor", "sent")
 
     def __init__(self, wire: Wire, limits: Limits, via: str, *, minor: int, keep: bool) -> None:
         self._wire = wire
         self.limits = limits
         self._via = via
         self._chunked = False
+        self._held = b""
         self.minor = minor
         self.keep = keep
         self.begun = False
         self.sent = 0
 
     def head(self, first: str, fields: Fields, length: int, *, status: str = "") -> None:
-        """Send the head; ``length`` of the body, UNKNOWN, or NO_BODY where the fields say it all."""
+        """Send the head; ``length`` of the body, UNKNOWN, or NO_BODY where the fields say it all.
+
+        Before a body it waits for the first piece, until whoever answers waits for something: most go out as one.
+        """
         fields = [*fields, ("Via", self._via)]
         if status:
             fields.append(("Cache-Status", status))
@@ -61,24 +65,35 @@ class Reply:
         elif not self.minor:
             fields.append(("Connection", "keep-alive"))
         self.begun = True
-        self._wire.write(encode(first, fields))
+        data = encode(first, fields)
+        if length == NO_BODY:
+            self._wire.write(data)
+        else:
+            self._held = data
+            asyncio.get_running_loop().call_soon(self._write, b"")
+
+    def _write(self, data: bytes) -> None:
+        """Send what is held, and this behind it."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        if data:
+            self._wire.write(data)
 
     async def piece(self, data: bytes) -> None:
         """Send some of the body. Raises Lost."""
-        self._wire.write(chunk(data) if self._chunked else data)
+        self._write(chunk(data) if self._chunked else data)
         self.sent += len(data)
         await self._wire.drain(self.limits.stall_seconds)
 
     def last(self) -> None:
         """The body is whole."""
-        if self._chunked:
-            self._wire.write(chunk(b""))
+        self._write(chunk(b"") if self._chunked else b"")
 
     def error(self, status: int, what: str, *, fields: Fields = []) -> None:  # noqa: B006
         """An answer of the proxy's own."""
         body = f"vmproxy cache: {what}\n".encode()
         self.head(line(status), [("Content-Type", "text/plain; charset=utf-8"), *fields], len(body))
-        self._wire.write(body)
+        self._write(body)
 
     async def linger(self) -> None:
         """Close so that the answer arrives: what the client still sends is thrown away for a moment, not reset."""

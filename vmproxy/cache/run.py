@@ -67,7 +67,7 @@ def make_settings(
         no_proxy=tuple(no_proxy),
         pip_port=pip_port,
     )
-    if pip_port == settings.port:
+    if pip_port and pip_port == settings.port:
         raise UsageError(f"--port and --pip-port are both {pip_port}", hint="--pip-port N")
     check_settings(settings)
     return settings
