@@ -106,7 +106,7 @@ def squid(wanted: CacheSettings) -> Iterator[Running]:
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
     thread.start()
-    assert ready.wait(2 * WAIT_SECONDS)
+    assert ready.wait(6 * WAIT_SECONDS)
     if isinstance(began[0], BaseException):
         thread.join()
         raise began[0]
@@ -115,5 +115,5 @@ def squid(wanted: CacheSettings) -> Iterator[Running]:
         yield Running(port=port, proxy=made, loop=loop, log=log, engine="squid")
     finally:
         loop.call_soon_threadsafe(end.set)
-        thread.join(2 * WAIT_SECONDS)
+        thread.join(6 * WAIT_SECONDS)
         assert not thread.is_alive()

@@ -35,7 +35,7 @@ _USERS = ("proxy", "squid", "_squid", "nobody")
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _SAVE_SECONDS = 60.0
-_ORPHAN_SECONDS = 10.0
+_ORPHAN_SECONDS = 30.0
 _KILL_SECONDS = 10.0
 _SAID_LINES = 50
 _LINE_LIMIT = 64 << 10
@@ -76,6 +76,7 @@ class Squid:
         self._asker: Asker | None = None
         self._pipe: _Log | None = None
         self._chores: list[asyncio.Task[None]] = []
+        self._hearing: asyncio.Task[None] | None = None
         self._stopping = False
         self.sample = Sample()
 
@@ -183,7 +184,8 @@ class Squid:
         except OSError as error:
             raise UsageError(f"squid cannot be started: {error.strerror}", where=program) from None
         assert self._child.stderr  # noqa: S101
-        self._chores.append(asyncio.create_task(self._hear(self._child.stderr)))
+        self._hearing = asyncio.create_task(self._hear(self._child.stderr))
+        self._chores.append(self._hearing)
 
     async def _hear(self, stream: asyncio.StreamReader) -> None:
         while piece := await stream.read(_LINE_LIMIT):
@@ -195,11 +197,17 @@ class Squid:
         async with asyncio.timeout(_READY_SECONDS):
             status = await self._child.wait()
         if status:
-            raise self._failed()
+            raise await self._failed()
         self._child = None
 
-    def _failed(self) -> Refused:
-        why = squidlog.reason(b"\n".join(self._said))
+    async def _last_words(self) -> str:
+        """What it said before its end, all of which may not have come yet."""
+        if self._hearing:
+            await asyncio.wait([self._hearing], timeout=_KILL_SECONDS)
+        return squidlog.reason(b"\n".join(self._said))
+
+    async def _failed(self) -> Refused:
+        why = await self._last_words()
         if "HTTP Socket" in why:
             return refused(self.settings, OSError(errno.EADDRINUSE, why))
         return Refused(f"squid does not start: {why or 'it says nothing'}", where=self._directory, hint="--dir DIR")
@@ -221,7 +229,7 @@ class Squid:
         until = asyncio.get_running_loop().time() + _READY_SECONDS
         while await self._asker.info() is None:
             if self._child.returncode is not None:
-                raise self._failed()
+                raise await self._failed()
             if asyncio.get_running_loop().time() > until:
                 raise LostContact("squid does not answer in time", where=self._directory, hint="--engine embedded")
             await asyncio.sleep(_POLL_SECONDS)
@@ -242,9 +250,8 @@ class Squid:
         status = await self._child.wait()
         if self._stopping:
             return
-        await asyncio.sleep(0)
         how = f"by signal {-status}" if status < 0 else f"with exit code {status}"
-        why = squidlog.reason(b"\n".join(self._said))
+        why = await self._last_words()
         hint = "vmproxy cache serve --engine squid starts it again"
         raise LostContact(f"squid ended {how}{': ' if why else ''}{why}", where=self._directory, hint=hint)
 
