@@ -162,7 +162,7 @@ def install(host: OnHost, *words: str) -> None:
     assert arguments.code == 0, arguments
     pip = "python3 -m pip install --root-user-action=ignore --disable-pip-version-check"
     got = host.machine.run(
-        f"docker run --rm {' '.join(arguments.out.split())} python {pip} {PACKAGE} 2>&1", seconds=120
+        f"docker run --rm {' '.join(arguments.out.split())} python {pip} {PACKAGE} 2>&1", seconds=240
     )
     assert "Successfully installed lab-parcel-1.0" in got.stdout.decode()
     assert host.cache()["requests"] == before
