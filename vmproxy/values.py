@@ -1,9 +1,8 @@
 """``dataclass`` for values: what ``dataclasses.dataclass(frozen=True, kw_only=True)`` makes, in a quarter of the time.
 
 The standard one compiles six functions for each class from text: half a millisecond a class, and there are fifty
-classes here. Only ``__init__`` differs from class to class, and is compiled when the first value is made; the other
-five stand once, below. Type checkers see the standard one; ``field``, ``fields``, ``replace``, ``copy`` and ``pickle``
-work as with it.
+classes here. All six stand once, below. Type checkers see the standard one; ``field``, ``fields``, ``replace``,
+``copy`` and ``pickle`` work as with it.
 """
 
 from __future__ import annotations
@@ -27,14 +26,7 @@ else:
 def _make(cls: type) -> type:
     own = frozenset(vars(cls))
     dataclasses.dataclass(kw_only=True, init=False, repr=False, eq=False, match_args=False)(cls)
-
-    def first(self: Any, *words: Any, **fields: Any) -> None:
-        made = _init(cls)
-        cls.__init__ = made  # type: ignore[misc]
-        made(self, *words, **fields)
-
-    first.__name__ = "__init__"
-    cls.__init__ = first  # type: ignore[misc]
+    cls.__init__ = _init(cls)  # type: ignore[misc]
     for name, method in _SAME.items():
         if name not in own:
             setattr(cls, name, method)
@@ -42,25 +34,25 @@ def _make(cls: type) -> type:
 
 
 def _init(cls: Any) -> Any:
-    """``__init__`` of a class: its fields' names stand in the text, their defaults beside it."""
-    words, lines, beside = [], [], {"_absent": _ABSENT}
-    for field in dataclasses.fields(cls):
-        name = field.name
-        value = name
-        if field.default is not dataclasses.MISSING:
-            beside[f"_{name}"] = field.default
-            words.append(f"{name}=_{name}")
-        elif field.default_factory is not dataclasses.MISSING:
-            beside[f"_{name}"] = field.default_factory
-            words.append(f"{name}=_absent")
-            value = f"_{name}() if {name} is _absent else {name}"
-        else:
-            words.append(name)
-        lines.append(f" _held[{name!r}] = {value}\n")
-    taken = ", ".join(["self", "*", *words] if words else ["self"])
-    text = f"def __init__({taken}):\n _held = self.__dict__\n{''.join(lines)}"
-    exec(text, beside)  # noqa: S102 - as dataclasses does; the names are those of the class
-    return beside["__init__"]
+    """``__init__`` of a class: the defaults, and over them what is given; the two have to be all fields and no more."""
+    fields = dataclasses.fields(cls)
+    defaults = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    made = {field.name: field.default_factory for field in fields if callable(field.default_factory)}
+    count = len(fields)
+
+    def __init__(self: Any, **given: Any) -> None:
+        held = self.__dict__
+        held.update(defaults)
+        held.update(given)
+        for name, factory in made.items():
+            if name not in given:
+                held[name] = factory()
+        if len(held) != count:
+            names = {field.name for field in fields}
+            wrong = sorted(names ^ held.keys())
+            raise TypeError(f"{cls.__qualname__}: {', '.join(wrong)} {'missing' if names - held.keys() else 'unknown'}")
+
+    return __init__
 
 
 def _set(_self: Any, name: str, _value: object) -> None:
@@ -91,5 +83,4 @@ def _compared(value: Any) -> tuple[object, ...]:
     return tuple(value.__dict__[field.name] for field in dataclasses.fields(value) if field.compare)
 
 
-_ABSENT: Any = object()
 _SAME = {"__setattr__": _set, "__delattr__": _delete, "__eq__": _equal, "__hash__": _hash, "__repr__": _show}
