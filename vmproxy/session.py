@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vmproxy import guests, machines, targets, tools, transports
 from vmproxy.errors import Interrupted, LostContact, Refused, RolledBack, Unreachable, Untrusted, UsageError
 from vmproxy.machines import Look, Machine
-from vmproxy.model import Desired, Facts, Plan, Settings, Target
+from vmproxy.model import Desired, Facts, Plan, Settings, Target, printable
 from vmproxy.stopping import Stop
 
 if TYPE_CHECKING:
@@ -212,6 +212,9 @@ class Session:
             secrets=_secrets_of_this_process(),
             meanwhile=self.look_for_all,  # its guests are imported with it
         )
+        if settings.jump not in ("", "none") and target.transport != "ssh":
+            what = f"a jump host is for VMs that are reached by SSH, and {target.name} is not"
+            raise UsageError(what, where=printable(settings.jump), hint="--jump none")
         self.tell(f"connecting to {target.name}")
         by_program = target.transport == "ssh" and settings.ssh == "openssh"
         transport = transports.load("openssh" if by_program else target.transport)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmproxy import converge
 from vmproxy.errors import UsageError
+from vmproxy.model import Settings
 from vmproxy.transports._jump import LIMIT, Hop, parse
 
 
@@ -58,3 +62,10 @@ def test_t05_nothing_odd_comes_through(text: str) -> None:
         for word in (hop.host, hop.user):
             assert not word.startswith("-")
             assert not set(word) & set(" \t\n'\"`$;&|<>(){}*?!#~%,")
+
+
+@pytest.mark.parametrize("target", ["local", "console:/dev/null", "docker:"])
+def test_a_jump_host_is_for_ssh_alone(target: str, tmp_path: Path) -> None:
+    """-J with a VM that is reached otherwise is exit 2, not ignored; ``none`` is no jump host."""
+    with pytest.raises(UsageError, match="jump host"):
+        converge.detect_gateway(target, Settings(jump="bastion", known_hosts=str(tmp_path / "known")))

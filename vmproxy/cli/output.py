@@ -138,7 +138,7 @@ class Output:
         """One step of the story: a line that is written over on a terminal, kept with ``-v``, else nothing."""
         if self.quiet or self.json:
             return
-        line = printable(f"{event.target}: {event.text}", limit=_LINE_LIMIT)
+        line = printable(f"{_name(event.target)}: {event.text}", limit=_LINE_LIMIT)
         if event.news and self.verbosity == 0:
             self.clear_progress()
             self.note(line)
@@ -203,7 +203,7 @@ class Output:
         Without ``diff`` the diff is shown only with ``-v``.
         """
         for text in report.warnings:
-            self.warn(f"{report.target}: {text}")
+            self.warn(f"{_name(report.target)}: {text}")
         if not (self.quiet or self.json):
             if diff or self.verbosity > 0:
                 self.diff(report.diff)
@@ -211,7 +211,7 @@ class Output:
         finding = error is None and report.exit in _FINDINGS and not (self.quiet or self.json)
         if report.ok or finding:
             if not (self.quiet or self.json) and report.message:
-                self.result(f"{report.target}: {printable(report.message, limit=_LINE_LIMIT)}")
+                self.result(f"{_name(report.target)}: {printable(report.message, limit=_LINE_LIMIT)}")
             if finding and report.hint:
                 self._say(f"hint: {_cut(report.hint, _HINT_LIMIT)}", err=True)
         else:
@@ -232,7 +232,12 @@ def _placed(report: Report) -> str:
     named = report.message.startswith(f"{report.target}: ") or report.message.endswith(f"({report.target})")
     if not report.target or named:
         return report.message
-    return f"{report.target}: {report.message}"
+    return f"{_name(report.target)}: {report.message}"
+
+
+def _name(target: str) -> str:
+    """A VM's name before a colon: one that ends with a colon itself (``docker:``) has it once."""
+    return target.removesuffix(":")
 
 
 def as_json(report: Report) -> dict[str, Any]:
