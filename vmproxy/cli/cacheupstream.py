@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import click
 
-from vmproxy import config, hostproc
+from vmproxy import config
 from vmproxy.cli.common import Run, said
 from vmproxy.errors import UsageError
 from vmproxy.model import ProxyURL
@@ -68,6 +68,8 @@ def _on_command_line(name: str) -> bool:
 
 def _from_file(path: str) -> ProxyURL:
     """The URL that a file holds. Raises UsageError, without a word of what it holds."""
+    from vmproxy import hostproc
+
     data = hostproc.read_file(path, limit_bytes=_FILE_LIMIT_BYTES)
     if data is None:
         raise UsageError("there is no such file", where=path, hint=_ELSEWHERE)
