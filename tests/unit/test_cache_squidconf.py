@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from vmproxy.cache import squidlog, squidstore
 from vmproxy.cache.guard import Address, target_refused
 from vmproxy.cache.limits import CacheSettings
-from vmproxy.cache.parent import Parent
+from vmproxy.cache.parent import Parent, name_refused
 from vmproxy.cache.squidconf import Run, forbidden, render, word
 from vmproxy.cache.stats import Stats
 from vmproxy.errors import UsageError
@@ -167,6 +167,20 @@ def test_no_proxy_means_the_same_for_both_engines(no_proxy: list[str], host: str
     settings = CacheSettings(directory="/x", upstream=proxy, no_proxy=tuple(no_proxy))
     assert Parent(settings).takes(host, port) != bypasses(no_proxy, shown)
     assert len(matchers(no_proxy)) == len(no_proxy)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "a.localhost", "b.a.LOCALHOST.", "localhost.", "localhost.localdomain", "ip6-localhost"),
+        *("ip6-loopback", "ip6-loopback.example", "notlocalhost", "localhost.example", "a.ip6-localhost", "example"),
+    ],
+)
+def test_t10_names_of_this_machine_are_the_same_for_both_engines(host: str) -> None:
+    """What is not sent to an upstream, squid denies before it allows what goes there."""
+    lines = conf(upstream=ProxyURL(scheme="http", host="proxy.example", port=3128))
+    assert Acls(lines, host, 80)("this_machine") == bool(name_refused(host))
+    assert lines.index("http_access deny this_machine !direct") < lines.index("http_access allow clients !direct")
 
 
 def test_the_same_limits_stand_in_both() -> None:

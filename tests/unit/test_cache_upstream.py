@@ -158,6 +158,18 @@ def test_t10_addresses_in_numbers_are_refused_before_the_upstream(chain: Chain, 
     assert chain.parent.lines == []
 
 
+@pytest.mark.parametrize(
+    "host", ["a.localhost", "A.LocalHost.", "localhost.localdomain", "ip6-localhost", "ip6-loopback"]
+)
+def test_t10_names_of_this_machine_are_refused_before_the_upstream(chain: Chain, host: str) -> None:
+    """Over there they would be the upstream's own loopback."""
+    chain.parent.forget()
+    assert fetch(chain.running.address, f"http://{host}:{chain.origin.server_port}/").status == 403
+    ask = f"CONNECT {host}:{chain.echo} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+    assert talk(chain.running.address, ask, end=False).startswith(b"HTTP/1.1 403 ")
+    assert chain.parent.lines == []
+
+
 def test_an_upstream_that_wants_other_credentials_is_said(chain: Chain) -> None:
     """502 and the reason for the client, which has nothing to log in with; nobody sees a password."""
     chain.parent.credentials = "other:one"

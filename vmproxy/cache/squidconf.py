@@ -226,6 +226,8 @@ def _acls(settings: CacheSettings, run: Run) -> list[str]:
         r"acl four_numbers dstdom_regex -n ^[0-9]+(\.[0-9]+){3}$",
         f"acl secret req_header X-Vmproxy-Secret ^{word(run.secret)}$",
         f"acl here_before req_header Via -i {re.escape(word(run.name))}",
+        # Those of proxyenv.is_loopback, which no upstream is asked for.
+        r"acl this_machine dstdom_regex -n -i (^|\.)localhost\.?$ ^localhost\.localdomain\.?$ ^ip6-(localhost|loopback)\.?$",
         # What begins like no HTTP at all it takes for a body of HTTP/0.9.
         "acl no_http rep_header X-Transformed-From .",
         "http_reply_access deny no_http",
@@ -274,7 +276,7 @@ def _access(settings: CacheSettings, run: Run) -> list[str]:
     ]
     if settings.upstream:
         # What a name resolves to is the upstream's own business; it may well not resolve here at all.
-        lines += ["http_access allow clients !direct"]
+        lines += ["http_access deny this_machine !direct", "http_access allow clients !direct"]
     return [
         *lines,
         "http_access deny itself_address itself_port",
