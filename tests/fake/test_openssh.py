@@ -229,6 +229,8 @@ def test_f01_refused_and_unknown(log_in: Start, alias: Callable[..., dict[str, A
     with pytest.raises(Unreachable, match="cannot connect: connection refused") as caught:
         log_in(port)
     assert caught.value.where == f"127.0.0.1:{port}"
+    with pytest.raises(Unreachable, match="cannot connect: connection refused"):
+        log_in(port, identities=("a key that is not there",))
     with pytest.raises(Unreachable, match="name is not known"):
         log_in(22, target={"host": "nowhere.invalid"})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ CHANGED = (
 )
 
 
-def said(log: str, more: str = "", **more_fields: str) -> VmproxyError:
+def said(log: str, more: str = "", **more_fields: Any) -> VmproxyError:
     """The error of one try at ``me@vm:22``."""
     return Said(log=log, more=more, where="me@vm:22", timeout_seconds=3.0, **more_fields).error()
 
@@ -89,6 +91,23 @@ def test_on_the_way(more: str, kind: type[VmproxyError], words: str) -> None:
     assert words in str(error)
     later = said(KEY + "me@vm: Permission denied (publickey).\n", more)
     assert "the VM takes publickey" in str(later)
+
+
+REFUSED = "ssh: connect to host vm port 22: Connection refused\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "direct"),
+    [
+        ("Warning: Identity file /gone not accessible: No such file or directory.\n", False),
+        ("Warning: Identity file /gone not accessible: No such file or directory.\n", True),
+        ("what a Match exec said\n", True),
+    ],
+)
+def test_a_warning_is_no_jump_host(more: str, direct: bool) -> None:
+    """A key file that is not there, or any word of a VM with nothing on the way to it, hides no reason in the log."""
+    error = said(REFUSED, more, direct=direct)
+    assert "connection refused" in str(error) and error.where == "vm:22"
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ class Place:
 class Way:
     """How one VM is reached. ``where`` are ``-F`` words and ``words`` others that go before the host on ssh's command
     line; ``jumps`` are said by ``-J``, ``hops`` are all hosts on the way, those of ssh_config too. ``socket`` is the
-    ControlPath of ssh_config, "" for none; ``config`` is the text of an ssh_config for this run, "" for none."""
+    ControlPath of ssh_config, "" for none; ``config`` is the text of an ssh_config for this run, "" for none; ``direct``
+    says that there is no ProxyCommand either."""
 
     program: str
     where: tuple[str, ...]
@@ -76,6 +77,7 @@ class Way:
     hops: tuple[tuple[Hop, Place], ...] = ()
     socket: str = ""
     config: str = ""
+    direct: bool = False
 
 
 Said = Mapping[str, tuple[str, ...]]
@@ -115,6 +117,7 @@ def way(target: Target, options: SshOptions, pin: str, *, environ: Mapping[str, 
         known_hosts=own,
         jumps=jumps,
         socket="" if path in ("", "none") else path,
+        direct=not jumps and _one(said, "proxycommand") in ("", "none"),
     )
     if not jumps:
         return found

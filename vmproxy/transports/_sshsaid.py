@@ -15,7 +15,7 @@ from vmproxy.values import dataclass
 
 _NOISE = re.compile(
     r"debug\d:|Authenticated to |Warning: Permanently added|@{5}|Pseudo-terminal|Transferred: |Bytes per second"
-    r"|\*\* |Connection closed by UNKNOWN|\s*$"
+    r"|\*\* |Connection closed by UNKNOWN|Warning: Identity file |\s*$"
 )
 _OLD = frozenset({"ssh-rsa", "ssh-dss", "ssh-rsa-cert-v01@openssh.com", "ssh-dss-cert-v01@openssh.com"})
 
@@ -30,13 +30,15 @@ class Offence:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """One try of ssh. ``where`` is ``user@host:port``, ``pin`` the fingerprint that was wanted, if any."""
+    """One try of ssh. ``where`` is ``user@host:port``, ``pin`` the fingerprint that was wanted, if any; ``direct`` says
+    that neither a jump host nor a ProxyCommand is on the way: then ``more`` tells of no other failure."""
 
     log: str
     more: str = ""
     where: str = ""
     pin: str = ""
     timeout_seconds: float = 0.0
+    direct: bool = False
 
     @property
     def shown(self) -> str:
@@ -157,7 +159,7 @@ class Said:
     @property
     def _on_the_way(self) -> bool:
         """Whether a jump host's ssh stopped before the VM's had shown its key."""
-        return not self.shown and any(not _NOISE.match(line) for line in self.more.splitlines())
+        return not self.direct and not self.shown and any(not _NOISE.match(line) for line in self.more.splitlines())
 
     @property
     def _text(self) -> str:
@@ -197,5 +199,7 @@ class Said:
 
     def _last(self) -> str:
         """The last line that is no detail, printable."""
-        lines = [line.strip() for line in self._text.splitlines() if not _NOISE.match(line)]
+        # More than the log only where that is empty: ssh opens it after its own words.
+        text = self._text or self.more
+        lines = [line.strip() for line in text.splitlines() if not _NOISE.match(line)]
         return printable(lines[-1], limit=160) if lines else ""

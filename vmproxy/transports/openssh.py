@@ -205,6 +205,7 @@ class _Opening:
             where=self._way.place.text,
             pin=self._pin,
             timeout_seconds=self._options.connect_timeout_seconds,
+            direct=self._way.direct,
         )
 
     def _config(self, batch: bool) -> tuple[str, str]:
@@ -318,14 +319,11 @@ class _Process(ChildChannel):
 
     def let_go(self) -> None:
         """Close the three pipes, so that the process can end."""
-        for stream in (self._stdin, self._stdout, self._stderr):
-            with contextlib.suppress(OSError):
-                stream.close()
+        self._close_pipes()
 
     def close(self, seconds: float = _END_SECONDS) -> None:
         """Let go, wait that long, and end it if it has not. Safe to call twice."""
         self.let_go()
-        self._selector.close()
         for end in (self._process.terminate, self._process.kill):
             try:
                 self._process.wait(seconds)
