@@ -46,8 +46,12 @@ def start(directory: str, words: Sequence[str], *, environ: Mapping[str, str]) -
     """Start ``vmproxy cache serve WORDS`` for a directory, in a session of its own, and wait until it answers.
 
     It goes on when we end; what it says is in ``serve.log`` in the directory. Where one runs there already, nothing is
-    done. Raises Refused with its own words where it does not come up, NotPermitted, Busy.
+    done. Raises Refused with its own words where it does not come up, NotPermitted, Busy; UsageError where this
+    platform has no socket by which a running proxy is asked.
     """
+    if not place.askable():
+        hint = "vmproxy cache serve in a terminal of its own, then vmproxy apply --proxy http://127.0.0.1:8123"
+        raise UsageError("a cache in the background cannot be asked anything on this platform", hint=hint)
     if running(directory) is not None and (found := _of_another(directory)) is not None:
         return Started(status=found)
     place.prepare(directory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.unit.test_cache_pip import free_port
 from vmproxy import cacherun
 from vmproxy.cache import control, place
 from vmproxy.cachehit import judge_fetches, request
-from vmproxy.errors import Busy
+from vmproxy.errors import Busy, UsageError
 from vmproxy.routes import link_networks, parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,6 +158,14 @@ def test_the_last_words_of_a_proxy_are_printable(tmp_path: Path) -> None:
     found: Any = cacherun._last_words(str(log))
     assert "\x1b" not in found[0] and "red" in found[0] and "\x07" not in found[1]
     assert cacherun._last_words(str(tmp_path / "none"))[0]
+
+
+def test_without_unix_sockets_nothing_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: exit 2 at once, and what works there, in place of a wait and an end of what was started."""
+    monkeypatch.delattr(socket, "AF_UNIX")
+    with pytest.raises(UsageError, match="on this platform") as caught:
+        cacherun.start(str(tmp_path / "d"), ("--port", "1"), environ={})
+    assert "cache serve" in caught.value.hint and not (tmp_path / "d").exists()
 
 
 def test_two_starts_at_once_have_one_proxy(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 
 from vmproxy.errors import Busy, NotPermitted, Refused
@@ -36,6 +37,11 @@ def prepare(directory: str) -> None:
             os.chmod(directory, 0o700)
     except OSError as error:
         raise _unusable(directory, error) from None
+
+
+def askable() -> bool:
+    """Whether a proxy that runs on a directory can be asked here: Python on Windows has no unix sockets."""
+    return hasattr(socket, "AF_UNIX")
 
 
 def lock(directory: str) -> int | None:
