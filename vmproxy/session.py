@@ -212,9 +212,7 @@ class Session:
             secrets=_secrets_of_this_process(),
             meanwhile=self.look_for_all,  # its guests are imported with it
         )
-        if settings.jump not in ("", "none") and target.transport != "ssh":
-            what = f"a jump host is for VMs that are reached by SSH, and {target.name} is not"
-            raise UsageError(what, where=printable(settings.jump), hint="--jump none")
+        _check_options(target, settings)
         self.tell(f"connecting to {target.name}")
         by_program = target.transport == "ssh" and settings.ssh == "openssh"
         transport = transports.load("openssh" if by_program else target.transport)
@@ -237,6 +235,25 @@ class Session:
             return False
         self.rest(min(_PAUSE_SECONDS, left))
         return True
+
+
+def _check_options(target: Target, settings: Settings) -> None:
+    """What was said about SSH and cannot be had is refused, not passed over. Raises UsageError."""
+    by_ssh = target.transport == "ssh"
+    if settings.host_key and not by_ssh:
+        what = f"a host key is what VMs have that are reached by SSH, and {target.name} is not"
+        raise UsageError(what, where=printable(settings.host_key), hint="without --host-key, also in vmproxy.toml")
+    if settings.jump.lower() in ("", "none"):
+        return
+    if not by_ssh:
+        what = f"a jump host is for VMs that are reached by SSH, and {target.name} is not"
+        raise UsageError(what, where=printable(settings.jump), hint="--jump none")
+    from vmproxy.proxyenv import is_loopback
+
+    # By another host it would be that one's loopback; who means that says so by ssh://.
+    if target.provider != "ssh" and is_loopback(target.host):
+        what = f"{target.name} is on this host ({target.host}:{target.port}), no jump host leads to it"
+        raise UsageError(what, where=printable(settings.jump), hint="--jump none")
 
 
 _SECRETS: transports.Secrets | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmproxy import converge
-from vmproxy.errors import UsageError
+from vmproxy.errors import Unreachable, UsageError
 from vmproxy.model import Settings
 from vmproxy.transports._jump import LIMIT, Hop, parse
 
@@ -69,3 +70,24 @@ def test_a_jump_host_is_for_ssh_alone(target: str, tmp_path: Path) -> None:
     """-J with a VM that is reached otherwise is exit 2, not ignored; ``none`` is no jump host."""
     with pytest.raises(UsageError, match="jump host"):
         converge.detect_gateway(target, Settings(jump="bastion", known_hosts=str(tmp_path / "known")))
+
+
+@pytest.mark.parametrize("ssh", ["paramiko", "openssh"])
+def test_no_jump_host_leads_to_this_hosts_loopback(ssh: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A jump host of vmproxy.toml does not turn boot2docker's 127.0.0.1 into another host's: exit 2; ``none`` works."""
+    profile = tmp_path / "profile"
+    profile.write_text("SSHPort = 1\n")
+    monkeypatch.setenv("BOOT2DOCKER_PROFILE", str(profile))
+    settings = Settings(jump="bastion.invalid", ssh=ssh, known_hosts=str(tmp_path / "known"))
+    with pytest.raises(UsageError, match="on this host") as caught:
+        converge.detect_gateway("boot2docker", settings)
+    assert caught.value.hint == "--jump none"
+    with pytest.raises(Unreachable, match="refused"):
+        converge.detect_gateway("boot2docker", replace(settings, jump="None"))
+
+
+@pytest.mark.parametrize("target", ["local", "console:/dev/null", "docker:"])
+def test_a_host_key_is_for_ssh_alone(target: str) -> None:
+    """--host-key with a VM that is reached otherwise is exit 2, not ignored."""
+    with pytest.raises(UsageError, match="host key"):
+        converge.detect_gateway(target, Settings(host_key="SHA256:" + "A" * 43))
