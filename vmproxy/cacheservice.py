@@ -102,7 +102,8 @@ def install(kind: Service, directory: str, words: Sequence[str], *, environ: Map
     """
     content = text(kind, words)
     before = _seen(kind)
-    mine = installed(kind, directory) and _active(kind, environ)
+    active = before.content is not None and _active(kind, environ)
+    mine = active and installed(kind, directory)
     if before.content is not None and _without_count(before.content) == content and mine:
         return False
     _need(kind, environ)
@@ -114,7 +115,8 @@ def install(kind: Service, directory: str, words: Sequence[str], *, environ: Map
         counted = content + b"<!-- vmproxy made %d directories for it -->\n" % made
     try:
         hostfiles.change(kind.path, lambda _look: hostfiles.Edit(content=counted, private=True))
-        _all(kind.again if before.content is not None and mine else kind.begin, environ)
+        # One that runs on another directory has to be started again, too.
+        _all(kind.again if active else kind.begin, environ)
         cacherun.until_up(directory, ended=lambda: False, log=_log(kind))
     except BaseException as error:
         _put_back(kind, before, environ)

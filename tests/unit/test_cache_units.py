@@ -143,6 +143,10 @@ def test_install_and_uninstall_leave_nothing(tmp_path: Path, name: str, monkeypa
     manager.calls()
     assert cacheservice.install(kind, directory, [f"--dir={directory}", "--size=1G"], environ=environ)
     assert ("restart" if name == "systemd" else "bootout") in " ".join(manager.calls())
+    other = directory + "x"
+    assert cacheservice.install(kind, other, [f"--dir={other}"], environ=environ)
+    assert ("restart" if name == "systemd" else "bootout") in " ".join(manager.calls())
+    assert cacheservice.installed(kind, other)
     assert cacheservice.uninstall(kind, environ=environ)
     assert ("disable --now" if name == "systemd" else "bootout") in " ".join(manager.calls())
     assert not (tmp_path / "c").exists() and os.listdir(tmp_path / "home") == []
