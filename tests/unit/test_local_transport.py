@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,79 @@ def test_closing_ends_the_input_and_kills_nobody(tmp_path: Path) -> None:
     connection.close()
     connection.close()
     assert done.exists()
+
+
+def wait_in(channel: _child.ChildChannel, monkeypatch: pytest.MonkeyPatch, talk: Callable[[], object]) -> list[object]:
+    """What ``talk`` raises in another thread; the channel is closed from this one as soon as it waits."""
+    waits = threading.Event()
+    came: list[object] = []
+    select = channel._selector.select
+
+    def told(timeout: float | None = None) -> object:
+        waits.set()
+        return select(timeout)
+
+    def run() -> None:
+        try:
+            came.append(talk())
+        except BaseException as error:
+            came.append(error)
+
+    monkeypatch.setattr(channel._selector, "select", told)
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert waits.wait(60)
+    channel.close()
+    thread.join(60)
+    return came
+
+
+@pytest.mark.parametrize("what", ["receive", "send", "wait"])
+def test_f28_closing_from_another_thread_wakes_whoever_waits(
+    what: str, connection: local.LocalConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before the limit, and contact is lost then, however often it is tried."""
+    channel = connection.start("read -r x; exec sleep 0.1" if what != "send" else "exec sleep 1")
+    talk: dict[str, Callable[[], object]] = {
+        "receive": lambda: channel.receive(timeout_seconds=600),
+        "send": lambda: channel.send(b"x" * 900_000, timeout_seconds=600),
+        "wait": lambda: channel.wait(timeout_seconds=600),
+    }
+    came = wait_in(channel, monkeypatch, talk[what])
+    assert [type(error) for error in came] == [LostContact]
+    for again in talk.values():
+        with pytest.raises(LostContact):
+            again()
+    channel.end_input()
+    channel.close()
+
+
+def test_f28_the_end_of_input_from_another_thread_ends_a_send(
+    connection: local.LocalConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is still to be written is given up, and the answer to it can be heard."""
+    channel = connection.start("read -r x; echo got $x; exec cat >/dev/null")
+    full = threading.Event()
+    select = channel._selector.select
+
+    def told(timeout: float | None = None) -> object:
+        channel.end_input()
+        full.set()
+        return select(timeout)
+
+    monkeypatch.setattr(channel._selector, "select", told)
+    with pytest.raises(LostContact, match="input is closed"):
+        channel.send(b"one\n", timeout_seconds=600)
+    assert full.is_set()
+    assert read_all(channel) == b"got\n"
+
+
+def test_f28_no_command_is_started_after_the_close() -> None:
+    """A thread that was about to start one hears that contact is lost."""
+    connection = local.connect(TARGET, options=SshOptions())
+    connection.close()
+    with pytest.raises(LostContact):
+        connection.start("true")
 
 
 def test_elsewhere_than_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,8 @@
-"""A child process with three pipes as a channel: every wait has a limit, both outputs are drained at once."""
+"""A child process with three pipes as a channel: every wait has a limit, both outputs are drained at once.
+
+One thread talks; another one may end the input or close, and the first hears of it within a quarter of a second. No
+descriptor is read, written or closed but under the lock: a number that was closed may be somebody else's by then.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import contextlib
 import os
 import selectors
 import subprocess
+import threading
 import time
 
 from vmproxy.errors import LostContact
@@ -14,6 +19,7 @@ from vmproxy.model import printable
 _STDERR_LIMIT_BYTES = 64 << 10
 _PIECE_BYTES = 64 << 10
 _END_SECONDS = 5.0
+_SLICE_SECONDS = 0.25  # closing a descriptor wakes nobody who waits for it
 
 
 class ChildChannel:
@@ -28,6 +34,8 @@ class ChildChannel:
         self._said = bytearray()
         self._ahead = bytearray()
         self._ended = False
+        self._closed = False
+        self._lock = threading.RLock()
         self._selector = selectors.DefaultSelector()
         for stream in (self._stdin, self._stdout, self._stderr):
             os.set_blocking(stream.fileno(), False)
@@ -43,18 +51,21 @@ class ChildChannel:
         """Write all of ``data``; what the command says meanwhile is kept. Raises LostContact."""
         deadline = time.monotonic() + timeout_seconds
         rest = memoryview(data)
-        if self._stdin.closed:
-            raise LostContact("the command's input is closed", where=self._where)
-        self._selector.register(self._stdin, selectors.EVENT_WRITE)
+        with self._lock:
+            self._check_input()
+            self._selector.register(self._stdin, selectors.EVENT_WRITE)
         try:
             while rest:
                 self._pump(deadline, "the command does not read its input")
-                with contextlib.suppress(BlockingIOError):
+                with self._lock, contextlib.suppress(BlockingIOError):
+                    self._check_input()
                     rest = rest[os.write(self._stdin.fileno(), rest) :]
         except BrokenPipeError as error:
             raise LostContact("the command ended before it had read its input", where=self._where) from error
         finally:
-            self._selector.unregister(self._stdin)
+            with self._lock:
+                if not self._closed:
+                    self._selector.unregister(self._stdin)
 
     def receive(self, *, timeout_seconds: float) -> bytes:
         """The next piece of stdout, ``b""`` at its end. Raises LostContact."""
@@ -69,7 +80,7 @@ class ChildChannel:
 
     def end_input(self) -> None:
         """Close the command's stdin."""
-        with contextlib.suppress(OSError):
+        with self._lock, contextlib.suppress(OSError):
             self._stdin.close()
 
     def wait(self, *, timeout_seconds: float) -> int | None:
@@ -87,28 +98,53 @@ class ChildChannel:
     def close(self) -> None:
         """Close all three pipes. The command ends by itself at the end of its input; it is not killed (it may be
         putting things back), only its end is waited for a little, so that no zombie stays."""
-        for stream in (self._stdin, self._stdout, self._stderr):
-            with contextlib.suppress(OSError):
-                stream.close()
-        self._selector.close()
+        self._close_pipes()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
         self._process.returncode = self._process.returncode if self._process.returncode is not None else -1
 
+    def _close_pipes(self) -> None:
+        with self._lock:
+            self._closed = True
+            for stream in (self._stdin, self._stdout, self._stderr):
+                with contextlib.suppress(OSError):
+                    stream.close()
+            self._selector.close()
+
     def _check_end(self, seconds: float) -> None:
         """Raise LostContact where the end of the output is a loss; a child's own end never is."""
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LostContact("the command was let go", where=self._where)
+
+    def _check_input(self) -> None:
+        self._check_open()
+        if self._stdin.closed:
+            raise LostContact("the command's input is closed", where=self._where)
+
     def _pump(self, deadline: float, late: str) -> None:
         """Wait until something can be read or written, and read what there is. Raises LostContact."""
-        left = deadline - time.monotonic()
-        ready = self._selector.select(max(0.0, left)) if left > 0 else []
-        if not ready:
-            raise LostContact(late, where=self._where)
-        for key, _events in ready:
-            if key.fileobj is self._stderr:
-                self._drain_stderr()
-            elif key.fileobj is self._stdout:
-                self._drain_stdout()
+        sending = not self._stdin.closed
+        while True:
+            self._check_open()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LostContact(late, where=self._where)
+            try:
+                ready = self._selector.select(min(left, _SLICE_SECONDS))
+            except (OSError, ValueError):  # closed just now
+                self._check_open()
+                raise
+            if ready or (sending and self._stdin.closed):
+                break
+        with self._lock:
+            self._check_open()
+            for key, _events in ready:
+                if key.fileobj is self._stderr:
+                    self._drain_stderr()
+                elif key.fileobj is self._stdout:
+                    self._drain_stdout()
 
     def _drain_stdout(self) -> None:
         piece = os.read(self._stdout.fileno(), _PIECE_BYTES)
@@ -122,12 +158,13 @@ class ChildChannel:
         self._ahead += piece
 
     def _drain_stderr(self) -> None:
-        if self._stderr.closed:
-            return
-        try:
-            piece = os.read(self._stderr.fileno(), _PIECE_BYTES)
-        except BlockingIOError:
-            return
-        if not piece and self._stderr in self._selector.get_map():
-            self._selector.unregister(self._stderr)
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                piece = os.read(self._stderr.fileno(), _PIECE_BYTES)
+            except BlockingIOError:
+                return
+            if not piece and self._stderr in self._selector.get_map():
+                self._selector.unregister(self._stderr)
         self._said += piece[: max(0, _STDERR_LIMIT_BYTES - len(self._said))]

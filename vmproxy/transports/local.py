@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from vmproxy.errors import NotPermitted, UsageError
+from vmproxy.errors import LostContact, NotPermitted, UsageError
 from vmproxy.model import Target
 from vmproxy.transports import SshOptions
 from vmproxy.transports._child import ChildChannel
@@ -28,9 +28,11 @@ class LocalConnection:
     def __init__(self, options: SshOptions) -> None:
         self._options = options
         self._running: list[ChildChannel] = []
+        self._closed = False
 
     def start(self, command: str) -> ChildChannel:
-        """Start a command by /bin/sh. Raises NotPermitted where that cannot be."""
+        """Start a command by /bin/sh. Raises NotPermitted where that cannot be, LostContact after :meth:`close`."""
+        self._check_open()
         try:
             process = subprocess.Popen(  # noqa: S603 - a constant text, see machines/
                 ["/bin/sh", "-c", command],
@@ -46,10 +48,17 @@ class LocalConnection:
             raise NotPermitted(f"cannot run /bin/sh: {error.strerror}") from error
         channel = ChildChannel(process, self._options.output_limit_bytes)
         self._running.append(channel)
+        if self._closed:  # by another thread, which may not have seen this one
+            channel.close()
+            self._check_open()
         return channel
 
     def close(self) -> None:
-        """Close every channel."""
-        for channel in self._running:
+        """Close every channel, from whatever thread; no command is started any more. Safe to call twice."""
+        self._closed = True
+        for channel in list(self._running):
             channel.close()
-        self._running.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LostContact("the connection is closed")
