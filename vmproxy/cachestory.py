@@ -41,7 +41,6 @@ class CacheStory:
         self._started: Started | None = None
         self._used = False
         self._users = 0
-        self._url = ""
 
     def apply(
         self,
@@ -74,6 +73,7 @@ class CacheStory:
             return replace(report, warnings=(*report.warnings, note))
         with self._lock:
             status = cacherun.running(self._directory) or self._bring_up(target, settings, tell, more)
+            self._users += 1  # from here on nobody else's failure ends it
         try:
             with self._lent(settings) as url:
                 wanted = replace(self._with_port(settings, _port(status, self._port)), cache_object=url)
@@ -83,9 +83,8 @@ class CacheStory:
                     report = replace(proved, message=f"{report.message}; {proved.message}")
             # A restart that is pending and a proof that fails with --keep leave the VM behind the cache, too.
             self._used = self._used or report.exit in (0, 1, 3)
-        except BaseException:
-            self._end_unused()
-            raise
+        finally:
+            self._leave()
         return self._told(report, status, settings, url)
 
     def _with_port(self, settings: Settings, port: int) -> Settings:
@@ -109,6 +108,8 @@ class CacheStory:
         for words in self._places(gateway, sight.networks):
             tell("starting the cache")
             begun = self._start(words)
+            if not begun.how:
+                return begun.status  # another run was quicker: it is not ours to end, and apply asks for it as ever
             port = _port(begun.status, self._port)
             try:
                 # Another address than the VM's own gateway is asked by apply, as any proxy is.
@@ -146,18 +147,13 @@ class CacheStory:
         if not settings.verify:
             yield ""
             return
-        with self._lock:
-            if not self._users:
-                self._url = str((control.ask(self._directory, {"do": "sample"}) or {}).get("url", ""))
-            self._users += 1
+        url = str((control.ask(self._directory, {"do": "sample"}) or {}).get("url", ""))
         try:
-            yield self._url
+            yield url
         finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users and self._url:
-                    with suppress(VmproxyError):
-                        control.ask(self._directory, {"do": "sample-end"})
+            if url:
+                with suppress(VmproxyError):
+                    control.ask(self._directory, {"do": "sample-end", "url": url})
 
     def _told(self, report: Report, status: Mapping[str, Any], settings: Settings, url: str) -> Report:
         """The report with a word about the cache."""
@@ -169,8 +165,10 @@ class CacheStory:
         about = Finding(subject="cache", ok=True, detail=line)
         return replace(report, findings=(about, *report.findings), warnings=notes)
 
-    def _end_unused(self) -> None:
+    def _leave(self) -> None:
+        """One VM less; with the last one what we started ends, if none is behind it."""
         with self._lock:
+            self._users -= 1
             if self._started is not None and not self._used and not self._users:
                 self._stop()
 

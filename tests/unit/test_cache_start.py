@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -17,7 +18,7 @@ from tests.unit.schema import problems
 from tests.unit.test_cache_command import serving
 from tests.unit.test_cache_pip import free_port
 from vmproxy import cacherun
-from vmproxy.cache import control, place
+from vmproxy.cache import control, place, sample
 from vmproxy.cachehit import judge_fetches, request
 from vmproxy.errors import Busy, UsageError
 from vmproxy.routes import link_networks, parse
@@ -97,10 +98,65 @@ def test_the_object_is_a_miss_and_then_a_hit(tmp_path: Path) -> None:
         assert (first.status, second.status) == (200, 200) and first.body == second.body and len(first.body) > 1000
         assert "fwd=" in first["Cache-Status"] and "hit" in second["Cache-Status"]
         assert fetch(running.address, url + "0").status == 404
-        assert control.ask(where, {"do": "sample-end"}) == {"asked": 1}
+        assert control.ask(where, {"do": "sample-end", "url": url}) == {"asked": 1}
         assert fetch(running.address, url).status == 502
         assert running.do(lambda: len(running.proxy.store)) == 0
+        assert control.ask(where, {"do": "sample-end", "url": url}) == {"asked": 0}
+
+
+def test_two_who_prove_at_once_have_an_object_each(tmp_path: Path) -> None:
+    """The second loan leaves the first one's object as it is, and its end too; the last one's end ends it all."""
+    with proxy(settings(tmp_path / "c", targets=())) as running:
+        where = str(tmp_path / "c")
+        one, two = ((control.ask(where, {"do": "sample"}) or {})["url"] for _ in range(2))
+        first = fetch(running.address, one)
+        assert first.status == 200 and fetch(running.address, two).body != first.body
+        assert control.ask(where, {"do": "sample-end", "url": two}) == {"asked": 1}
+        again = fetch(running.address, one)
+        assert again.body == first.body and "hit" in again["Cache-Status"]
+        assert fetch(running.address, two).status == 404
         assert control.ask(where, {"do": "sample-end"}) == {"asked": 0}
+        assert fetch(running.address, one).status == 200
+        assert control.ask(where, {"do": "sample-end", "url": one}) == {"asked": 1}
+        assert fetch(running.address, one).status == 502
+        assert running.do(lambda: len(running.proxy.store)) == 0
+
+
+def test_an_object_outlives_a_long_wait_and_nobody_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lent for hours, past any --wait and question about a restart, and fresh for less; of too many the first goes."""
+    lives: list[float] = []
+
+    async def lend() -> None:
+        loop, lending = asyncio.get_running_loop(), sample.Sample()
+        later = loop.call_later
+        monkeypatch.setattr(loop, "call_later", lambda seconds, *work: lives.append(seconds) or later(seconds, *work))
+        urls = [lending.lend() for _ in range(300)]
+        assert lending.take_back(urls[0]) is None and lending.take_back(urls[-1]) == 0 and lending.lent
+        lending.stop()
+        assert lending.take_back(urls[-2]) is None and not lending.lent
+
+    asyncio.run(lend())
+    assert min(lives) >= 12 * 3600
+
+
+@pytest.mark.parametrize("lent", [True, False])
+def test_only_the_path_of_an_object_is_an_object(lent: bool) -> None:
+    """An empty path, another method and what is no request line are 404, whether anything is lent or not."""
+
+    async def ask() -> list[bytes]:
+        lending = sample.Sample()
+        await lending.start()
+        path = lending.lend().removeprefix(f"http://{sample.HOST}") if lent else "/x"
+        answers = []
+        for line in ("GET  HTTP/1.1", "GET  ", f"HEAD {path} HTTP/1.1", f"GET {path}0 HTTP/1.1", path, ""):
+            reader, writer = await asyncio.open_connection("127.0.0.1", lending.port)
+            writer.write(f"{line}\r\nHost: x\r\n\r\n".encode())
+            answers.append((await reader.read())[:13])
+            writer.close()
+        lending.stop()
+        return answers
+
+    assert set(asyncio.run(ask())) == {b"HTTP/1.1 404 "}
 
 
 MISS = b"@tool bash\nHTTP/1.1 200 OK\r\nCache-Status: vmproxy; fwd=uri-miss; stored\r\n\r\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,10 @@ class World:
         self.calls: list[str] = []
         self.status: dict[str, Any] | None = None
         self.reached, self.url = reached, "http://cache.vmproxy.invalid/x"
+        self.lent, self.returned = 0, list[str]()
+        self.how = "in the background"
         self.ends: dict[str, BaseException | Report] = {}
+        self.meanwhile: dict[str, Callable[[], object]] = {}
         self.settings: list[Settings] = []
         monkeypatch.setattr(cachestory.cacherun, "running", lambda _directory: self.status)
         monkeypatch.setattr(cachestory.cacherun, "stop", self.stop)
@@ -41,7 +44,7 @@ class World:
         self.calls.append(" ".join(["start", *words]))
         bound = [word.removeprefix("--bind=") for word in words if word.startswith("--bind=")]
         self.status = {"listen": f"{bound[0] if bound else '127.0.0.1'}:8123", "pid": 7}
-        return Started(status=self.status, how="in the background")
+        return Started(status=self.status, how=self.how)
 
     def stop(self, _directory: str) -> bool:
         """End it."""
@@ -51,7 +54,11 @@ class World:
 
     def ask(self, _directory: str, question: dict[str, Any]) -> dict[str, Any]:
         """Its control socket."""
-        return {"url": self.url} if question["do"] == "sample" else {"asked": 1}
+        if question["do"] == "sample":
+            self.lent += 1
+            return {"url": f"{self.url}{self.lent}" if self.url else ""}
+        self.returned.append(question["url"])
+        return {"asked": 1}
 
     def detect(self, _target: str, _settings: Settings, *, probe_port: int | None = None, **_more: Any) -> Sighting:
         """What the VM sees of its host."""
@@ -65,6 +72,8 @@ class World:
         self.calls.append(f"apply {target}{' dry' if dry_run else ''}")
         self.settings.append(settings)
         end = self.ends.get(target, Report(target=target, changed=True, message="done"))
+        if target in self.meanwhile:
+            self.meanwhile.pop(target)()
         if isinstance(end, BaseException):
             raise end
         return end
@@ -83,7 +92,7 @@ def test_it_is_started_at_the_gateway_for_the_vms_network(monkeypatch: pytest.Mo
     assert world.calls == ["start --bind=192.168.64.1 --allow=192.168.64.0/24", "apply a"]
     (told,) = world.settings
     assert told.proxy == ProxyURL(scheme="http", host="127.0.0.1", port=8123) and "proxy" in told.given
-    assert told.cache_object == world.url
+    assert told.cache_object == f"{world.url}1" and world.returned == [told.cache_object]
     assert report.findings[0].detail == "192.168.64.1:8123, started in the background, process 7"
 
 
@@ -135,6 +144,39 @@ def test_one_vm_behind_it_is_enough_to_stay(monkeypatch: pytest.MonkeyPatch) -> 
     world.story.apply("a", Settings())
     with pytest.raises(RolledBack):
         world.story.apply("b", Settings())
+    assert world.status is not None and "stop" not in world.calls
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_vm_that_fails_leaves_the_cache_to_those_still_at_work(monkeypatch: pytest.MonkeyPatch, verify: bool) -> None:
+    """Side by side, with a proof and without: the one that fails first ends nothing, the last one does; each has had
+    an object of its own."""
+    world = World(monkeypatch)
+    world.ends = {"a": RolledBack("no"), "b": RolledBack("no")}
+    seen: list[bool] = []
+
+    def other() -> None:
+        with pytest.raises(RolledBack):
+            world.story.apply("b", Settings(verify=verify))
+        seen.append(world.status is not None)
+
+    world.meanwhile["a"] = other
+    with pytest.raises(RolledBack):
+        world.story.apply("a", Settings(verify=verify))
+    assert seen == [True] and world.calls[-3:] == ["apply a", "apply b", "stop"]
+    assert world.returned == ([f"{world.url}2", f"{world.url}1"] if verify else [])
+
+
+@pytest.mark.parametrize("reached", ["192.168.64.1", "nowhere"])
+def test_what_another_run_started_is_not_ours_to_end(monkeypatch: pytest.MonkeyPatch, reached: str) -> None:
+    """It was quicker: whatever comes of the VM, that cache goes on, and is not said to be started by us."""
+    world = World(monkeypatch, reached=reached)
+    world.how = ""
+    report = world.story.apply("a", Settings())
+    assert ", running, process 7" in report.findings[0].detail
+    world.status, world.ends["a"] = None, RolledBack("no")
+    with pytest.raises(RolledBack):
+        world.story.apply("a", Settings())
     assert world.status is not None and "stop" not in world.calls
 
 

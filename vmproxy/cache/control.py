@@ -67,6 +67,7 @@ class Control:
         self._server: asyncio.Server | None = None
         self._begun = time.time()
         self._sample: Sample | None = None
+        self._lending = asyncio.Lock()
 
     def load(self) -> None:
         """Go on with the counters of the run before."""
@@ -93,7 +94,7 @@ class Control:
 
     async def stop(self) -> None:
         """Keep the counters and stop listening."""
-        if self._sample:
+        if self._sample is not None:
             self._sample.stop()
         self.save()
         if self._server:
@@ -118,7 +119,7 @@ class Control:
         if asked.get("do") == "sample":
             return await self._lend()
         if asked.get("do") == "sample-end":
-            return {"asked": await self._take_back()}
+            return {"asked": await self._take_back(str(asked.get("url", "")))}
         if asked.get("do") == "stop":
             # As whoever runs it in the foreground would: after this answer.
             asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
@@ -140,28 +141,26 @@ class Control:
         return {"error": "unknown question"}
 
     async def _lend(self) -> dict[str, Any]:
-        """Have the proxy know :mod:`vmproxy.cache.sample`'s object, where the engine can."""
+        """Have the proxy know one more of :mod:`vmproxy.cache.sample`'s objects, where the engine can."""
         lend = getattr(self._proxy, "lend", None)
         if lend is None:
             return {"error": "not with this engine"}
-        await self._take_back()
-        if self._sample is None:  # squid has one from its start
-            sample = getattr(self._proxy, "sample", None) or Sample()
-            if not sample.port:
-                await sample.start()
-            self._sample = sample
-        self._sample.renew()
+        async with self._lending:
+            if self._sample is None:  # squid has one from its start
+                sample = getattr(self._proxy, "sample", None) or Sample()
+                if not sample.port:
+                    await sample.start()
+                self._sample = sample
         lend(self._sample.port)
-        return {"url": self._sample.url}
+        return {"url": self._sample.lend()}
 
-    async def _take_back(self) -> int:
-        """Forget the object again; how often its origin was asked."""
-        sample = self._sample
-        if sample is None or not sample.url:
+    async def _take_back(self, url: str) -> int:
+        """Forget one object again, and no other's; how often its origin was asked."""
+        asked = None if self._sample is None else self._sample.take_back(url)
+        if asked is None:
             return 0
-        url, asked = sample.url, sample.asked
-        sample.forget()
-        self._proxy.lend(0)  # type: ignore[attr-defined]
+        if self._sample is not None and not self._sample.lent:
+            self._proxy.lend(0)  # type: ignore[attr-defined]
         await self._proxy.purge(url)
         return asked
 
