@@ -135,6 +135,17 @@ def test_an_import_that_fails_leaves_nothing(client: Client) -> None:
     assert client.asked[2].startswith("image rm vmproxy-way-in:")
 
 
+def test_an_engine_that_goes_while_the_image_is_made(client: Client) -> None:
+    """One try to remove what may be there, and no word of an image that was perhaps never made."""
+    client.says("import", err="Cannot connect to the Docker daemon at unix:///var/run/docker.sock.")
+    client.says("image", err="Error: conflict: the image is used by a container that is on its way out")
+    said: list[str] = []
+    with pytest.raises(Unreachable):
+        docker.connect(TARGET, options=SshOptions(notify=said.append))
+    assert [line.rpartition(":")[0] for line in client.asked[2:]] == ["image rm vmproxy-way-in"]
+    assert said == []
+
+
 def test_a_helper_image(client: Client) -> None:
     """It is run by its id and never pulled, made or removed; one that is not there, or no name, is exit 2."""
     client.says("image", out="sha256:" + "b" * 64 + "\n")
@@ -296,6 +307,71 @@ def test_p12_an_engine_that_stays_away() -> None:
     channel.begin()
     with pytest.raises(LostContact, match="does not take another"):
         channel.receive(timeout_seconds=0.3)
+
+
+def talking(world: World) -> docker.DockerChannel:
+    """A conversation that has begun."""
+    channel = docker.DockerChannel(world.way, own_image=True, limit_bytes=1 << 20)  # type: ignore[arg-type,return-value]
+    channel.begin()
+    return channel
+
+
+def test_f28_a_channel_that_was_closed_starts_no_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its container ends because another thread has closed it: contact is lost, and no further one begins."""
+    world = World(4, b"never", [(100, 8)], 8)
+    channel = talking(world)
+    receive = world.ways[0].receive
+
+    def closed_meanwhile(*, timeout_seconds: float) -> bytes:
+        channel.close()
+        return receive(timeout_seconds=timeout_seconds)
+
+    monkeypatch.setattr(world.ways[0], "receive", closed_meanwhile)
+    for again in (lambda: channel.receive(timeout_seconds=60), lambda: channel.wait(timeout_seconds=60)):
+        with pytest.raises(LostContact, match="closed"):
+            again()
+    with pytest.raises(LostContact, match="closed"):
+        channel.send(b"x", timeout_seconds=60)
+    assert len(world.ways) == 1
+
+
+def test_f28_a_container_that_begins_while_the_channel_is_closed_is_ended() -> None:
+    """The other thread could not see it: so it is ended here, without a word to it."""
+    world = World(4, b"never", [(100, 8)], 8)
+    ended = []
+
+    def way() -> Way:
+        made = world.way()
+        if len(world.ways) > 1:
+            channel.close()
+            made.close = lambda *, patience_seconds=0.0: ended.append(made)  # type: ignore[method-assign]
+        return made
+
+    channel = docker.DockerChannel(way, own_image=True, limit_bytes=1 << 20)  # type: ignore[arg-type,return-value]
+    channel.begin()
+    with pytest.raises(LostContact, match="closed"):
+        channel.receive(timeout_seconds=60)
+    assert ended == world.ways[1:]
+    assert [made.lines for made in ended] == [b""]
+
+
+def test_f28_a_connection_that_was_closed_starts_no_container(client: Client) -> None:
+    """A thread that is about to start a command hears that contact is lost; nothing is run."""
+    connection = docker.connect(TARGET, options=SshOptions())
+    connection.close()
+    asked = client.asked
+    with pytest.raises(LostContact):
+        connection.start("true")
+    assert client.asked == asked
+
+
+def test_the_status_is_heard_behind_output_that_nobody_reads() -> None:
+    """``wait`` takes what the command still says, and it can be read after it."""
+    world = World(0, b"said before the end", [], 4)
+    channel = talking(world)
+    assert channel.wait(timeout_seconds=10) == 3
+    assert channel.receive(timeout_seconds=10) == world.answer
+    assert channel.receive(timeout_seconds=10) == b""
 
 
 @pytest.mark.parametrize("garbage", [b"\x1b[31m\n", b"out -1\n", b"out 99999999999999\n", b"x" * 5000])

@@ -51,6 +51,7 @@ class DockerConnection:
     def __init__(self, engine: Engine, options: SshOptions) -> None:
         self._engine, self._options = engine, options
         self._open: list[DockerChannel] = []
+        self._closed = False
         self._made = ""
         if options.helper_image:
             self._image = engine.image(options.helper_image)
@@ -58,8 +59,10 @@ class DockerConnection:
         self._made = f"vmproxy-way-in:{os.urandom(8).hex()}"
         try:
             self._image = _make(engine, self._made)
-        except BaseException:
-            self._remove()
+        except BaseException:  # it may be there all the same, but nobody knows
+            made, self._made = self._made, ""
+            with contextlib.suppress(VmproxyError):
+                engine.run("image", "rm", made, timeout_seconds=_END_SECONDS)
             raise
 
     def start(self, command: str) -> DockerChannel:
@@ -71,12 +74,15 @@ class DockerConnection:
             limit_bytes=self._options.output_limit_bytes,
         )
         self._open.append(channel)
+        if self._closed:  # by another thread, which may not have seen this one
+            channel.close()
         channel.begin()
         return channel
 
     def close(self) -> None:
-        """Close every channel, and take the image away."""
-        for channel in self._open:
+        """Close every channel, from whatever thread, and take the image away; no command is started any more."""
+        self._closed = True
+        for channel in list(self._open):
             channel.close()
         self._open.clear()
         self._remove()
@@ -136,7 +142,7 @@ class DockerChannel:
         self._said = bytearray()
         self._raw = bytearray()
         self._left, self._errors = 0, False
-        self._input_ended = self._over = self._joined = False
+        self._input_ended = self._over = self._joined = self._closed = False
         self._status: int | None = None
 
     @property
@@ -150,6 +156,7 @@ class DockerChannel:
         word = self._open("open", deadline)
         if word == "ready 0":
             self._joined = True
+            self._check_open()
             return
         self.close()
         if word == "bound":
@@ -162,12 +169,13 @@ class DockerChannel:
 
     def send(self, data: bytes, *, timeout_seconds: float) -> None:
         """Write all of ``data``; what a container that ended did not pass on, the next one does. Raises LostContact."""
-        if self._input_ended or self._over or self._way is None:
+        way = self._way
+        if self._input_ended or self._over or way is None:
             raise LostContact("the command's input is closed")
         deadline = time.monotonic() + timeout_seconds
         self._sent += data
         try:
-            self._way.send(data, timeout_seconds=timeout_seconds)
+            way.send(data, timeout_seconds=timeout_seconds)
         except LostContact:
             if time.monotonic() >= deadline:
                 raise
@@ -177,12 +185,7 @@ class DockerChannel:
         """The next piece of stdout, ``b""`` at its end. Raises LostContact."""
         deadline = time.monotonic() + timeout_seconds
         while not self._ahead and not self._over:
-            if not self._joined:  # interrupted on the way to the next container
-                self._again(deadline)
-            try:
-                self._take(self._next(deadline, f"no answer within {timeout_seconds:g} s"))
-            except _Ended:
-                self._again(deadline)
+            self._more(deadline, f"no answer within {timeout_seconds:g} s")
         piece = bytes(self._ahead)
         self._ahead.clear()
         return piece
@@ -190,40 +193,60 @@ class DockerChannel:
     def end_input(self) -> None:
         """Close the command's stdin."""
         self._input_ended = True
-        if self._way is not None:
-            self._way.end_input()
+        way = self._way
+        if way is not None:
+            way.end_input()
 
     def wait(self, *, timeout_seconds: float) -> int | None:
         """The exit status; None where it is not known. Raises LostContact."""
         deadline = time.monotonic() + timeout_seconds
         while not self._over:
-            self._ahead += self.receive(timeout_seconds=max(0.0, deadline - time.monotonic()))
+            self._more(deadline, f"the command did not end within {timeout_seconds:g} s")
         return self._status
 
     def close(self) -> None:
-        """End the command's input, and wait a little for its end: it may be putting things back."""
-        self._input_ended = True
+        """End the command's input, and wait a little for its end: it may be putting things back. No container is
+        started any more, whatever thread is about to. Safe to call twice."""
+        self._closed = self._input_ended = True
         way, self._way = self._way, None
         if way is not None:
             way.close(patience_seconds=_END_SECONDS)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LostContact("the command's channel is closed")
+
+    def _more(self, deadline: float, late: str) -> None:
+        """Something more of what the command says, from this container or the next. Raises LostContact."""
+        if not self._joined:  # interrupted on the way to the next container
+            self._again(deadline)
+        try:
+            self._take(self._next(deadline, late))
+        except _Ended:
+            self._again(deadline)
+
     def _open(self, mode: str, deadline: float) -> str:
         """The first line of a new container."""
-        if self._way is not None:
-            self._way.close()
+        old = self._way
+        if old is not None:
+            old.close()
         self._joined = False
         self._raw.clear()
         self._left = 0
-        self._way = self._make_way()
+        self._check_open()
+        way = self._way = self._make_way()
+        if self._closed:  # meanwhile, by another thread, which may not have seen this one
+            way.close()
+            self._check_open()
         with contextlib.suppress(LostContact):  # it ended at once: what it said is the better reason
-            self._way.send(f"{mode} {self._nonce} {self._got}\n".encode("ascii"), timeout_seconds=_BEGIN_SECONDS)
+            way.send(f"{mode} {self._nonce} {self._got}\n".encode("ascii"), timeout_seconds=_BEGIN_SECONDS)
         while b"\n" not in self._raw:
             try:
                 self._raw += self._next(deadline, "the container does not start")
             except _Ended:
                 with contextlib.suppress(LostContact):
-                    self._way.wait(timeout_seconds=_END_SECONDS)
-                raise explain(self._way.stderr, own_image=self._own_image) from None
+                    way.wait(timeout_seconds=_END_SECONDS)
+                raise explain(way.stderr, own_image=self._own_image) from None
             if len(self._raw) > _LINE_LIMIT_BYTES and b"\n" not in self._raw[:_LINE_LIMIT_BYTES]:
                 raise LostContact(f"the VM does not speak as agreed: {printable(bytes(self._raw), limit=80)}")
         line, _, rest = bytes(self._raw).partition(b"\n")
@@ -233,6 +256,7 @@ class DockerChannel:
     def _again(self, deadline: float) -> None:
         """The next container takes up the conversation, as soon as the engine runs. Raises LostContact."""
         while True:
+            self._check_open()
             left = deadline - time.monotonic()
             if left <= 0:
                 raise LostContact("the engine ended the container and does not take another")
@@ -242,14 +266,16 @@ class DockerChannel:
             if word == "gone":
                 raise LostContact("the engine was restarted, and what ran in the VM is gone")
             if word.startswith("ready ") and word[6:].isascii() and word[6:].isdigit():
-                arrived = int(word[6:])
-                if arrived > len(self._sent) or self._way is None:
+                arrived, way = int(word[6:]), self._way
+                if way is None:
+                    continue  # closed
+                if arrived > len(self._sent):
                     raise LostContact(f"the VM does not speak as agreed: {printable(word, limit=60)}")
                 with contextlib.suppress(LostContact):  # it ended, too: then the next one
                     if arrived < len(self._sent):
-                        self._way.send(bytes(self._sent[arrived:]), timeout_seconds=max(1.0, left))
+                        way.send(bytes(self._sent[arrived:]), timeout_seconds=max(1.0, left))
                     if self._input_ended:
-                        self._way.end_input()
+                        way.end_input()
                     self._joined = True
                     return
             time.sleep(min(_PAUSE_SECONDS, max(0.0, left)))
@@ -261,10 +287,12 @@ class DockerChannel:
         left = deadline - time.monotonic()
         if left <= 0:
             raise LostContact(late)
-        if self._way is None:
+        way = self._way
+        if way is None:
             raise LostContact("the command's channel is closed")
-        piece = self._way.receive(timeout_seconds=left)
+        piece = way.receive(timeout_seconds=left)
         if not piece:
+            self._check_open()
             raise _Ended("the container ended")
         return piece
 
