@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.lab.index import PACKAGE, LabIndex
+from vmproxy.cache import pipstore, place
 from vmproxy.cache.pipcache import PipCache, need_proxpi
 from vmproxy.cache.run import make_settings
 from vmproxy.errors import UsageError
@@ -142,8 +143,33 @@ def test_pip_downloads_once_and_env_knows(tmp_path: Path) -> None:
         log = (tmp_path / "c/vmproxy/proxy/serve.log").read_text()
         assert "the cache for pip ended" in log
         assert home.pip("three")
+        assert home.run("cache", "purge").startswith("0 entries")  # proxpi knows by heart what it has
     until(lambda: not alive(second))
     assert "PIP_INDEX_URL" not in json.loads(home.run(*words))
+    kept = tmp_path / "c/vmproxy/proxy/pip"
+    assert list(kept.rglob("*.whl"))
+    assert not home.run("cache", "purge", "http*").startswith("1") and kept.exists()
+    assert json.loads(home.run("cache", "purge", "--json"))["purged"]["entries"] > 0 and not kept.exists()
+
+
+def test_what_is_kept_for_pip_goes_while_nothing_runs(tmp_path: Path) -> None:
+    """All files, and no link is followed; where a cache holds the directory nothing is touched."""
+    kept, other = tmp_path / "d/pip", tmp_path / "other"
+    assert pipstore.purge(str(tmp_path / "d")) == (0, 0)
+    place.prepare(str(tmp_path / "d"))
+    (kept / "x").mkdir(parents=True)
+    other.mkdir()
+    for file in (kept / "a.whl", kept / "x/b.whl", other / "mine"):
+        file.write_bytes(b"12345")
+    handle = place.lock(str(tmp_path / "d"))
+    assert handle is not None
+    try:
+        assert pipstore.purge(str(tmp_path / "d")) is None and (kept / "x/b.whl").exists()
+    finally:
+        os.close(handle)
+    assert pipstore.purge(str(tmp_path / "d")) == (2, 10) and not kept.exists()
+    kept.symlink_to(other)
+    assert pipstore.purge(str(tmp_path / "d")) == (0, 0) and (other / "mine").exists()
 
 
 def test_it_never_outlives_a_cache_that_is_killed(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _HOSTS = 10
 _USUAL_SECONDS, _SHORTEST_SECONDS = 2.0, 0.2
+_ALL = "*"
 _TUNNELS = "https: is tunnelled and never cached"
 SERVE = (
     *("port", "bind", "dir", "size", "allow", "allow-target", "connect-port", "engine"),
@@ -192,19 +193,26 @@ def _make_purge() -> click.Command:
     def purge(run: Run) -> int:
         """Remove what the cache holds: all, or the addresses that PATTERN (a glob) fits.
 
-        While a proxy runs on the directory, too.
+        While a proxy runs on the directory, too; what it keeps for pip goes with all of it, once no proxy runs.
         """
-        from vmproxy.cache import control
+        from vmproxy.cache import control, pipstore
 
         pattern = click.get_current_context().params["pattern"]
         count, size = control.purge(directory(run), pattern)
+        if pattern == _ALL:
+            packages = pipstore.purge(directory(run))
+            if packages is None:
+                what = "what is kept for pip stays while the cache runs: vmproxy cache stop, then purge again"
+                run.output.warn(what, beside_json=True)
+            else:
+                count, size = count + packages[0], size + packages[1]
         if run.output.json:
             run.output.document(document(changed=count > 0, purged={"entries": count, "bytes": size}))
         else:
             run.output.result(f"{count} {'entry' if count == 1 else 'entries'} removed, {_bytes(size)}")
         return 0
 
-    purge.params.insert(0, click.Argument(["pattern"], required=False, default="*", metavar="[PATTERN]"))
+    purge.params.insert(0, click.Argument(["pattern"], required=False, default=_ALL, metavar="[PATTERN]"))
     return purge
 
 
