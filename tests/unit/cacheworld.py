@@ -59,7 +59,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             route(self)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = _any
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _any
 
     def answer(self, status: int, body: bytes, **fields: str) -> None:
         """A whole answer; ``cache_control`` is Cache-Control."""

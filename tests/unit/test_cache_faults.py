@@ -233,6 +233,35 @@ def test_stale_if_error_is_given_where_the_origin_allows_it(tmp_path: Path) -> N
             assert fetch(running.address, server.url("/plain")).status == expected
 
 
+def test_an_entry_that_goes_while_its_origin_is_asked(tmp_path: Path) -> None:
+    """Purged before the origin fails: no stale answer is there to be given, so it is asked anew, its failure told."""
+    with origin() as server, proxy(settings(tmp_path / "c")) as running:
+
+        def route(handler: object) -> None:
+            if server.hits["/goes"] == 1:
+                handler.answer(200, b"old", cache_control="max-age=0, stale-if-error=60", etag='"1"')  # type: ignore[attr-defined]
+                return
+            running.do(running.proxy.store.purge)
+            handler.answer(503, b"bad")  # type: ignore[attr-defined]
+
+        server.routes["/goes"] = route
+        assert fetch(running.address, server.url("/goes")).body == b"old"
+        got = fetch(running.address, server.url("/goes"))
+        assert (got.status, got.body, server.hits["/goes"]) == (503, b"bad", 3)
+        assert not [line for line in running.log if line.startswith("bug")]
+
+
+@pytest.mark.parametrize(("method", "times"), [("GET", 2), ("PUT", 2), ("DELETE", 2), ("POST", 1), ("PATCH", 1)])
+def test_what_is_not_idempotent_is_sent_once(tmp_path: Path, method: str, times: int) -> None:
+    """An origin that reads a request on a kept connection and closes may have acted on it (RFC 9110 9.2.2)."""
+    with origin() as server, proxy(settings(tmp_path / "c")) as running:
+        url = server.serve("/before", cache_control=FRESH)  # its connection is kept before its answer goes out
+        server.routes["/act"] = lambda handler: setattr(handler, "close_connection", True)
+        assert fetch(running.address, url).status == 200
+        assert fetch(running.address, server.url("/act"), method).status == 502
+        assert server.hits["/act"] == times
+
+
 def test_t10_slow_and_idle_clients_are_let_go(tmp_path: Path) -> None:
     """A head that trickles gets 408 however many bytes come; an idle connection is closed."""
     with proxy(settings(tmp_path / "c", limits=quick(head_seconds=0.4, idle_seconds=0.4))) as running:

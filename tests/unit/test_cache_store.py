@@ -294,6 +294,25 @@ def test_confirmations_do_not_make_a_file_grow_for_ever(directory: Path) -> None
     store.close()
 
 
+def test_an_entry_that_is_gone_is_neither_used_nor_confirmed(directory: Path) -> None:
+    """Purged or replaced while its origin was asked: no word of it, and the new one's file keeps its own head."""
+    store = Store(str(directory), limit=1 << 30)
+    old = store.put("http://a/", stored(), b"old")
+    store.put("http://a/", stored(etag='"2"'), b"new")
+    store.use(old)
+    with pytest.raises(Corrupt):
+        store.renew(old, stored(etag='"1"'))
+    store.close()
+    store = Store(str(directory), limit=1 << 30)
+    found = store.find("http://a/", REQUEST)
+    assert found and ("ETag", '"2"') in found.stored.fields and store.whole(found) == b"new"
+    store.purge()
+    store.use(found)
+    with pytest.raises(Corrupt):
+        store.renew(found, stored())
+    store.close()
+
+
 @given(st.binary(max_size=1000), st.lists(st.integers(0, 400), max_size=5))
 def test_digests_do_not_depend_on_the_pieces(data: bytes, cuts: list[int]) -> None:
     """Written in any pieces, across block ends too, the digests are those of the blocks."""

@@ -24,6 +24,7 @@ _OWN_SECONDS = 10.0
 _RESOLVERS = 16
 _WARN_SECONDS = 60.0
 _PARENT = "the upstream proxy"
+_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 
 
 Place = tuple[str, int]
@@ -262,14 +263,15 @@ class Origins:
     ) -> Answer:
         """Send a head, and what ``upload`` starts to send behind it; the answer's head. Raises NoAnswer.
 
-        A kept connection that turns out to be closed is replaced once, if nothing but the head was sent.
+        A kept connection that turns out to be closed is replaced once, if nothing but the head was sent. The origin may
+        have acted on that head all the same: a method that is not idempotent goes on a new one (RFC 9110 9.2.2).
         """
         began = self._loop.time()
         parent = self.parent_of(host, port)
         place, whose = (parent.place, _PARENT) if parent else ((host, port), "the origin")
         if parent:
             self._check(host, port)
-        wire = None if upload else self._kept(place)
+        wire = None if upload or method not in _IDEMPOTENT else self._kept(place)
         reused = wire is not None
         while True:
             if wire is None:

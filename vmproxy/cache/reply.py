@@ -121,10 +121,13 @@ def origin_fields(head: Head, *, no_body: bool) -> Fields:
 
 
 async def give(reply: Reply, store: Store, entry: Entry, request: Head, *, now: float, status: str) -> bool:
-    """Answer from the store: whole, a range, a 304, a head. False where the entry is broken and nothing was sent.
+    """Answer from the store: whole, a range, a 304, a head. False where the entry is broken, or gone since it was
+    found, and nothing was sent.
 
     Raises Lost; Corrupt where a later block is broken: the connection has to be cut then.
     """
+    if not store.holds(entry):
+        return False
     fields = own_fields(entry, now=now)
     if not_modified(request, fields):
         few = [pair for pair in fields if pair[0].lower() in _ONLY_VALIDATORS]

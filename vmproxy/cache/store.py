@@ -130,7 +130,9 @@ class Store:
         return self._entries.get(entry.name) is entry
 
     def use(self, entry: Entry) -> None:
-        """Note that an entry was used just now."""
+        """Note that an entry was used just now, unless it is gone."""
+        if not self.holds(entry):
+            return
         self._entries.move_to_end(entry.name)
         now = self._now()
         if now - entry.touched > _TOUCH_SECONDS:
@@ -225,7 +227,12 @@ class Store:
         return entry
 
     def renew(self, entry: Entry, stored: Stored) -> Entry:
-        """The entry with the head that a 304 confirmed; its file is appended to. Raises Corrupt, OSError."""
+        """The entry with the head that a 304 confirmed; its file is appended to. Raises Corrupt, OSError.
+
+        Corrupt, too, where it is gone meanwhile: what lies under its name then has a head of its own.
+        """
+        if not self.holds(entry):
+            raise Corrupt
         path = os.path.join(self._path, entry.name)
         with open(path, "r+b", buffering=0) as file:
             url, _old, length, digests = read_tail(file)
@@ -241,8 +248,6 @@ class Store:
             except OSError:
                 file.truncate(size)
                 raise
-        if not self.holds(entry):
-            return entry
         body = entry.body
         self._take_out(entry)
         fresh = Entry(name=entry.name, url=url, stored=stored, length=length, size=size + len(rest))
