@@ -20,7 +20,10 @@ import pytest
 from tests.fake.conftest import By, Keys, read_all
 from tests.fake.realservers import free_port, open_directory
 from vmproxy.errors import LostContact, NotPermitted, Unreachable, Untrusted, UsageError
+from vmproxy.model import Target
+from vmproxy.transports import SshOptions
 from vmproxy.transports._known_hosts import fingerprint
+from vmproxy.transports._sshprogram import way
 
 Start = Callable[..., Any]
 
@@ -331,6 +334,22 @@ def test_other_kinds_of_vms_do_without_ssh_config(
     config = tmp_path / "config"
     config.write_text("Host *\n HostName nowhere.invalid\n Port 9\n User x\n ProxyCommand false\n")
     assert read_all(log_in(serve().port, ssh_config=str(config)).start("echo in")) == b"in\n"
+
+
+def test_t02_without_its_key_a_vm_is_offered_no_other(log_in: Start, serve: Start, keys: Keys) -> None:
+    """Of a VM with a key of its own, whose file is gone: the user's usual keys stay at home, and the hint names the
+    password that such VMs have."""
+    with pytest.raises(NotPermitted) as caught:
+        log_in(serve().port, identities=("gone",), target={"passwords": ("tcuser",)})
+    assert "without --ssh openssh" in caught.value.hint
+    for name, files in (("gone", ["none"]), ("ed25519", [keys.path("ed25519")])):
+        vm = Target(
+            name="vm", provider="x", host="127.0.0.1", port=1, identities=(keys.path(name),), only_identities=True
+        )
+        found = way(vm, SshOptions(), "", environ=os.environ)
+        argv = (found.program, "-G", *found.where, *found.words, found.host)
+        said = subprocess.run(argv, check=True, timeout=60, capture_output=True, text=True).stdout
+        assert re.findall("^identityfile (.*)", said, re.MULTILINE) == files
 
 
 def test_the_users_live_socket_is_used_and_stays(

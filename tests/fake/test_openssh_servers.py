@@ -13,7 +13,8 @@ import pytest
 from tests.fake.conftest import By, Keys, read_all
 from tests.fake.realservers import sshd
 from tests.fake.test_openssh import short  # noqa: F401 - a fixture
-from vmproxy.errors import NotPermitted, Unreachable
+from vmproxy.errors import NotPermitted, Unreachable, Untrusted
+from vmproxy.transports._known_hosts import fingerprint
 
 Start = Callable[..., Any]
 OLD = ("HostKeyAlgorithms ssh-rsa", "PubkeyAcceptedAlgorithms ssh-rsa")
@@ -71,6 +72,15 @@ def test_sha1_only(log_in: Start, old: tuple[int, str], keys: Keys) -> None:
     connection = log_in(old[0], identities=("rsa",), target={"user": old[1]}, notify=said.append)
     assert read_all(connection.start("echo in")) == b"in\n"
     assert [line for line in said if "SHA-1" in line]
+
+
+def test_sha1_only_with_a_pin(log_in: Start, old: tuple[int, str], keys: Keys) -> None:
+    """--host-key with that server's key gets in as well; with another it is exit 4."""
+    words: dict[str, Any] = {"identities": ("rsa",), "target": {"user": old[1]}}
+    connection = log_in(old[0], **words, host_key=fingerprint(keys.blob("host_rsa")))
+    assert read_all(connection.start("echo in")) == b"in\n"
+    with pytest.raises(Untrusted, match="wanted is SHA256:AAAA"):
+        log_in(old[0], **words, host_key="SHA256:" + "A" * 43)
 
 
 def test_sha1_only_against_the_users_word(log_in: Start, old: tuple[int, str], keys: Keys, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmproxy.errors import NotPermitted, Unreachable, Untrusted, VmproxyError
+from vmproxy.errors import NotPermitted, Unreachable, Untrusted, UsageError, VmproxyError
 from vmproxy.model import printable
 from vmproxy.transports._sshsaid import Offence, Said
 
@@ -108,6 +108,28 @@ def test_a_warning_is_no_jump_host(more: str, direct: bool) -> None:
     """A key file that is not there, or any word of a VM with nothing on the way to it, hides no reason in the log."""
     error = said(REFUSED, more, direct=direct)
     assert "connection refused" in str(error) and error.where == "vm:22"
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("command-line: line 0: Bad configuration option: remotecommand\r\n", "OpenSSH 7.6 is needed"),
+        ('command-line line 0: unsupported option "accept-new".\r\n', "OpenSSH 7.6 is needed"),
+        ("command-line: line 0: Bad configuration option: checkhostip\r\n", "Bad configuration option: checkhostip"),
+    ],
+)
+def test_an_ssh_that_does_not_know_our_options(more: str, words: str) -> None:
+    """Exit 2 and the version that is needed; what the ssh of a ProxyCommand says of its own options is none of it."""
+    error = said("", more, direct=True)
+    assert type(error) is UsageError and words in str(error) and error.hint
+    assert type(said("debug1: Executing proxy command: ssh\n", more)) is Unreachable
+
+
+def test_a_usual_password_is_the_librarys() -> None:
+    """Where the library would have got in by it, the hint says so."""
+    denied = KEY + "docker@vm: Permission denied (publickey,password).\n"
+    assert "without --ssh openssh" in said(denied, password=True).hint
+    assert "without --ssh openssh" not in said(denied).hint
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from vmproxy.errors import LostContact, Refused, UsageError
 from vmproxy.model import Target, printable
 from vmproxy.transports import SshOptions, _known_hosts
 from vmproxy.transports._jump import LIMIT, Hop, parse
+from vmproxy.transports._sshsaid import TOO_OLD
 from vmproxy.values import dataclass
 
 _SECONDS = 20.0
@@ -64,8 +65,8 @@ class Place:
 class Way:
     """How one VM is reached. ``where`` are ``-F`` words and ``words`` others that go before the host on ssh's command
     line; ``jumps`` are said by ``-J``, ``hops`` are all hosts on the way, those of ssh_config too. ``socket`` is the
-    ControlPath of ssh_config, "" for none; ``config`` is the text of an ssh_config for this run, "" for none; ``direct``
-    says that there is no ProxyCommand either."""
+    ControlPath of ssh_config, "" for none; ``config`` is the text of an ssh_config for this run, "" for none.
+    ``direct`` says that there is no ProxyCommand either, ``password`` that the library knows a usual password of it."""
 
     program: str
     where: tuple[str, ...]
@@ -78,6 +79,7 @@ class Way:
     socket: str = ""
     config: str = ""
     direct: bool = False
+    password: bool = False
 
 
 Said = Mapping[str, tuple[str, ...]]
@@ -104,7 +106,11 @@ def way(target: Target, options: SshOptions, pin: str, *, environ: Mapping[str, 
     own = Path(options.known_hosts or target.known_hosts or _known_hosts.default_path()).expanduser()
     place = _place(said, own, users=target.provider == "ssh")
     words += tuple(word for name in (*options.identities, *target.identities) for word in ("-i", _key(name)))
-    words += ("-o", "IdentitiesOnly=yes") if target.only_identities else ()
+    if target.only_identities:
+        words += ("-o", "IdentitiesOnly=yes")
+        # Where ssh finds none of the files, it would take the usual ones.
+        mine = any(os.path.isfile(os.path.expanduser(name)) for name in (*options.identities, *target.identities))
+        words += () if mine else ("-o", "IdentityFile=none")
     words += _options(*(text for key, text in _WHERE_KNOWN.items() if key in said))
     jumps = parse(" ".join(said.get("proxyjump", ())), where="-J" if options.jump else "ssh_config")
     path = "" if pin else " ".join(said.get("controlpath", ("none",)))
@@ -117,6 +123,7 @@ def way(target: Target, options: SshOptions, pin: str, *, environ: Mapping[str, 
         known_hosts=own,
         jumps=jumps,
         socket="" if path in ("", "none") else path,
+        password=bool(target.passwords),
         direct=not jumps and _one(said, "proxycommand") in ("", "none"),
     )
     if not jumps:
@@ -185,8 +192,7 @@ def _complaint(text: str) -> UsageError:
         hint = f"--known-hosts FILE with the VM's key, {_INSTEAD}"
         return UsageError("this ssh cannot be held to one host key: OpenSSH 8.5 can", where="--host-key", hint=hint)
     if any("option -- G" in line for line in lines):
-        hint = "without --ssh openssh"
-        return UsageError("this ssh is too old: OpenSSH 6.8 is needed", where="ssh -G", hint=hint)
+        return UsageError(TOO_OLD, where="ssh -G", hint="without --ssh openssh")
     said = printable(lines[0], limit=160) if lines else "it does not say why"
     return UsageError(f"ssh does not take its configuration: {said}", where="ssh -G", hint="-F FILE, or -F none")
 

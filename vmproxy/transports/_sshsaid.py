@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from vmproxy.errors import NotPermitted, Unreachable, Untrusted, VmproxyError
+from vmproxy.errors import NotPermitted, Unreachable, Untrusted, UsageError, VmproxyError
 from vmproxy.model import printable
 from vmproxy.values import dataclass
 
@@ -17,6 +17,8 @@ _NOISE = re.compile(
     r"debug\d:|Authenticated to |Warning: Permanently added|@{5}|Pseudo-terminal|Transferred: |Bytes per second"
     r"|\*\* |Connection closed by UNKNOWN|Warning: Identity file |\s*$"
 )
+TOO_OLD = "this ssh is too old: OpenSSH 7.6 is needed"
+"""The oldest with RemoteCommand and ``StrictHostKeyChecking=accept-new``; ``-G`` came with 6.8."""
 _OLD = frozenset({"ssh-rsa", "ssh-dss", "ssh-rsa-cert-v01@openssh.com", "ssh-dss-cert-v01@openssh.com"})
 
 
@@ -31,7 +33,8 @@ class Offence:
 @dataclass(frozen=True, kw_only=True)
 class Said:
     """One try of ssh. ``where`` is ``user@host:port``, ``pin`` the fingerprint that was wanted, if any; ``direct`` says
-    that neither a jump host nor a ProxyCommand is on the way: then ``more`` tells of no other failure."""
+    that neither a jump host nor a ProxyCommand is on the way: then ``more`` tells of no other failure. ``password``
+    says that the library knows a usual password of the VM."""
 
     log: str
     more: str = ""
@@ -39,6 +42,7 @@ class Said:
     pin: str = ""
     timeout_seconds: float = 0.0
     direct: bool = False
+    password: bool = False
 
     @property
     def shown(self) -> str:
@@ -60,14 +64,22 @@ class Said:
     @property
     def needs_sha1(self) -> bool:
         """Whether the VM knows RSA with SHA-1 alone, as the key that it shows or as the one that it takes."""
-        if found := re.search(r"no matching host key type found\. Their offer: (\S+)", self.log):
-            return set(found[1].split(",")) <= _OLD and "ssh-rsa" in found[1].split(",")
+        if "no matching host key type found" in self.log:
+            return self.shows_sha1
         return "Permission denied (" in self.log and "no mutual signature" in self.log
+
+    @property
+    def shows_sha1(self) -> bool:
+        """Whether the only key that the VM can show is RSA with SHA-1."""
+        found = re.search(r"no matching host key type found\. Their offer: (\S+)", self.log)
+        kinds = set(found[1].split(",")) if found else set()
+        return "ssh-rsa" in kinds and kinds <= _OLD
 
     def error(self, known: str = "") -> VmproxyError:
         """The error to raise. ``known`` is the fingerprint at :attr:`offence`."""
         return (
-            self._trust(known)
+            self._words()
+            or self._trust(known)
             or self._algorithms()
             or self._log_in()
             or self._way()
@@ -75,6 +87,16 @@ class Said:
         )
 
     # what kind of failure
+
+    def _words(self) -> VmproxyError | None:
+        """An option of ours that ssh does not know; it has opened no log then."""
+        found = re.search(r"^command-line:? line \d+: (.+)", self.more, re.MULTILINE)
+        if self.log or not found:
+            return None
+        said = printable(found[1].strip(), limit=160)
+        if re.search(r"remotecommand|accept-new", said, re.IGNORECASE):
+            return UsageError(TOO_OLD, where="ssh", hint="without --ssh openssh")
+        return UsageError(f"ssh does not take its options: {said}", where="ssh", hint="without --ssh openssh")
 
     def _trust(self, known: str) -> VmproxyError | None:
         text = self._text
@@ -123,6 +145,8 @@ class Said:
         hint = "-i FILE names the key; ssh-add, or a terminal to ask on, for a passphrase or a password"
         if self._on_the_way:
             tried, hint = "by this jump host", "its key is what ssh_config says for it, or the agent has it"
+        elif self.password:
+            hint = "without --ssh openssh: the usual password of such a VM is tried then"
         elif self.needs_sha1:
             hint = "this server takes RSA keys with SHA-1 only: PubkeyAcceptedAlgorithms +ssh-rsa in ssh_config"
         return NotPermitted(f"{begin}{tried}{allowed}", where=self._place, hint=hint)

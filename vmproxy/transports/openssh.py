@@ -44,7 +44,9 @@ _FLUSH_SECONDS = 0.02  # for what ssh has not yet read of our pipe
 _SOCKET_ROOM = 60  # a unix socket's path ends at 104 or 108 bytes, and ssh adds 17 of its own
 _PASSING_BY = "trap '' INT QUIT HUP; exec \"$@\""
 # For keys it goes first: such a server may promise better and not keep it.
-_OLD = ("-o", "HostKeyAlgorithms=+ssh-rsa", "-o", "PubkeyAcceptedAlgorithms=^ssh-rsa")
+_OLD = ("-o", "PubkeyAcceptedAlgorithms=^ssh-rsa")
+_OLD_HOST_KEY = ("-o", "HostKeyAlgorithms=+ssh-rsa")
+_OLD_PINNED = ("-o", "HostKeyAlgorithms=ssh-rsa")  # instead of those without certificates, which come with a pin
 _asking = threading.Lock()
 
 
@@ -157,7 +159,7 @@ class _Opening:
         opened = self._try(batch=True)
         old: tuple[str, ...] = ()
         if isinstance(opened, Said) and opened.needs_sha1 and usual_algorithms(self._way, os.environ):
-            old = _OLD
+            old = (*_OLD, *self._old_host_key(opened))
             self._options.notify(f"{self._way.place.text} knows RSA with SHA-1 only: tried again with ssh-rsa allowed")
             opened = self._try(batch=True, old=old)
         if isinstance(opened, Said) and opened.person_may_help and self._options.ask is not None:
@@ -168,16 +170,22 @@ class _Opening:
             raise opened.error(_known_there(opened))
         return opened
 
+    def _old_host_key(self, opened: Said) -> tuple[str, ...]:
+        if self._pin:
+            return _OLD_PINNED if opened.shows_sha1 else ()
+        return _OLD_HOST_KEY
+
     def _try(self, *, batch: bool, old: tuple[str, ...] = ()) -> _Process | Said:
         """The process once the VM has answered its command, or what ssh said when it ended before."""
         log = self._directory.log()
         argv = [
             *([self._way.program] if batch else ["/bin/sh", "-c", _PASSING_BY, "sh", self._way.program]),
             *(self._config(batch) if self._way.config else self._way.where),
+            *old,  # of two values the first counts
             *options_of_run(self._way, self._options, self._pin, batch=batch),
             *("-o", "LogLevel=DEBUG1", "-E", log, "-o", "ControlPersist=no", "-o", "ControlMaster=yes"),
             *("-o", f"ControlPath={control_socket(self._directory.path('s'))}"),
-            *(*old, *self._way.words, "-T", "--", self._way.host, _HOLD),
+            *(*self._way.words, "-T", "--", self._way.host, _HOLD),
         ]
         process = _Process(_popen(argv, own_session=batch), _NOISE_LIMIT_BYTES, where=self._way.place.text)
         limit = _LOG_IN_SECONDS + (1 + len(self._way.hops)) * self._options.connect_timeout_seconds
@@ -206,6 +214,7 @@ class _Opening:
             pin=self._pin,
             timeout_seconds=self._options.connect_timeout_seconds,
             direct=self._way.direct,
+            password=self._way.password,
         )
 
     def _config(self, batch: bool) -> tuple[str, str]:
