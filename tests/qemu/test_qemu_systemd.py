@@ -27,6 +27,10 @@ _UNITS = f"systemctl list-units --all --plain --no-legend --no-pager {systemd.UN
 _SETTLE = f"while case $(systemctl is-active {systemd.UNIT_NAME}) in activ*) ;; *) false ;; esac; do sleep 0.5; done"
 _ENVIRON = "tr '\\0' '\\n' </proc/$(cat /run/docker.pid)/environ | grep -i proxy | sort"
 
+# All that systemd tells of docker.service, which it tells to everybody, and what root finds in the file.
+_FILE = systemd.ENVIRONMENT
+_SHOWN = f"systemctl show --no-pager docker.service; stat -c 'mode %a' {_FILE}; grep -c hunter22 {_FILE}"
+
 
 class OverSsh(Command):
     """The command for a VM that only ssh knows."""
@@ -45,6 +49,7 @@ class Walk:
     files: dict[str, str] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
     units: str = ""
+    shown: str = ""
     flows: dict[str, str] = field(default_factory=dict)
 
 
@@ -91,6 +96,11 @@ def walk(machine: SystemdVM, host_proxy: LabProxy, tmp_path_factory: pytest.Temp
     seen.flows = dict(line.split(": ", 1) for line in said.text.splitlines())
     machine.root("docker rm -f c-bridge c-own c-unmasked c-closed; docker network rm own unmasked closed")
     machine.root("ip netns del lan; ip netns del outside; ip link del eth7; ip link del eth8", check=False)
+    # The same proxy with credentials, without a restart: only what systemd tells of them is of interest here.
+    secret = f"http://kit:hunter22@127.0.0.1:{host_proxy.port}"
+    words = ("--proxy", secret, "--restart", "never", "--no-verify")
+    seen.runs["secret"] = command("apply", *words, status=None)
+    seen.shown = machine.root(_SHOWN).text
     seen.runs["remove"] = command("remove", "--restart", "always", status=None)
     stop("removed")
     seen.units = machine.root(_UNITS).text
@@ -120,6 +130,15 @@ def test_the_daemon_has_the_variables_until_remove(walk: Walk, host_proxy: LabPr
     assert [wanted in walk.environ[name].splitlines() for name in ("applied", "restarted", "rebooted")] == [True] * 3
     assert walk.environ["restarted"] == walk.environ["applied"] == walk.environ["rebooted"]
     assert walk.environ["before"] == walk.environ["removed"] == ""
+
+
+def test_credentials_are_not_what_systemctl_show_tells(walk: Walk) -> None:
+    """systemd reads them from a file of root's, and tells its name alone; Docker was not restarted for it: exit 3."""
+    assert walk.runs["secret"].status == 3, walk.runs["secret"]
+    properties, _, file = walk.shown.partition("mode ")
+    assert f"EnvironmentFiles={systemd.ENVIRONMENT} (ignore_errors=yes)" in properties
+    assert "hunter22" not in properties
+    assert file.split() == ["600", "4"]
 
 
 @pytest.mark.parametrize("flow", [*_OPENED, *_UNCHANGED])
