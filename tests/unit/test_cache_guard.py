@@ -66,6 +66,12 @@ def test_t10_only_named_clients_may_use_it() -> None:
     assert not may_use(LAN, "192.168.57.1")
     assert not may_use(LAN, "fe80::1%eth0")
     assert target_refused(LAN, ip_address("192.168.56.7"), 80, own=False)
+    narrow = replace(LAN, clients=(ip_network("192.168.56.102/32"),))
+    assert may_use(narrow, "192.168.56.1")  # this machine, at the address that is listened on
+    assert may_use(narrow, "::ffff:192.168.56.1")
+    assert not may_use(narrow, "192.168.56.2")
+    assert not may_use(replace(narrow, address="0.0.0.0"), "0.0.0.0")
+    assert not may_use(replace(narrow, address="0.0.0.0"), "192.168.56.1")
 
 
 def test_t10_ports() -> None:

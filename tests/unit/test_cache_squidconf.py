@@ -205,6 +205,8 @@ def test_the_same_limits_stand_in_both() -> None:
         "request_header_max_size 64 KB",
     ):
         assert wanted in lines
+    narrow = conf(address="192.168.56.1", clients=(ip_network("192.168.56.102/32"),))
+    assert "acl clients src 127.0.0.0/8 ::1 192.168.56.1 192.168.56.102/32" in narrow  # this machine itself
     access = [line for line in lines if line.startswith("http_access ")]
     assert access[-1] == "http_access deny all"
     assert access.index("http_access deny !clients") < access.index("http_access deny forbidden")

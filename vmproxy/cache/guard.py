@@ -56,9 +56,14 @@ def check_settings(settings: CacheSettings) -> None:
 
 
 def may_use(settings: CacheSettings, peer: str) -> bool:
-    """Whether a client at this address may use the proxy: loopback always, others by ``--allow``."""
+    """Whether a client at this address may use the proxy: this machine always, others by ``--allow``.
+
+    What of this machine connects to the address that is listened on comes from that address.
+    """
     address = plain(ip_address(peer.partition("%")[0]))
-    return _inside(address, _LOOPBACK) or _inside(address, settings.clients)
+    listening = plain(ip_address(settings.address))
+    here = address == listening and not listening.is_unspecified
+    return here or _inside(address, _LOOPBACK) or _inside(address, settings.clients)
 
 
 def port_refused(settings: CacheSettings, port: int, *, tunnel: bool) -> str:

@@ -209,11 +209,13 @@ def _acls(settings: CacheSettings, run: Run) -> list[str]:
     itself = [*run.own, *map(ip_address, ("127.0.0.1", "::1"))] if listening.is_unspecified else [listening]
     ports = sorted(settings.ports)
     here = [listening] if not (listening.is_unspecified or listening.is_loopback) else []
+    # Squid warns of an address that a network beside it holds.
+    alone = [str(one) for one in here if not any(one in network for network in settings.clients)]
     networks = [str(one) for one in forbidden(settings.targets, run.own)]
     lines = [
         _acl("loopback", "src", ("127.0.0.0/8", "::1")),
         _acl("here", "src", ("127.0.0.0/8", "::1", *map(str, here))),
-        _acl("clients", "src", ("127.0.0.0/8", "::1", *map(str, settings.clients))),
+        _acl("clients", "src", ("127.0.0.0/8", "::1", *alone, *map(str, settings.clients))),
         _acl("web_port", "port", ("80", "1024-65535", *map(str, ports))),
         _acl("tunnel_port", "port", ("443", *map(str, ports))),
         _acl("itself_port", "port", (str(settings.port),)),
