@@ -104,7 +104,7 @@ _ALL: tuple[Option, ...] = (
         kind="text",
         metavar="NAME",
         field="helper_image",
-        help="For docker: VMs: the image to enter by, instead of one that is there.",
+        help="For docker: VMs: enter by this image, which must be there, instead of one made for it.",
     ),
     # the wish
     Option(name="proxy", kind="proxy", metavar="URL", field="proxy", help="The proxy; 127.0.0.1 means: on this host."),

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -447,6 +448,13 @@ def test_busybox_alone(serial: Start, attach: Attach, tmp_path: Path) -> None:
 
 
 # ---- the host's side ------------------------------------------------------------------------------------------------
+
+
+def test_a_line_is_not_for_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 2 for whatever is named there, before a module is missed."""
+    monkeypatch.setattr(_line, "os", SimpleNamespace(name="nt", stat=os.stat))
+    with pytest.raises(UsageError, match="Linux or macOS"):
+        _line.open_line("/dev/null", timeout_seconds=1)
 
 
 def test_no_such_line(tmp_path: Path) -> None:

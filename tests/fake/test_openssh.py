@@ -21,9 +21,9 @@ from tests.fake.conftest import By, Keys, read_all
 from tests.fake.realservers import free_port, open_directory
 from vmproxy.errors import LostContact, NotPermitted, Unreachable, Untrusted, UsageError
 from vmproxy.model import Target
-from vmproxy.transports import SshOptions
+from vmproxy.transports import SshOptions, openssh
 from vmproxy.transports._known_hosts import fingerprint
-from vmproxy.transports._sshprogram import way
+from vmproxy.transports._sshprogram import Place, Way, way
 
 Start = Callable[..., Any]
 
@@ -260,6 +260,55 @@ def test_f02_silence_after_the_log_in(log_in: Start, serve: Start, monkeypatch: 
     with pytest.raises(Unreachable, match="no log-in within"):
         log_in(server.port, connect_timeout_seconds=1.0)
     assert children() == set()
+
+
+def test_f02_silence_with_a_person(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time that a person had is the time that is told."""
+    program = short / "ssh"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(openssh, "_PERSON_SECONDS", 0.5)
+    place = Place(user="u", host="vm", port=22, name="vm", files=(), strict=True)
+    found = Way(program=str(program), where=(), words=(), host="vm", place=place, known_hosts=short / "known")
+    with pytest.raises(Unreachable, match=r"no log-in within 0\.5 s"):
+        openssh._Opening(found, SshOptions(), "", openssh._Directory())._try(batch=False)
+
+
+@pytest.mark.parametrize(("name", "taken"), [("plain+1_a.b-c", True), ("a b", False), ("a'b", False), ("$x", False)])
+def test_t05_the_directory_for_ssh_has_a_plain_name(
+    short: Path, monkeypatch: pytest.MonkeyPatch, name: str, taken: bool
+) -> None:
+    """ssh puts it into a shell's text: a TMPDIR that the shell would not take as it stands is not used."""
+    (short / name).mkdir()
+    monkeypatch.setenv("TMPDIR", str(short / name))
+    directory = openssh._Directory()
+    try:
+        assert (Path(directory.path("s")).parent.parent == short / name) is taken
+    finally:
+        directory.remove()
+
+
+def test_t01_a_known_hosts_file_that_is_too_big_for_us(
+    log_in: Start,
+    serve: Start,
+    keys: Keys,
+    known_hosts: Path,
+    tmp_path: Path,
+    alias: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One of the user's: ssh looks into it, lets in what is known there, and takes no key for a new one."""
+    server = serve()
+    words = alias(server.port)
+    monkeypatch.setattr("vmproxy.transports._known_hosts._MAX_BYTES", 10)
+    key = keys.load("host_ed25519")
+    entry = f"{key.get_name()} {key.get_base64()}\n"
+    (tmp_path / "theirs").write_text(f"[127.0.0.1]:{server.port} {entry}")
+    assert read_all(log_in(0, **words).start("echo in")) == b"in\n"
+    (tmp_path / "theirs").write_text(f"another {entry}")
+    with pytest.raises(Untrusted, match="not one that is known"):
+        log_in(0, **words)
+    assert not known_hosts.exists()
 
 
 def test_no_commands_for_us(log_in: Start, serve: Start) -> None:

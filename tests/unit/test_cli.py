@@ -79,6 +79,14 @@ def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureF
     assert "Examples:" in out
 
 
+def test_help_has_every_kind_of_target(capsys: pytest.CaptureFixture[str]) -> None:
+    """What ``--vm`` takes besides names stands in ``vmproxy --help``."""
+    assert run(["--help"]) == 0
+    text = capsys.readouterr().out
+    for kind in ("ssh://", "ssh:ALIAS", "console:[PATH]", "docker:[CONTEXT]", "rootfs:DIR", "initrd:FILE", "  local "):
+        assert kind in text
+
+
 @pytest.mark.parametrize("words", [["-h"], ["--help"], []])
 def test_help_lists_every_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The top-level help names every command; without a word it is exit 2, as for any missing argument."""

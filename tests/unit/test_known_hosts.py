@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from vmproxy.errors import Untrusted, UsageError
 from vmproxy.transports import _known_hosts
-from vmproxy.transports._known_hosts import entries, fingerprint, host_name, judge, read, trust
+from vmproxy.transports._known_hosts import entries, fingerprint, host_name, judge, may_know, read, trust
 
 
 def blob(kind: str, content: str) -> bytes:
@@ -191,6 +191,17 @@ def test_unusable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (tmp_path / "file").write_bytes(b"x" * 11)
     with pytest.raises(UsageError, match="too big"):
         read(tmp_path / "file")
+
+
+def test_a_foreign_file_that_says_nothing_may_know_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too big for us or no file: no key is a new one then. One that can be read knows what stands in it."""
+    path = tmp_path / "file"
+    assert not may_know(path, NAME)
+    path.write_bytes(line(NAME, OURS))
+    assert may_know(path, NAME) and not may_know(path, "other")
+    assert may_know(tmp_path, NAME)
+    monkeypatch.setattr(_known_hosts, "_MAX_BYTES", 10)
+    assert may_know(path, "other")
 
 
 def test_fingerprint_is_openssh_s() -> None:

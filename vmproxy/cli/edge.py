@@ -29,7 +29,9 @@ Every option can also be set as VMPROXY_… in the environment (--listen-port is
 TARGET names a VM:
   NAME, PROVIDER:NAME      a VM that a provider on this host knows
   ssh://[user@]host[:port], ssh:ALIAS
-  rootfs:DIR               its files only
+  console:[PATH]           by its serial line, a terminal or a unix socket
+  docker:[CONTEXT]         the VM of a Docker engine, by its API
+  rootfs:DIR, initrd:FILE  its files only, in a directory or an initramfs image
   local                    the VM that vmproxy itself runs in
 
 \b

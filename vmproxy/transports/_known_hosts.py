@@ -184,6 +184,15 @@ def read(path: Path) -> bytes:
     return data
 
 
+def may_know(path: Path, name: str) -> bool:
+    """:func:`knows` of a file that is not ours: one that cannot be read, or is too big for us, may well have a key for
+    this host, and a key is no new one then."""
+    try:
+        return knows(read(path), name)
+    except UsageError:
+        return True
+
+
 def trust(path: Path, *, name: str, kind: str, blob: bytes, data: bytes) -> bool:
     """Hold this key against the file whose bytes are ``data``; keep an unknown one. True if it was new.
 

@@ -108,6 +108,8 @@ class Line:
 
 def open_line(path: str, *, timeout_seconds: float) -> Line:
     """The line at ``path``. Raises Unreachable, NotPermitted, Busy, UsageError."""
+    if os.name == "nt":  # NUL is a character device there, too
+        raise UsageError("console: needs a Linux or macOS host", where=_place(path))
     try:
         mode = os.stat(path).st_mode
     except OSError as error:

@@ -204,9 +204,8 @@ def _place(said: Said, own: Path, *, users: bool) -> Place:
     name = alias if alias not in ("", "none") else _known_hosts.host_name(host, port)
     files = _paths(_one(said, "userknownhostsfile")) if users else ()
     everybody = _paths(_one(said, "globalknownhostsfile")) if users else ()
-    known = any(
-        _known_hosts.knows(_known_hosts.read(path), name) for path in (own, *[Path(it) for it in (*files, *everybody)])
-    )
+    known = _known_hosts.knows(_known_hosts.read(own), name)
+    known = known or any(_known_hosts.may_know(Path(path), name) for path in (*files, *everybody))
     strict = known or (users and _one(said, "stricthostkeychecking") in ("yes", "true"))
     return Place(user=_one(said, "user"), host=host, port=port, name=name, files=files, strict=strict)
 

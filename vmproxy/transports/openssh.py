@@ -122,7 +122,9 @@ class _Directory:
 
     def __init__(self) -> None:
         usual = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - a name that nobody guesses, made by us or not at all
-        parent = usual if len(usual) < _SOCKET_ROOM and os.path.isdir(usual) else "/tmp"  # noqa: S108
+        # ssh makes a shell's text of the way through jump hosts, with the path of its configuration as it stands.
+        plain = len(usual) < _SOCKET_ROOM and re.fullmatch(r"[A-Za-z0-9_./+-]+", os.path.abspath(usual))
+        parent = usual if plain and os.path.isdir(usual) else "/tmp"  # noqa: S108
         self._path = os.path.join(os.path.abspath(parent), f"vmproxy-{os.urandom(6).hex()}")
         try:
             os.mkdir(self._path, 0o700)
@@ -189,9 +191,10 @@ class _Opening:
         ]
         process = _Process(_popen(argv, own_session=batch), _NOISE_LIMIT_BYTES, where=self._way.place.text)
         limit = _LOG_IN_SECONDS + (1 + len(self._way.hops)) * self._options.connect_timeout_seconds
+        limit = limit if batch else _PERSON_SECONDS
         try:
             self._options.meanwhile()
-            if process.hears(_HELD, limit if batch else _PERSON_SECONDS):
+            if process.hears(_HELD, limit):
                 return process
         except LostContact:
             process.close(0.0)
