@@ -229,7 +229,8 @@ def _acls(settings: CacheSettings, run: Run) -> list[str]:
         f"acl secret req_header X-Vmproxy-Secret ^{word(run.secret)}$",
         f"acl here_before req_header Via -i {re.escape(word(run.name))}",
         # Those of proxyenv.is_loopback, which no upstream is asked for.
-        r"acl this_machine dstdom_regex -n -i (^|\.)localhost\.?$ ^localhost\.localdomain\.?$ ^ip6-(localhost|loopback)\.?$",
+        r"acl this_machine dstdom_regex -n -i (^|\.)localhost\.?$ ^localhost\.localdomain\.?$",
+        r"acl this_machine dstdom_regex -n -i ^ip6-(localhost|loopback)\.?$",
         # What begins like no HTTP at all it takes for a body of HTTP/0.9.
         "acl no_http rep_header X-Transformed-From .",
         "http_reply_access deny no_http",

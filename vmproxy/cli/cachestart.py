@@ -51,17 +51,27 @@ def index(run: Run) -> tuple[int, str]:
 
 
 def words(run: Run, names: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
-    """The options of ``serve`` as they were said, for another process: words, and variables for what is secret."""
+    """The options of ``serve`` as they were said, for another process: words, and variables for what is secret.
+
+    Of ``upstream`` and ``upstream-file`` the one that counts (:mod:`vmproxy.cli.cacheupstream`): both on the command
+    line of the other process would exclude each other.
+    """
     out, secrets = [f"--dir={directory(run)}"], {}
+    if file := run.value("config"):
+        out.append(f"--config={os.path.abspath(file)}")
+    left_out = ""
+    if run.value("upstream") and run.value("upstream-file"):
+        left_out = "upstream-file" if "upstream" in run.given else "upstream"
     for name in names:
         value = run.value(name)
         if name == "no-proxy" and (run.value("upstream") or run.value("upstream-file")):
             value = no_proxy(run) or None  # a service does not have this environment
-        if name == "dir" or value is None:
+        if name in ("dir", left_out) or value is None:
             continue
         option = OPTIONS[name]
         if option.kind == "flag":
-            out.append(f"--{name if value else option.off}")
+            said = name if value else option.off  # without a word that says no it is off by itself
+            out += [f"--{said}"] if said else []
         elif isinstance(value, ProxyURL):
             from vmproxy.proxyenv import url
 
@@ -75,7 +85,7 @@ def words(run: Run, names: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
             out += [f"--{name}={item}" for item in value]
         else:
             out.append(f"--{name}={value}")
-    return [word for word in out if not word.endswith("--")], secrets
+    return out, secrets
 
 
 def check(settings: CacheSettings) -> None:
