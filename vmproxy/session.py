@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vmproxy import guests, machines, targets, tools, transports
 from vmproxy.errors import Interrupted, LostContact, Refused, RolledBack, Unreachable, Untrusted, UsageError
-from vmproxy.machines import Look, Machine
+from vmproxy.machines import Judge, Look, Machine, Outcome, Terms, Verdict
 from vmproxy.model import Desired, Facts, Plan, Settings, Target, printable
 from vmproxy.stopping import Stop
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _PAUSE_SECONDS = 1.0
 DOKKU_RECORD = "/var/lib/vmproxy/dokku.json"
 """Where a VM remembers what Dokku in it was told."""
+_AS_BEFORE = frozenset({"undone", "gone", "refused", "busy", "moved"})
+"""How a change ends after which the VM is as it was."""
 STILL_IN_DOKKU = "Dokku in this VM still gives the proxy to its apps: vmproxy dokku remove"
 
 
@@ -49,15 +51,15 @@ class Session:
         stop: Stop | None = None,
     ) -> None:
         self.name, self.settings = name, settings
-        self._tell, self._stop = tell, stop or Stop()
+        self._tell, self._stop, self._alone = tell, stop or Stop(), stop is None
         self._news, self._ask, self._root, self._syntax = news, ask, root, syntax
         self._tools = tools.chosen({*tools.chosen(settings.tools), *look_at_tools})
         self._ask_docker = False
         self._deadline = time.monotonic() + settings.wait_seconds
         self._given_up = False
         self._target = targets.resolve(name, environ=os.environ)
-        self.machine: Machine = self._connect(self._target)
         self._calling = contextlib.ExitStack()
+        self.machine: Machine = self._connect(self._target)
         try:
             self._calling.enter_context(self._stop.calling(self._interrupt))
         except BaseException:
@@ -68,7 +70,6 @@ class Session:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        self._calling.close()
         self.close()
         put_back = isinstance(error, RolledBack) and error.complete
         if (
@@ -97,6 +98,7 @@ class Session:
 
     def close(self) -> None:
         """Let go of the VM."""
+        self._calling.close()
         self.machine.close()
 
     def look_for_all(self) -> Look:
@@ -178,6 +180,14 @@ class Session:
             scene.facts = replace(scene.facts, syntax={**scene.facts.syntax, **said})
             found = made()
         return found
+
+    def commit(self, plan: Plan, terms: Terms, *, judge: Judge, verdict: Verdict) -> Outcome:
+        """Carry the plan out. Raises Interrupted, besides what the machine raises, where a signal to another thread
+        came and the VM is as it was: whatever word it has for the end of our input."""
+        outcome = self.machine.commit(plan, terms, judge=judge, verdict=verdict, step=self.tell)
+        if outcome.status in _AS_BEFORE:
+            self._stop.check()
+        return outcome
 
     def observe(self, look: Look) -> Facts:
         """One look. A VM that is just starting may drop us: then again, over a new connection, while time is left."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from vmproxy.errors import Interrupted
+
+
+_CALL_SECONDS = 180.0  # the longest call lets go of a Docker engine that does not answer
 
 
 class Stop:
@@ -17,6 +20,7 @@ class Stop:
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._calls: dict[object, Callable[[], None]] = {}
+        self._made: dict[object, threading.Thread] = {}
 
     @property
     def is_set(self) -> bool:
@@ -24,13 +28,17 @@ class Stop:
         return self._event.is_set()
 
     def set(self, number: int) -> None:
-        """Signal ``number`` came: wake whoever waits, and make every call that :meth:`calling` knows."""
-        self.number = number
+        """Signal ``number`` came: wake whoever waits, and make every call that :meth:`calling` knows, all at once, each
+        in a thread of its own: none waits for another one's VM. Once is enough."""
+        self.number = self.number or number
         with self._lock:
+            if self._event.is_set():
+                return
             self._event.set()
-            calls = list(self._calls.values())
-        for call in calls:
-            call()
+            for token, call in self._calls.items():
+                thread = threading.Thread(target=_made_by, args=(call,), name="vmproxy stop", daemon=True)
+                self._made[token] = thread
+                thread.start()
 
     def check(self) -> None:
         """Raises Interrupted once it is set."""
@@ -44,7 +52,8 @@ class Stop:
 
     @contextmanager
     def calling(self, call: Callable[[], None]) -> Iterator[None]:
-        """While this holds ``call`` is made, in the other thread, when it is set. Raises Interrupted where it is."""
+        """While this holds ``call`` is made, in another thread, when it is set; what it raises is lost. Where it is
+        being made at the end, that is waited for. Raises Interrupted where it is set already."""
         token = object()
         with self._lock:
             self.check()
@@ -54,3 +63,11 @@ class Stop:
         finally:
             with self._lock:
                 self._calls.pop(token, None)
+                thread = self._made.pop(token, None)
+            if thread is not None:
+                thread.join(_CALL_SECONDS)
+
+
+def _made_by(call: Callable[[], None]) -> None:
+    with suppress(Exception):
+        call()

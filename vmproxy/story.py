@@ -199,7 +199,7 @@ class Story:
                 said_no.extend([finding for finding in outcome.findings if not judged(finding, scene)][:1])
             return not said_no
 
-        outcome = self._session.machine.commit(made, terms, judge=judge, verdict=verdict, step=self._tell)
+        outcome = self._session.commit(made, terms, judge=judge, verdict=verdict)
         return outcome, said_no[0] if said_no else None
 
     def _ended(

@@ -12,6 +12,7 @@ from vmproxy.machines import Look, Outcome, Terms, shell
 from vmproxy.machines.frames import Frame
 from vmproxy.machines.reading import facts
 from vmproxy.model import Finding, Plan
+from vmproxy.proof import Question
 
 
 class Told:
@@ -91,6 +92,40 @@ def test_f28_an_interrupted_change_that_was_none_ends_as_the_signal(last: str) -
 
     with pytest.raises(Interrupted):
         commit(Signalled(f"result {last}"))
+
+
+@pytest.mark.parametrize(
+    ("said", "last", "status"),
+    [
+        (("asked vm",), "result gone 9 the client went away", "gone"),
+        (CHANGED, "result undone 9 interrupted", "undone"),
+    ],
+    ids=["before", "in the middle"],
+)
+def test_f28_the_end_of_input_from_another_thread_is_heard_out(said: tuple[str, ...], last: str, status: str) -> None:
+    """Where it comes just when we have an answer to give: the VM's last word counts, not the answer that failed."""
+
+    class Ending(Told):
+        def send(self, data: bytes, *, timeout_seconds: float) -> None:
+            if self.ended:
+                raise LostContact("the command's input is closed")
+            super().send(data, timeout_seconds=timeout_seconds)
+
+    told = Ending(*said, last)
+    machine = shell.open(told)
+
+    def interrupted(_what: object) -> bool:
+        assert machine.interrupt()
+        return True
+
+    put = Question(
+        vm_host="10.0.2.2", vm_port=1, container_host="172.17.0.1", container_port=1, connect=b"", get=b"", legs=("vm",)
+    )
+    terms = Terms(look=Look(), check=put)
+    assert not machine.interrupt()
+    outcome = machine.commit(Plan(), terms, judge=interrupted, verdict=interrupted, step=lambda _: None)
+    assert outcome.status == status
+    assert told.ended
 
 
 def test_t03_a_vm_that_drips_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,3 +174,23 @@ def test_a_stop_calls_whom_it_is_to_wake_and_lets_nobody_begin_after_it() -> Non
     for late in (stop.check, lambda: stop.wait(0), lambda: stop.calling(lambda: None).__enter__()):
         with pytest.raises(errors.Interrupted):
             late()
+
+
+def test_a_stop_makes_its_calls_at_once_and_none_keeps_another_from_being_made() -> None:
+    """One VM that takes its time, or fails, keeps no other one waiting; a second signal calls nobody again."""
+    stop = Stop()
+    three = threading.Barrier(3)
+    met = []
+
+    def call() -> None:
+        met.append(three.wait(SECONDS))
+
+    def bad() -> None:
+        three.wait(SECONDS)
+        raise ZeroDivisionError
+
+    with stop.calling(call), stop.calling(bad), stop.calling(call):
+        stop.set(2)
+        stop.set(15)
+    assert len(met) == 2
+    assert stop.number == 2

@@ -102,7 +102,7 @@ class Shell:
         self._connection = connection
         self._loader: Loader | None = None
         self._begun: tuple[Look, Run] | None = None
-        self._changing: Run | None = None
+        self._changing: _Commit | None = None
 
     def begin(self, look: Look, *, change: bool = False) -> None:
         """Send the script of :meth:`observe`, and behind it, for a change, the functions of :meth:`commit`."""
@@ -161,9 +161,9 @@ class Shell:
         loader = self._taken(root=True)
         script = commit_script(loader.known, asks=terms.check is not None, proves=terms.proof is not None)
         with Run(loader, script, data) as run:
-            self._changing = run
+            self._changing = followed = _Commit(run, terms, judge=judge, verdict=verdict, step=step)
             try:
-                return _Commit(run, terms, judge=judge, verdict=verdict, step=step).follow()
+                return followed.follow()
             finally:
                 self._changing = None
 
@@ -182,10 +182,10 @@ class Shell:
 
     def interrupt(self) -> bool:
         """The end of its input makes commit.sh put everything back."""
-        run = self._changing
-        if run is None:
+        followed = self._changing
+        if followed is None:
             return False
-        run.end_input()
+        followed.interrupt()
         return True
 
     def close(self) -> None:
@@ -258,6 +258,7 @@ class _Commit:
     def __init__(self, run: Run, terms: Terms, *, judge: Judge, verdict: Verdict, step: Callable[[str], None]) -> None:
         self._run, self._terms, self._judge, self._verdict, self._step = run, terms, judge, verdict, step
         self._changing = False
+        self._interrupted = False
         self._told = False
         self._restart = "none"
         self._look: list[Frame] = []
@@ -267,6 +268,11 @@ class _Commit:
         self._notes: list[str] = []
         self._log = ""
         self._seen: Outcome | None = None
+
+    def interrupt(self) -> None:
+        """From another thread: nothing more is said to the VM, and its last word is waited for."""
+        self._interrupted = True
+        self._run.end_input()
 
     def follow(self) -> Outcome:
         try:
@@ -331,7 +337,7 @@ class _Commit:
         elif kind == "asked":
             agreed = self._judge(self._check_legs.finding("vm"))
             if frame.rest != "sure":
-                self._run.send(b"go\n" if agreed else b"no\n")
+                self._say(b"go\n" if agreed else b"no\n")
             elif not agreed:  # a VM that contradicts itself
                 self._run.end_input()
         elif kind == "restart":
@@ -368,7 +374,18 @@ class _Commit:
         self._seen = so_far
         keep = self._verdict(so_far)
         self._told = keep
-        self._run.send(b"keep\n" if keep else b"undo\n")
+        self._told = self._say(b"keep\n" if keep else b"undo\n") and keep
+
+    def _say(self, word: bytes) -> bool:
+        """Whether it could be said: not where the input was ended just now, and then its last word tells what came of
+        that. Raises LostContact."""
+        try:
+            self._run.send(word)
+        except LostContact:
+            if not self._interrupted:
+                raise
+            return False
+        return True
 
     def _result(self, frame: Frame) -> Outcome:
         status, code = (*frame.words[1:], "", "")[:2]
