@@ -218,6 +218,7 @@ class Session:
             jump=settings.jump,
             helper_image=settings.helper_image,
             ask=self._ask,
+            side_by_side=not self._alone,
             notify=self._news,
             secrets=_secrets_of_this_process(),
             meanwhile=self.look_for_all,  # its guests are imported with it

@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -485,6 +486,44 @@ def test_jumps_that_are_none(log_in: Start, alias: Callable[..., dict[str, Any]]
     """Circles, a VM behind itself, bad names: exit 2, nobody is connected to."""
     with pytest.raises(UsageError):
         log_in(0, **alias(9, "", more), jump=jump)
+
+
+def test_f31_side_by_side_ssh_asks_nothing(log_in: Start, serve: Start) -> None:
+    """Several at a time would ask on one terminal, and would not hear the signal: exit 5, and what to do instead."""
+    said: list[str] = []
+    with pytest.raises(NotPermitted, match="not let in") as caught:
+        log_in(serve().port, identities=("other",), ask=pytest.fail, side_by_side=True, notify=said.append)
+    assert "without --jobs" in caught.value.hint
+    assert not [line for line in said if line.startswith("ssh asks")]
+
+
+def test_f28_closing_from_another_thread_wakes_whoever_waits(log_in: Start, serve: Start) -> None:
+    """Long before the limit, and contact is lost then; no command is started any more."""
+    connection = log_in(serve().port)
+    channel = connection.start("echo on; cat")
+    assert channel.receive(timeout_seconds=60) == b"on\n"
+    waits, came = threading.Event(), []
+    select = channel._selector.select
+
+    def told(timeout: float | None = None) -> object:
+        waits.set()
+        return select(timeout)
+
+    def wait() -> None:
+        try:
+            came.append(channel.receive(timeout_seconds=600))
+        except BaseException as error:
+            came.append(type(error))
+
+    channel._selector.select = told
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    assert waits.wait(60)
+    connection.close()
+    thread.join(60)
+    assert came == [LostContact]
+    with pytest.raises(LostContact):
+        connection.start("true")
 
 
 ON_A_TERMINAL = """

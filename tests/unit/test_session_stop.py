@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -58,6 +59,21 @@ def opened(stop: Stop | None, **words: Any) -> session.Session:
 def commit(one: session.Session) -> Outcome:
     """A change that changes nothing."""
     return one.commit(Plan(), Terms(look=Look()), judge=bool, verdict=bool)
+
+
+@pytest.mark.parametrize("stop", [None, Stop()], ids=["alone", "side by side"])
+def test_f31_a_transport_knows_that_others_are_at_work(stop: Stop | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that ssh asks nothing on a terminal that is not its own."""
+    seen: list[SshOptions] = []
+
+    def connect(_target: Target, *, options: SshOptions, first: str) -> None:
+        seen.append(options)
+
+    loaded = SimpleNamespace(connect=connect, open=lambda _connection: Machine(), first_command=lambda *, root: "")
+    monkeypatch.setattr("vmproxy.transports.load", lambda _name: loaded)
+    monkeypatch.setattr("vmproxy.machines.load", lambda _name: loaded)
+    with opened(stop, ask=str):
+        assert [options.side_by_side for options in seen] == [stop is not None]
 
 
 @pytest.mark.parametrize("status", ["gone", "busy", "undone", "refused", "moved"])

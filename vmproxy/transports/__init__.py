@@ -50,7 +50,8 @@ class SshOptions:
     ``ssh_config`` is OpenSSH's -F (``none`` for no file at all). ``host_key`` is the ``SHA256:…`` the VM must show.
     ``jump`` is OpenSSH's -J, ``helper_image`` the image to enter an engine's VM by.
     ``ask`` puts one question to the person at the terminal and gives the answer, or None; it is None where there is no
-    terminal. ``notify`` takes one printable line at a time;
+    terminal. With ``side_by_side`` others are at work at the same time: nobody but ``ask`` may use the terminal, and a
+    question must not outlive a signal. ``notify`` takes one printable line at a time;
     ``meanwhile`` may be called while the server works at the log-in, and must not wait for anything.
     ``output_limit_bytes`` bounds what one command may say on stdout, whatever the caller bounds.
     """
@@ -66,6 +67,7 @@ class SshOptions:
     keepalive_seconds: int = 15
     secrets: Secrets = field(default_factory=Secrets, repr=False)
     ask: Callable[[str], str | None] | None = field(default=None, repr=False)
+    side_by_side: bool = False
     notify: Callable[[str], None] = field(default=_keep_quiet, repr=False)
     meanwhile: Callable[[], object] = field(default=_nothing, repr=False)
 

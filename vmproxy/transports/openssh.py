@@ -164,12 +164,16 @@ class _Opening:
             old = (*_OLD, *self._old_host_key(opened))
             self._options.notify(f"{self._way.place.text} knows RSA with SHA-1 only: tried again with ssh-rsa allowed")
             opened = self._try(batch=True, old=old)
-        if isinstance(opened, Said) and opened.person_may_help and self._options.ask is not None:
+        may_help = isinstance(opened, Said) and opened.person_may_help and self._options.ask is not None
+        if may_help and not self._options.side_by_side:
             with _asking:
                 self._options.notify(f"ssh asks for {self._way.place.text}")
                 opened = self._try(batch=False, old=old)
         if isinstance(opened, Said):
-            raise opened.error(_known_there(opened))
+            error = opened.error(_known_there(opened))
+            if may_help and self._options.side_by_side:
+                error.hint = "ssh-add, or without --jobs: several VMs at a time, ssh asks nothing"
+            raise error
         return opened
 
     def _old_host_key(self, opened: Said) -> tuple[str, ...]:
