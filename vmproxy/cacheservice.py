@@ -97,10 +97,12 @@ def text(kind: Service, words: Sequence[str]) -> bytes:
 def install(kind: Service, directory: str, words: Sequence[str], *, environ: Mapping[str, str]) -> bool:
     """Write the file, have the service start now and at each log-in, and wait until the proxy answers.
 
-    Whether anything was changed. Raises UsageError where the manager is not installed, Refused where it cannot be
-    reached or another proxy runs on the directory, ForeignFile, RolledBack with everything as it was.
+    Whether anything was changed. Raises UsageError where the manager is not installed, or others can read the file of
+    its secrets, Refused where it cannot be reached or another proxy runs on the directory, ForeignFile, RolledBack with
+    everything as it was.
     """
     content = text(kind, words)
+    _check_secrets(kind)
     before = _seen(kind)
     active = before.content is not None and _active(kind, environ)
     mine = active and installed(kind, directory)
@@ -177,6 +179,17 @@ def _count(content: bytes) -> int:
 
 def _without_count(content: bytes) -> bytes:
     return _MADE.sub(b"\n", content)
+
+
+def _check_secrets(kind: Service) -> None:
+    """Raises UsageError where others can read the variables that the unit takes from a file of the user's."""
+    if kind.name != "systemd":
+        return
+    config = os.path.dirname(os.path.dirname(os.path.dirname(kind.path)))
+    path = os.path.join(config, units.SECRETS)
+    with suppress(OSError):
+        if os.stat(path).st_mode & 0o077:
+            raise UsageError("others than you can read it", where=path, hint=f"chmod 600 {path}")
 
 
 def _seen(kind: Service) -> hostfiles.Look:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.lab.index import PACKAGE, LabIndex
-from vmproxy.cache import pipstore, place
+from vmproxy.cache import pipcache, pipstore, place
 from vmproxy.cache.pipcache import PipCache, need_proxpi
 from vmproxy.cache.run import make_settings
 from vmproxy.errors import UsageError
@@ -152,6 +152,17 @@ def test_pip_downloads_once_and_env_knows(tmp_path: Path) -> None:
     assert json.loads(home.run("cache", "purge", "--json"))["purged"]["entries"] > 0 and not kept.exists()
 
 
+def test_an_installed_one_does_not_stand_before_pythons_own_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PYTHONPATH names a checkout, and no directory of packages, which is searched anyhow, and later."""
+    cache = PipCache(make_settings(str(tmp_path), pip_port=5001), warn=print)
+    assert cache._environment({"PYTHONPATH": "/own"})["PYTHONPATH"] == f"{ROOT}{os.pathsep}/own"
+    monkeypatch.setattr(pipcache, "__file__", "/x/site-packages/vmproxy/cache/pipcache.py")
+    assert cache._environment({"PYTHONPATH": "/own"})["PYTHONPATH"] == "/own"
+    assert not cache._environment({})["PYTHONPATH"]
+
+
 def test_what_is_kept_for_pip_goes_while_nothing_runs(tmp_path: Path) -> None:
     """All files, and no link is followed; where a cache holds the directory nothing is touched."""
     kept, other = tmp_path / "d/pip", tmp_path / "other"
@@ -209,6 +220,7 @@ def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.Monkey
         ("127.0.0.1", "http://127.0.0.1:8123"),
         ("0.0.0.0", "http://127.0.0.1:8123"),
         ("fd00::1", "http://[fd00::1]:8123"),
+        ("::", "http://[::1]:8123"),
     ],
 )
 def test_proxpi_has_the_proxys_way_and_not_its_password(tmp_path: Path, address: str, own: str) -> None:
@@ -221,7 +233,9 @@ def test_proxpi_has_the_proxys_way_and_not_its_password(tmp_path: Path, address:
         "PROXPI_CACHE_SIZE": "5",
         "HTTPS_PROXY": "http://x",
     }
-    found = PipCache(wanted, warn=print)._environment(environ)
+    cache = PipCache(wanted, warn=print)
+    assert cache.status()["index"] == own.replace("8123", "5001") + "/index/"
+    found = cache._environment(environ)
     assert {found[name] for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")} == {own}
     assert "geheim" not in str(found) and found["PROXPI_CACHE_SIZE"] == "5"
     alone = PipCache(dataclasses.replace(wanted, upstream=None), warn=print)._environment(environ)

@@ -171,6 +171,20 @@ def test_a_service_that_does_not_come_up_is_put_back(
         assert not (tmp_path / "c").exists() and os.listdir(tmp_path / "home") == []
 
 
+def test_secrets_that_others_can_read_are_refused(tmp_path: Path) -> None:
+    """The unit's file of variables, as --upstream-file: exit 2 before anything is done, with what mends it."""
+    manager = Manager(tmp_path, "systemctl")
+    kind = cacheservice.service("systemd", environ=manager.environ())
+    secrets = tmp_path / "c" / units.SECRETS
+    secrets.parent.mkdir(parents=True)
+    secrets.write_text("VMPROXY_UPSTREAM=http://me:geheim@h\n", encoding="utf-8")
+    secrets.chmod(0o644)
+    with pytest.raises(UsageError, match="others than you") as caught:
+        cacheservice.install(kind, str(tmp_path / "d"), ["--dir=x"], environ=manager.environ())
+    assert f"chmod 600 {secrets}" in caught.value.hint and "geheim" not in str(caught.value)
+    assert manager.calls() == [] and not os.path.exists(kind.path)
+
+
 def test_somebody_elses_file_stays(tmp_path: Path) -> None:
     """A unit of that name that vmproxy did not write is neither replaced nor removed."""
     environ = {"XDG_CONFIG_HOME": str(tmp_path)}

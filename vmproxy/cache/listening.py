@@ -15,6 +15,7 @@ from vmproxy.cache.guard import Address
 from vmproxy.cache.limits import CacheSettings
 from vmproxy.errors import Refused
 
+_SECONDS = 20.0
 _FILE_LIMIT = 4 << 20
 _LOCAL_4 = re.compile(r"\|-- ([0-9.]+)\n\s+/32 host LOCAL")
 _IFCONFIG = re.compile(r"^\s+inet6? ([0-9A-Fa-f:.]+)", re.MULTILINE)
@@ -25,7 +26,8 @@ def refused(settings: CacheSettings, error: OSError) -> Refused:
     what, hint = f"cannot listen there: {(error.strerror or 'refused').lower()}", "--bind ADDR, --port N"
     port = settings.port
     if error.errno == errno.EADDRINUSE:
-        if found := nearby.who(port):
+        # The question goes to 127.0.0.1: who listens at another address it cannot tell.
+        if settings.address in ("127.0.0.1", "0.0.0.0") and (found := nearby.who(port)):  # noqa: S104
             hint = f"--port N; or use it as it is: vmproxy apply --proxy {found.url}"
             return Refused(f"{found.name} listens there already", where=f"{settings.address}:{port}", hint=hint)
         who = f"ss -ltnp sport = :{port}" if sys.platform == "linux" else f"lsof -nP -iTCP:{port}"
@@ -47,7 +49,7 @@ def try_listening(settings: CacheSettings) -> None:
 
 
 async def own_addresses() -> tuple[Address, ...]:
-    """This machine's addresses: of Linux by /proc, elsewhere by ifconfig."""
+    """This machine's addresses: of Linux by /proc, elsewhere by ifconfig. Raises Refused where that does not end."""
     found: list[str] = []
     if sys.platform == "linux":
         found += _LOCAL_4.findall(_read("/proc/net/fib_trie"))
@@ -63,8 +65,16 @@ async def own_addresses() -> tuple[Address, ...]:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
             )
-            said, _errors = await child.communicate()
-            found += _IFCONFIG.findall(said.decode("latin-1"))
+            try:
+                async with asyncio.timeout(_SECONDS):
+                    said, _errors = await child.communicate()
+                found += _IFCONFIG.findall(said.decode("latin-1"))
+            except TimeoutError:
+                raise Refused(f"ifconfig does not end within {_SECONDS:g} s", hint="ifconfig -a") from None
+            finally:
+                with suppress(ProcessLookupError):
+                    child.kill()
+                await child.wait()
     addresses = set()
     for text in found:
         with suppress(ValueError):

@@ -29,6 +29,7 @@ _LIVES = 5
 _CLIENTS = 200
 _PIECE_BYTES = 64 << 10
 _PATH = "/index/"
+_PACKAGES = ("site-packages", "dist-packages")
 _NOT_FOR_IT = ("VMPROXY_", "NOTIFY_SOCKET", "PYTHONSAFEPATH")
 """Beginnings of variables: ours may hold the upstream's password."""
 
@@ -71,13 +72,19 @@ class PipCache:
     def status(self) -> dict[str, Any]:
         """What ``cache status`` says of it. ``index`` is for pip on this host."""
         settings = self._settings
-        host = f"[{settings.address}]" if ":" in settings.address else settings.address
         alive = self._child is not None and self._child.returncode is None and self._port > 0
         return {
             "running": alive,
-            "listen": f"{host}:{settings.pip_port}",
-            "index": f"http://{host}:{settings.pip_port}{_PATH}",
+            "listen": f"{_shown(settings.address)}:{settings.pip_port}",
+            "index": f"http://{self._near()}:{settings.pip_port}{_PATH}",
         }
+
+    def _near(self) -> str:
+        """How this machine reaches the address that is listened on: what means all addresses is none to go to."""
+        address = ip_address(self._settings.address)
+        if address.is_unspecified:
+            return "127.0.0.1" if address.version == 4 else "[::1]"
+        return _shown(str(address))
 
     async def stop(self) -> None:
         """End it and all that goes through it."""
@@ -117,12 +124,12 @@ class PipCache:
             "PROXPI_LOGGING_LEVEL": "WARNING",
         }
         kept = {name: value for name, value in environ.items() if not name.startswith(_NOT_FOR_IT)}
-        paths = [root, *filter(None, [environ.get("PYTHONPATH", "")])]
+        # As cacherun.program: what is installed is found without, and would stand before Python's own library.
+        first = "" if os.path.basename(root) in _PACKAGES else root
+        paths = [path for path in (first, environ.get("PYTHONPATH", "")) if path]
         if self._settings.upstream is not None:
             # It goes where the proxy goes, and needs no credentials: through the proxy.
-            address = ip_address(self._settings.address)
-            host = "127.0.0.1" if address.is_unspecified else f"[{address}]" if address.version == 6 else str(address)
-            own = f"http://{host}:{self._settings.port}"
+            own = f"http://{self._near()}:{self._settings.port}"
             ours |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), own)
             kept = {name: value for name, value in kept.items() if name.lower() not in ("http_proxy", "https_proxy")}
         os.makedirs(ours["PROXPI_CACHE_DIR"], mode=0o700, exist_ok=True)
@@ -189,6 +196,10 @@ class PipCache:
             pass
         finally:
             writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
+
+
+def _shown(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
