@@ -21,13 +21,14 @@ from vmproxy.cache.sample import Sample
 from vmproxy.cache.squidconf import STORE
 from vmproxy.cache.stats import Stats
 from vmproxy.cache.store import Store
-from vmproxy.errors import Busy, LostContact, UsageError
+from vmproxy.errors import Busy, LostContact, NotPermitted, UsageError
 
 if TYPE_CHECKING:
     from vmproxy.cache.engines import Engine
 
 _LINE_LIMIT = 1 << 20
 _ANSWER_SECONDS = 30.0
+_PURGE_SECONDS = 3600.0  # a store of a hundred thousand files is searched, and each is asked for
 _PATH_LIMIT = 100  # sun_path ends at 104 to 108 bytes
 _FILE_LIMIT = 4 << 20
 
@@ -43,7 +44,10 @@ def _address(directory: str) -> Iterator[str]:
         raise UsageError(
             "the directory's path is too long for a socket", where=directory, hint="--dir DIR, a shorter one"
         )
-    handle = os.open(directory, os.O_RDONLY)
+    try:
+        handle = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise NotPermitted(f"the directory cannot be used: {error.strerror}", where=directory) from None
     try:
         yield f"/proc/self/fd/{handle}/{CONTROL}"
     finally:
@@ -68,9 +72,11 @@ class Control:
         self._begun = time.time()
         self._sample: Sample | None = None
         self._lending = asyncio.Lock()
+        self._loaded = False
 
     def load(self) -> None:
         """Go on with the counters of the run before."""
+        self._loaded = True
         self._proxy.stats.load(read_stats(self._directory).document())
 
     def save(self) -> None:
@@ -83,20 +89,29 @@ class Control:
             os.replace(path + NEW, path)
 
     async def start(self) -> None:
-        """Listen in the directory, which is ours alone: what lies there is of a run that was killed."""
+        """Listen in the directory, which is ours alone: what lies there is of a run that was killed.
+
+        Raises NotPermitted, UsageError.
+        """
         if not hasattr(asyncio, "start_unix_server"):
             return
         with suppress(OSError):
             os.unlink(os.path.join(self._directory, CONTROL))
-        with _address(self._directory) as path:
-            self._server = await asyncio.start_unix_server(self._serve, path, limit=_LINE_LIMIT)
-        os.chmod(os.path.join(self._directory, CONTROL), 0o600)
+        try:
+            with _address(self._directory) as path:
+                self._server = await asyncio.start_unix_server(self._serve, path, limit=_LINE_LIMIT)
+            os.chmod(os.path.join(self._directory, CONTROL), 0o600)
+        except OSError as error:
+            what = f"the socket for status and purge cannot be made: {error.strerror}"
+            hint = "--dir DIR, on a file system of this machine's own"
+            raise NotPermitted(what, where=os.path.join(self._directory, CONTROL), hint=hint) from None
 
     async def stop(self) -> None:
-        """Keep the counters and stop listening."""
+        """Keep the counters, of a run that came so far as to have any, and stop listening."""
         if self._sample is not None:
             self._sample.stop()
-        self.save()
+        if self._loaded:
+            self.save()
         if self._server:
             self._server.close()
             with suppress(OSError):
@@ -104,8 +119,9 @@ class Control:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, ValueError, TimeoutError, asyncio.LimitOverrunError):
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with asyncio.timeout(_ANSWER_SECONDS) as limit:
                 asked = json.loads(await reader.readline())
+                limit.reschedule(asyncio.get_running_loop().time() + _seconds(asked))
                 writer.write(json.dumps(await self._answer(asked)).encode() + b"\n")
                 await writer.drain()
         writer.close()
@@ -165,12 +181,17 @@ class Control:
         return asked
 
 
+def _seconds(question: Any) -> float:
+    """How long an answer may take."""
+    return _PURGE_SECONDS if isinstance(question, dict) and question.get("do") == "purge" else _ANSWER_SECONDS
+
+
 def ask(directory: str, question: dict[str, Any]) -> dict[str, Any] | None:
     """Ask the proxy that runs on a directory; None where none does. Raises LostContact."""
     if not hasattr(socket, "AF_UNIX") or not os.path.isdir(directory):
         return None
     with _address(directory) as path, socket.socket(socket.AF_UNIX) as talk:
-        talk.settimeout(_ANSWER_SECONDS)
+        talk.settimeout(_seconds(question))
         try:
             talk.connect(path)
         except OSError:

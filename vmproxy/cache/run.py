@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
@@ -95,7 +95,7 @@ def _more_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
+async def _first(*waits: Awaitable[Any]) -> None:
     """Wait until one of several has ended; what it raised is raised, the others are given up."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
@@ -115,7 +115,7 @@ def serve(
     log: Callable[[str], None] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; ``ready`` is told the address once clients can come.
+    """Serve until SIGINT or SIGTERM, heard during the start, too; ``ready`` is told the address once clients can come.
 
     ``log`` is told each request, ``warn`` what somebody should look at. Raises Busy (the directory is in use), Refused
     (the port is), NotPermitted, UsageError; LostContact where the engine ends by itself.
@@ -135,12 +135,19 @@ def serve(
                 loop.add_signal_handler(getattr(signal, name), end.set)
         engine = engines.load(settings, log=log, warn=warn or log or (lambda _text: None))
         engine.ready = False
-        port = await engine.start()
+        # squid and proxpi may take a minute to come up: they are asked to end then, too.
+        starting = asyncio.ensure_future(engine.start())
+        await _first(end.wait(), starting)
+        if starting.cancelled() or starting.exception():
+            return  # who ends it has come first, and it has stopped by itself
+        port = starting.result()
         beside = PipCache(engine.settings, warn=warn or log or (lambda _text: None)) if settings.pip_port else None
         try:
             if beside:
-                await beside.start()
+                await _first(end.wait(), beside.start())
                 engine.beside = beside.status
+            if end.is_set():
+                return
             host = f"[{settings.address}]" if ":" in settings.address else settings.address
             engine.ready = True
             ready(f"http://{host}:{port}")

@@ -71,20 +71,26 @@ class Proxy:
         self._ending = False
 
     async def start(self) -> int:
-        """Listen; the port. Raises Refused where that address cannot be listened on."""
+        """Listen; the port. Raises Refused where that address cannot be listened on, NotPermitted; has stopped then."""
+        try:
+            return await self._begin()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _begin(self) -> int:
         loop = asyncio.get_running_loop()
+        self._control.load()
         try:
             self._server = await loop.create_server(
                 lambda: Wire(self.wires, self._accept), self.settings.address, self.settings.port, backlog=512
             )
         except OSError as error:
-            self.store.close()
             raise refused(self.settings, error) from None
         port = int(self._server.sockets[0].getsockname()[1])
         self.settings = self.origins.settings = replace(self.settings, port=port)
         limits = self.limits
         shortest = min(limits.head_seconds, limits.stall_seconds, limits.origin_seconds, limits.idle_seconds)
-        self._control.load()
         await self._control.start()
         self._chores = [
             asyncio.create_task(self.wires.sweep(min(1.0, shortest / 4))),

@@ -24,6 +24,7 @@ from vmproxy.cache.guard import check_settings
 from vmproxy.cache.limits import CacheSettings
 from vmproxy.cache.listening import own_addresses, refused, try_listening
 from vmproxy.cache.place import SQUID, lock, prepare
+from vmproxy.cache.sample import HOST as SAMPLE_HOST
 from vmproxy.cache.sample import Sample
 from vmproxy.cache.squidask import Asker
 from vmproxy.cache.stats import Stats
@@ -39,6 +40,7 @@ _ORPHAN_SECONDS = 30.0
 _KILL_SECONDS = 10.0
 _SAID_LINES = 50
 _LINE_LIMIT = 64 << 10
+_NOT_FOR_IT = ("VMPROXY_", "NOTIFY_SOCKET")
 _WATCH = 'cat >/dev/null; kill -TERM "-$1"; sleep 5; kill -KILL "-$1"'
 
 
@@ -192,10 +194,14 @@ class Squid:
             self._said.extend(piece.splitlines())
 
     async def _child_ended(self) -> None:
-        """Wait for the one that only makes directories. Raises Refused."""
+        """Wait for the one that only makes directories. Raises Refused, LostContact."""
         assert self._child  # noqa: S101
-        async with asyncio.timeout(_READY_SECONDS):
-            status = await self._child.wait()
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                status = await self._child.wait()
+        except TimeoutError:
+            what = f"squid does not make its directories within {_READY_SECONDS:g} s"
+            raise LostContact(what, where=self._directory, hint="--dir DIR on a faster disk, or again") from None
         if status:
             raise await self._failed()
         self._child = None
@@ -296,6 +302,9 @@ class Squid:
         """Ask it to forget what fits a glob, on disk and in memory; (how many, bytes on disk)."""
         if not self._asker:
             return 0, 0
+        if pattern.startswith(f"http://{SAMPLE_HOST}/") and not set(pattern) & set("*?["):
+            # The object of a proof: nobody wants its size, for which the whole store would be searched.
+            return len(await self._asker.purge([pattern])), 0
         store = os.path.join(self._directory, squidconf.STORE)
         files = await asyncio.to_thread(squidstore.fitting, store, pattern)
         held = {url: size for _path, url, size in files}
@@ -305,8 +314,11 @@ class Squid:
 
 
 def _environment() -> dict[str, str]:
-    """For squid and its watcher: without our own variables, one of which may hold the upstream's password."""
-    return clean_environment({name: value for name, value in os.environ.items() if not name.startswith("VMPROXY_")})
+    """For squid and its watcher: without our own variables, one of which may hold the upstream's password.
+
+    Nor has squid anything to tell the manager whose service we are.
+    """
+    return clean_environment({name: value for name, value in os.environ.items() if not name.startswith(_NOT_FOR_IT)})
 
 
 def _to_become() -> tuple[str, str, tuple[int, int] | None]:

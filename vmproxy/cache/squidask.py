@@ -30,8 +30,8 @@ class Asker:
         self._fields = f"Host: {self._name}\r\nAuthorization: Basic {word}\r\nConnection: close\r\n"
 
     async def _page(self, name: str) -> str | None:
-        """A page of the cache manager; None where it does not answer."""
-        with suppress(OSError, TimeoutError, EOFError, ValueError):
+        """A page of the cache manager; None where it does not answer, or somebody else does."""
+        with suppress(OSError, TimeoutError, EOFError, ValueError, IndexError, asyncio.LimitOverrunError):
             async with asyncio.timeout(_SECONDS):
                 reader, writer = await asyncio.open_connection(self._host, self._port)
                 try:
