@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from vmproxy.cache import squid
 from vmproxy.cli.cache import SERVE
 from vmproxy.cli.cachestart import words
 from vmproxy.cli.common import Run
@@ -61,3 +62,11 @@ def test_a_typed_upstream_goes_before_the_one_of_the_settings(
     said = capfd.readouterr().out
     assert f"--config={settings}" in said and "--upstream-file" not in said
     assert f"--upstream={TYPED}" in said
+
+
+def test_squid_has_no_variable_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a password nor the way to the manager whose service the cache is; its other variables it has."""
+    for name in ("VMPROXY_UPSTREAM", "NOTIFY_SOCKET", "LAB_OTHER"):
+        monkeypatch.setenv(name, "x")
+    found = squid._environment()
+    assert found["LAB_OTHER"] == "x" and not {"VMPROXY_UPSTREAM", "NOTIFY_SOCKET"} & set(found)
