@@ -256,12 +256,13 @@ class Detached:
 def detach(argv: tuple[str, ...], *, log: str, directory: str, environ: Mapping[str, str]) -> Detached:
     """Start a program in a session of its own, in ``directory``, with nothing of our terminal; it writes into ``log``.
 
-    The log is made anew, readable by its owner only. Raises NotPermitted, UsageError.
+    The log is readable by its owner only. What it holds stays: another program may write into it at that moment, and
+    who knows better empties it. Raises NotPermitted, UsageError.
     """
     import subprocess
 
     try:
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o600)
     except OSError as error:
         raise NotPermitted(f"the log cannot be written: {error.strerror}", where=log) from None
     flags = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)

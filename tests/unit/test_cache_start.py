@@ -8,16 +8,18 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.cacheworld import fetch, proxy, settings
+from tests.unit.cacheworld import WAIT_SECONDS, fetch, proxy, settings
 from tests.unit.schema import problems
 from tests.unit.test_cache_command import serving
 from tests.unit.test_cache_pip import free_port
-from vmproxy import cacherun
+from vmproxy import cacherun, hostproc
 from vmproxy.cache import control, place, sample
 from vmproxy.cachehit import judge_fetches, request
 from vmproxy.errors import Busy, UsageError
@@ -58,6 +60,45 @@ def test_it_starts_once_goes_on_and_ends_when_asked(tmp_path: Path) -> None:
     os.close(handle)
     done = vmproxy("cache", "stop", *words[:2])
     assert (done.returncode, done.stdout) == (0, "no cache runs there\n")
+
+
+@pytest.mark.parametrize("engine", ["embedded", "squid"])
+def test_the_log_is_that_of_who_holds_the_directory(tmp_path: Path, engine: str) -> None:
+    """A start empties the log of the run before; one that finds another at work adds its own words to that one's."""
+    where = str(tmp_path / "d")
+    place.prepare(where)
+    log = tmp_path / "d" / place.LOG
+    log.write_text("of yesterday\n")
+    # As the second of two starts at the same moment: it does not see the first yet.
+    program, more = cacherun.program()
+    words = (*program, "cache", "serve", "--dir", where, "--port", str(free_port()), "--engine", engine)
+    environ = {**os.environ, **more, "PATH": str(tmp_path)}  # with a squid that fails
+    squid = tmp_path / "squid"
+    squid.write_text("#!/bin/sh\nexit 1\n")
+    squid.chmod(0o755)
+    children = [hostproc.detach(words, log=str(log), directory=where, environ=environ)]
+    try:
+        if engine == "squid":
+            wait_for(children[0].ended)
+            assert "does not start" in log.read_text()
+        else:
+            wait_for(lambda: "listening on" in log.read_text())
+            children.append(hostproc.detach(words, log=str(log), directory=where, environ=environ))
+            wait_for(children[1].ended)
+            first, _, behind = log.read_text().partition("another cache runs on this directory")
+            assert "listening on" in first and behind
+        assert "of yesterday" not in log.read_text()
+    finally:
+        for child in children:
+            child.end()
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    """Until it is so."""
+    limit = time.monotonic() + WAIT_SECONDS
+    while not done():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def test_one_that_does_not_come_up_is_exit_6_in_its_own_words(tmp_path: Path) -> None:

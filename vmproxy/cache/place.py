@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from contextlib import suppress
 
 from vmproxy.errors import Busy, NotPermitted, Refused
 
@@ -64,3 +65,15 @@ def lock(directory: str) -> int | None:
         hint = "vmproxy cache status shows it; --dir DIR for a second one"
         raise Busy("another cache runs on this directory", where=directory, hint=hint) from None
     return handle
+
+
+def begin_log(directory: str) -> None:
+    """Empty the log of the run before, where that is what we write into; to be called once the lock is ours.
+
+    Until then another proxy may run on the directory, and go on writing into it.
+    """
+    with suppress(OSError):
+        log = os.stat(os.path.join(directory, LOG))
+        for number in (1, 2):
+            if os.path.samestat(os.fstat(number), log):
+                os.ftruncate(number, 0)

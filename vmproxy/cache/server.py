@@ -20,6 +20,7 @@ from vmproxy.cache.limits import CacheSettings
 from vmproxy.cache.listening import refused
 from vmproxy.cache.message import BadMessage, Head, encode, parse_request, words
 from vmproxy.cache.origin import NoAnswer, Origins
+from vmproxy.cache.place import begin_log
 from vmproxy.cache.policy import plain_request
 from vmproxy.cache.reply import Reply
 from vmproxy.cache.request import Asked, parse, redact, tunnel_target
@@ -61,6 +62,7 @@ class Proxy:
         self.flights: dict[str, Flight] = {}
         self.spools: set[asyncio.Task[None]] = set()
         self.store = Store(settings.directory, limit=settings.size, memory=settings.limits.memory_total)
+        begin_log(settings.directory)
         self.origins = Origins(settings, self.wires, warn=self.warn)
         self._clients: dict[asyncio.Task[None], Wire] = {}
         self._idle: set[Wire] = set()

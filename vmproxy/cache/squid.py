@@ -23,7 +23,7 @@ from vmproxy.cache.control import Control, ask
 from vmproxy.cache.guard import check_settings
 from vmproxy.cache.limits import CacheSettings
 from vmproxy.cache.listening import own_addresses, refused, try_listening
-from vmproxy.cache.place import SQUID, lock, prepare
+from vmproxy.cache.place import SQUID, begin_log, lock, prepare
 from vmproxy.cache.sample import HOST as SAMPLE_HOST
 from vmproxy.cache.sample import Sample
 from vmproxy.cache.squidask import Asker
@@ -90,6 +90,7 @@ class Squid:
         program = find_squid()
         prepare(self.settings.directory)
         self._lock = await self._take()
+        begin_log(self.settings.directory)
         try:
             try_listening(self.settings)
             await self._begin(program)
