@@ -15,8 +15,8 @@ HEAD_LIMIT = 64 * 1024
 _FIELDS_LIMIT = 256
 _CHUNK_LINE_LIMIT = 4096
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_FIELD_LINES = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+")
+"""Whole lines of ``name: value``; nothing in it can be read in two ways, so it never goes back (``++``, ``*+``)."""
 _REQUEST_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([\x21-\x7e]+) HTTP/1\.([01])")
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)|\0")
@@ -65,6 +65,8 @@ class Head:
     @property
     def keep_alive(self) -> bool:
         """Whether the sender keeps its connection open (RFC 9112 9.3; ``Proxy-Connection`` of old clients counts)."""
+        if "connection" not in self.values and "proxy-connection" not in self.values:
+            return self.minor == 1
         options = words(self.get("connection")) | words(self.get("proxy-connection"))
         if "close" in options:
             return False
@@ -98,12 +100,13 @@ def find_head(data: bytes | bytearray) -> int:
     return end + 4 if end >= 0 else 0
 
 
-def _fields(lines: Iterable[str]) -> Fields:
-    found: Fields = []
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise BadMessage("a header line is malformed")
+def _fields(lines: str) -> Fields:
+    """The fields of header lines, each with its CRLF."""
+    if not _FIELD_LINES.fullmatch(lines):
+        raise BadMessage("a header line is malformed")
+    found = []
+    for line in lines.split("\r\n")[:-1]:
+        name, _colon, value = line.partition(":")
         found.append((name, value.strip(" \t")))
     if len(found) > _FIELDS_LIMIT:
         raise BadMessage("too many header lines", 431)
@@ -112,7 +115,7 @@ def _fields(lines: Iterable[str]) -> Fields:
 
 def parse_request(data: bytes | bytearray) -> Head:
     """The request whose head is exactly ``data``, as :func:`find_head` cut it. Raises BadMessage."""
-    first, *lines = bytes(data[:-4]).decode("latin-1").split("\r\n")
+    first, _crlf, lines = data[:-2].decode("latin-1").partition("\r\n")
     line = _REQUEST_LINE.fullmatch(first)
     if not line:
         version = first.rpartition(" ")[2]
@@ -128,7 +131,7 @@ def parse_request(data: bytes | bytearray) -> Head:
 def parse_response(data: bytes | bytearray) -> Head:
     """The response whose head is exactly ``data``. Raises BadMessage (502)."""
     try:
-        first, *lines = bytes(data[:-4]).decode("latin-1").split("\r\n")
+        first, _crlf, lines = data[:-2].decode("latin-1").partition("\r\n")
         line = _STATUS_LINE.fullmatch(first)
         if not line:
             raise BadMessage("the status line is malformed")
@@ -230,7 +233,7 @@ class Chunks:
             if not line:
                 self.done = True
                 return
-            _fields([line.decode("latin-1")])
+            _fields(line.decode("latin-1") + "\r\n")
             self._trailers += len(line)
             if self._trailers > HEAD_LIMIT:
                 raise BadMessage("the trailers are too long")
