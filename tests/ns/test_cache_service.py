@@ -90,11 +90,12 @@ def test_it_runs_and_is_the_units_process(seen: dict[str, Any]) -> None:
 
 def test_it_comes_up_again_and_ends_when_it_is_asked_to(seen: dict[str, Any]) -> None:
     """After SIGKILL systemd starts it again; after ``cache stop`` it does not; ``cache start`` goes by the unit, and
-    ``install`` with another port moves it."""
+    ``install`` with another port moves it, and with another directory, too."""
     assert seen["killed"]["restarted"]
     assert seen["stopped"]["active"] == "inactive" and seen["stopped"]["result"] == "success", seen["stopped"]
     assert "by systemd" in seen["started"]["out"] and seen["started"]["active"] == "active"
     assert seen["moved"]["listen"] == "127.0.0.1:4003", seen["moved"]
+    assert seen["elsewhere"]["code"] == 0 and seen["elsewhere"]["running"] == [False, True], seen["elsewhere"]
 
 
 def test_it_goes_without_a_trace(seen: dict[str, Any]) -> None:

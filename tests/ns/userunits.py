@@ -54,9 +54,9 @@ def manager(directory: Path) -> Iterator[None]:
             run.terminate()
 
 
-def status(directory: Path) -> dict[str, Any]:
+def status(directory: Path, name: str = "d") -> dict[str, Any]:
     """``cache status --json``."""
-    found: dict[str, Any] = json.loads(vmproxy("cache", "status", "--dir", str(directory / "d"), "--json").stdout)
+    found: dict[str, Any] = json.loads(vmproxy("cache", "status", "--dir", str(directory / name), "--json").stdout)
     return dict(found["cache"])
 
 
@@ -92,9 +92,11 @@ def tell(directory: Path) -> dict[str, Any]:
     step("stopped", done, active=until(lambda: (s := show("ActiveState")) == "inactive" and s), result=show("Result"))
     step("started", vmproxy("cache", "start", *where), active=show("ActiveState"))
     step("moved", vmproxy("cache", "install", *where, "--port", "4003"), listen=status(directory)["listen"])
+    done = vmproxy("cache", "install", "--dir", str(directory / "e"), "--port", "4003")
+    step("elsewhere", done, running=[status(directory, name)["running"] for name in "de"])
     done = vmproxy("cache", "uninstall")
     left = sorted(str(p) for p in (directory / "c").rglob("*"))
-    step("gone", done, active=show("ActiveState"), left=left, running=status(directory)["running"])
+    step("gone", done, active=show("ActiveState"), left=left, running=status(directory, "e")["running"])
     return seen
 
 
