@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 
 from vmproxy.errors import Interrupted
 
-
 _CALL_SECONDS = 180.0  # the longest call lets go of a Docker engine that does not answer
 
 

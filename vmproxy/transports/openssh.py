@@ -244,7 +244,7 @@ class OpensshConnection:
         self._master = master
         self._channels: list[OpensshChannel] = []
         self._kept: tuple[str, OpensshChannel] | None = None
-        self._closed = False
+        self._closed = threading.Event()
 
     def begin(self, command: str) -> None:
         """Start a command, if any, for the first :meth:`start` of it. A loss is said then."""
@@ -262,7 +262,7 @@ class OpensshConnection:
                 return kept[1]
             kept[1].close()
         self._settle()
-        if self._closed or not self.lives(0.0):
+        if self._closed.is_set() or not self.lives(0.0):
             raise LostContact("the connection ended", where=self.place)
         log = self._directory.log()
         argv = [
@@ -274,7 +274,7 @@ class OpensshConnection:
         process = _popen(argv, own_session=True)
         channel = OpensshChannel(process, self._options.output_limit_bytes, self, log)
         self._channels.append(channel)
-        if self._closed:  # by another thread, which may not have seen this one
+        if self._closed.is_set():  # by another thread, which may not have seen this one
             channel.close(0.0)
             raise LostContact("the connection ended", where=self.place)
         return channel
@@ -292,7 +292,7 @@ class OpensshConnection:
     def close(self) -> None:
         """End every command's input, then the connection, as a library's socket is closed: what the VM makes of the
         end of its input does not need us. From whatever thread; safe to call twice."""
-        self._closed = True
+        self._closed.set()
         deadline = time.monotonic() + _FLUSH_SECONDS
         running: list[_Process] = [*self._channels, *([self._master] if self._master else [])]
         for process in running:
