@@ -74,7 +74,7 @@ async def own_addresses() -> tuple[Address, ...]:
             finally:
                 with suppress(ProcessLookupError):
                     child.kill()
-                await child.wait()
+                await child.communicate()
     addresses = set()
     for text in found:
         with suppress(ValueError):
