@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import linecache
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -160,6 +161,67 @@ def test_f28_a_signal_stops_those_that_run_and_begins_no_other(
         f"0 of 4 VMs well; not well: {names}; 2 not begun" for names in ("a, b", "b, a")
     }
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["while asking", "behind the answer"])
+def test_f28_no_story_waits_for_ever_for_an_answer(
+    late: bool, told: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the signal meets the main thread, the story that has asked gets its answer and is ended."""
+    answers: list[object] = []
+    lines: list[str] = []
+
+    def signalled(frame: FrameType, event: str, _argument: object) -> Any:
+        if event == "line" and linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() == "asked = False":
+            sys.settrace(None)
+            frame.f_trace = None
+            lines.append("met")
+            os.kill(os.getpid(), signal.SIGTERM)
+        return signalled
+
+    def ask(_self: output.Output, _question: str) -> str:
+        if late:
+            frame = sys._getframe(1)
+            frame.f_trace = signalled
+            sys.settrace(signalled)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return "secret"
+
+    def story(target: str, _settings: Settings, *, stop: Stop, **words: Any) -> Report:
+        answers.append(words["ask"]("password"))
+        stop.wait(SECONDS)
+        return Report(target=target, message="not stopped")
+
+    monkeypatch.setattr(common, "may_ask", lambda: True)
+    monkeypatch.setattr(output.Output, "ask", ask)
+    told(story)
+    assert run(["apply", "--jobs", "2", "--vm", "a,b"]) == 128 + signal.SIGTERM
+    assert len(answers) == 2
+    assert lines == (["met"] if late else [])
+
+
+def test_an_answer_that_cannot_be_read_is_none(
+    told: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bytes that are no text, or a terminal that is gone, end no other story: the question stays without an answer."""
+    answers = {}
+
+    def ask(_self: output.Output, question: str) -> str:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, question)
+
+    def story(target: str, _settings: Settings, **words: Any) -> Report:
+        answers[target] = words["ask"]("password")
+        return Report(target=target, message="in sync")
+
+    monkeypatch.setattr(common, "may_ask", lambda: True)
+    monkeypatch.setattr(output.Output, "ask", ask)
+    told(story)
+    assert run(["status", "--jobs", "2", "--vm", "a,b"]) == 0
+    assert answers == {"a": None, "b": None}
+    said = capsys.readouterr()
+    assert sorted(said.out.splitlines()) == ["a: in sync", "b: in sync"]
+    assert "UnicodeDecodeError" in said.err
 
 
 def test_a_stop_calls_whom_it_is_to_wake_and_lets_nobody_begin_after_it() -> None:

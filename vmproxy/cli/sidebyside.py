@@ -83,10 +83,14 @@ def each(targets: Sequence[str], tell: Tell, hands: Hands, *, jobs: int, output:
         if isinstance(heard, _Question):
             answer = heard.otherwise
             try:
-                asked = not stop.is_set
-                answer = heard.ask(heard.text) if asked else answer
-            finally:  # at a signal, too: the thread is not to wait for ever
-                asked = False
+                try:
+                    asked = not stop.is_set
+                    answer = heard.ask(heard.text) if asked else answer
+                finally:
+                    asked = False
+            except Exception as error:  # input that cannot be read is no answer: the story says what is missing
+                output.note(f"no answer to be had: {type(error).__name__}")
+            finally:  # at a signal, too, wherever it comes: the thread is not to wait for ever
                 heard.answer.put(answer)
             return None
         if isinstance(heard, Event):
