@@ -72,6 +72,8 @@ class CacheStory:
             note = f"the cache does not run: it would be started (port {self._port})"
             return replace(report, warnings=(*report.warnings, note))
         with self._lock:
+            if stop is not None:  # it may have come while another VM's cache was started
+                stop.check()
             status = cacherun.running(self._directory) or self._bring_up(target, settings, tell, more)
             self._users += 1  # from here on nobody else's failure ends it
         try:
@@ -180,7 +182,7 @@ class CacheStory:
 
 
 def _of_detect(more: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in more.items() if name in ("progress", "ask")}
+    return {name: value for name, value in more.items() if name in ("progress", "ask", "stop")}
 
 
 def _port(status: Mapping[str, Any] | None, usual: int) -> int:

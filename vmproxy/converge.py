@@ -114,9 +114,10 @@ def detect_gateway(
     probe_port: int | None = None,
     progress: Progress = silent,
     ask: Ask | None = None,
+    stop: Stop | None = None,
 ) -> Sighting:
     """The host's address as one VM sees it. Uses no root. Raises VmproxyError for a VM that cannot be asked."""
-    with _open(target, settings, progress, ask, root=False) as session:
+    with _open(target, settings, progress, ask, root=False, stop=stop) as session:
         from vmproxy.story import Story
 
         return Story(session).detect_gateway(probe_port)

@@ -14,6 +14,7 @@ from vmproxy.cachestory import CacheStory
 from vmproxy.errors import Interrupted, NoProxy, RolledBack, UsageError
 from vmproxy.model import GatewayChoice, ProxyURL, Report, Settings
 from vmproxy.routes import Sighting
+from vmproxy.stopping import Stop
 
 CHOICE = GatewayChoice(gateway="192.168.64.1", interface="eth0", family="inet", reason="", candidates=())
 
@@ -103,6 +104,26 @@ def test_else_it_is_started_on_loopback(monkeypatch: pytest.MonkeyPatch, own: bo
     world.story.apply("a", Settings())
     first = ["start --bind=192.168.64.1 --allow=192.168.64.0/24", "stop"] if own else []
     assert world.calls == [*first, "start --allow=192.168.64.0/24", "apply a"]
+
+
+def test_f28_a_signal_while_another_vms_cache_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waited for that begins nothing after it; and the look that the start needs hears the signal, too."""
+    world = World(monkeypatch)
+    stop = Stop()
+    heard: list[object] = []
+
+    def detect(target: str, settings: Settings, *, stop: object, **more: Any) -> Sighting:
+        heard.append(stop)
+        return world.detect(target, settings, **more)
+
+    monkeypatch.setattr(cachestory.converge, "detect_gateway", detect)
+    world.story.apply("a", Settings(), stop=stop)
+    assert heard and set(heard) == {stop}
+    before = list(world.calls)
+    stop.set(2)
+    with pytest.raises(Interrupted):
+        world.story.apply("b", Settings(), stop=stop)
+    assert world.calls == before
 
 
 def test_a_cache_that_the_vm_does_not_reach_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
