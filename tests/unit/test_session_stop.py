@@ -112,9 +112,7 @@ def test_f28_a_change_that_is_there_is_not_denied(machine: Machine, status: str)
     assert "interrupt" in machine.told
 
 
-def test_f28_the_end_of_a_session_waits_for_its_interruption(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_f28_the_end_of_a_session_waits_for_its_interruption(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A VM that is being let go by the other thread is let go before the story ends; then no signal comes to it."""
     stop = Stop()
     begun, go = threading.Event(), threading.Event()
@@ -133,10 +131,15 @@ def test_f28_the_end_of_a_session_waits_for_its_interruption(
 
     monkeypatch.setattr(threading.Thread, "join", joined)
     monkeypatch.setattr(machine, "interrupt", interrupt)
-    with pytest.raises(Interrupted), opened(stop):
-        stop.set(2)
-        assert begun.wait(SECONDS)
-        raise LostContact("let go")
+
+    def told() -> None:
+        with opened(stop):
+            stop.set(2)
+            assert begun.wait(SECONDS)
+            raise LostContact("let go")
+
+    with pytest.raises(Interrupted):
+        told()
     assert machine.told == ["interrupt", "close", "close"]
 
 
