@@ -59,8 +59,8 @@ def walk(host_proxy: LabProxy, tmp_path_factory: pytest.TempPathFactory) -> Iter
         seen.runs["apply"] = command.apply(*words, status=None)
         stop("applied")
         machine.reboot()
-        seen.runs["status"] = command("status", status=None)
         stop("rebooted")
+        seen.runs["status"] = command("status", status=None)
         seen.environ = machine.root(_ENVIRON, check=False).text
         seen.config = machine.root(f"cat {_CONFIG}").text
         seen.answer = machine.root(_ASK.format(port=host_proxy.port), check=False, timeout_seconds=300).text
