@@ -264,7 +264,8 @@ def test_f39_an_edit_between_reading_and_renaming_is_not_lost(base: Base, vmprox
     rules and the other file are put back."""
     base.write(PROFILE, b"# mine\n")
     once = f"[ -e /run/edited ] || {{ : >/run/edited; echo '# edited' >>{PROFILE}; }}"
-    shim(base.machine, Path(at).name, f'{once}; exec {at} "$@"')
+    # The test of the rules runs beside the comparison: only their writing comes surely after it.
+    shim(base.machine, Path(at).name, f'case "$*" in *--test*) ;; *) {once} ;; esac; exec {at} "$@"')
     ran = vmproxy.apply(*QUIET)
     base.machine.run("rm /run/edited")
     refused(ran, 6, f"{PROFILE} was changed meanwhile")
