@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vmproxy.errors import LostContact, NotPermitted
 from vmproxy.transports import SshOptions
+from vmproxy.transports._watch import WATCH
 
 if TYPE_CHECKING:
     import paramiko
@@ -37,15 +38,14 @@ class _Guard(contextlib.AbstractContextManager["_Guard"]):
     def __init__(self, connection: SshConnection, seconds: float) -> None:
         self.fired = False
         self._connection = connection
-        self._timer = threading.Timer(max(0.05, seconds), self._fire)
-        self._timer.daemon = True
+        self._seconds = max(0.05, seconds)
 
     def __enter__(self) -> _Guard:
-        self._timer.start()
+        self._token = WATCH.add(self._seconds, self._fire)
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self._timer.cancel()
+        WATCH.drop(self._token)
 
     def _fire(self) -> None:
         self.fired = True

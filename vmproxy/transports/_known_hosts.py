@@ -135,6 +135,8 @@ def _names(field: str, name: str) -> bool:
 
 def _match(pattern: str, name: str) -> bool:
     """``*`` and ``?`` only: brackets are literal in a known_hosts pattern."""
+    if "*" not in pattern and "?" not in pattern:
+        return pattern == name
     return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
 
 

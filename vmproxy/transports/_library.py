@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -13,8 +14,15 @@ from collections.abc import Iterator
 from typing import Any
 
 _importing = threading.Lock()
+_first = [True]
 
 
+def first() -> bool:
+    """Whether the caller is the first to ask: it is the one whose :func:`library` will take its time."""
+    return bool(_first) and _first.pop()  # one thread's, at once
+
+
+@functools.cache
 def library() -> Any:
     """The module ``paramiko``, with its log lines off; another user of it in this process finds it whole.
 
@@ -26,11 +34,12 @@ def library() -> Any:
             with _stand_in(_Later("invoke")), _stand_in(_Metadata("importlib.metadata")):
                 import paramiko
         import paramiko
-    quiet = logging.getLogger("vmproxy.ssh")
-    if not quiet.handlers:
-        quiet.addHandler(logging.NullHandler())
-        quiet.propagate = False
-        quiet.setLevel(logging.CRITICAL + 1)
+
+        quiet = logging.getLogger("vmproxy.ssh")
+        if not quiet.handlers:
+            quiet.addHandler(logging.NullHandler())
+            quiet.propagate = False
+            quiet.setLevel(logging.CRITICAL + 1)
     return paramiko
 
 

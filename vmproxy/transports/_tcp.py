@@ -1,4 +1,4 @@
-"""A TCP connection that is made in the background while slow things are imported."""
+"""A TCP connection that is made in the background while slow things are imported or a name is looked up."""
 
 from __future__ import annotations
 
@@ -19,13 +19,36 @@ def place(host: str, port: int) -> str:
     return printable(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
 
+_Address = tuple[int, tuple[str, int] | tuple[str, int, int, int]]
+"""A socket's family, and what its connect takes."""
+
+
+def _literal(host: str, port: int) -> list[_Address]:
+    """The one address that ``host`` is, where it is an address as it stands and nobody has to be asked for it."""
+    with contextlib.suppress(OSError, ValueError):
+        socket.inet_pton(socket.AF_INET, host)
+        return [(socket.AF_INET, (host, port))]
+    with contextlib.suppress(OSError, ValueError):
+        socket.inet_pton(socket.AF_INET6, host)
+        return [(socket.AF_INET6, (host, port, 0, 0))]
+    return []
+
+
+def _looked_up(host: str, port: int) -> list[_Address]:
+    """All addresses of a name. As bytes a name is taken as it is: to Python's own IDNA, which only other names need,
+    belong four modules. Raises OSError, UnicodeError."""
+    name = host.encode("ascii") if host.isascii() else host
+    return [(info[0], info[4]) for info in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)]  # type: ignore[misc]
+
+
 class Dial:
     """One connection attempt over all addresses of a name, started at once in a daemon thread.
 
-    The thread also takes the name look-up, which has no time limit of its own. Nothing here reads ``*_proxy``.
+    The thread also takes the name look-up, which has no time limit of its own; where there is neither a name to look up
+    nor anything to be done meanwhile (not ``busy``), there is none. Nothing here reads ``*_proxy``.
     """
 
-    def __init__(self, host: str, port: int, *, timeout_seconds: float) -> None:
+    def __init__(self, host: str, port: int, *, timeout_seconds: float, busy: bool = True) -> None:
         self.host = host
         self.port = port
         self.deadline = time.monotonic() + timeout_seconds
@@ -34,12 +57,18 @@ class Dial:
         self._error: Exception | None = None
         self._given_up = False
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="vmproxy-dial", daemon=True)
-        self._thread.start()
+        self._addresses = _literal(host, port)
+        self._thread = None
+        if busy or not self._addresses:
+            self._thread = threading.Thread(target=self._run, name="vmproxy-dial", daemon=True)
+            self._thread.start()
+        else:
+            self._run()
 
     def result(self) -> socket.socket:
         """The connected socket. Raises Unreachable at the deadline at the latest, with host and port."""
-        self._thread.join(max(0.0, self.deadline - time.monotonic()) + 0.05)
+        if self._thread is not None:
+            self._thread.join(max(0.0, self.deadline - time.monotonic()) + 0.05)
         with self._lock:
             self._given_up = True
             if self._socket is not None:
@@ -73,15 +102,15 @@ class Dial:
         found.close()
 
     def _connect(self) -> socket.socket:
-        infos = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        addresses = self._addresses or _looked_up(self.host, self.port)
         last: OSError = OSError("the name has no address")
-        for index, (family, kind, protocol, _name, address) in enumerate(infos):
+        for index, (family, address) in enumerate(addresses):
             left = self.deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            sock = _Greeter(family, kind, protocol)
+            sock = _Greeter(family, socket.SOCK_STREAM)
             try:
-                sock.settimeout(left / (len(infos) - index))
+                sock.settimeout(left / (len(addresses) - index))
                 sock.connect(address)
                 _tune(sock)
                 sock.greet()

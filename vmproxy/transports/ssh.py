@@ -21,6 +21,7 @@ from vmproxy.transports import Secrets, SshOptions, _known_hosts
 from vmproxy.transports._auth import SECONDS, Endpoint, Login
 from vmproxy.transports._burst import NoBurst, burst, only_key
 from vmproxy.transports._channel import SshConnection, shut
+from vmproxy.transports._library import first as first_to_import
 from vmproxy.transports._library import library as _library
 from vmproxy.transports._route import route
 from vmproxy.transports._tcp import GREETING, Dial, place
@@ -86,7 +87,8 @@ def _connect(
     """
     dial: Dial | Tunnel
     if below is None:
-        dial = Dial(endpoint.host, endpoint.port, timeout_seconds=options.connect_timeout_seconds)
+        seconds = options.connect_timeout_seconds
+        dial = Dial(endpoint.host, endpoint.port, timeout_seconds=seconds, busy=first_to_import())
     else:
         dial = Tunnel(below, endpoint.host, endpoint.port, timeout_seconds=options.connect_timeout_seconds)
     name = endpoint.key_name or _known_hosts.host_name(endpoint.host, endpoint.port)
