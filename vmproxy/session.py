@@ -55,6 +55,7 @@ class Session:
         self._news, self._ask, self._root, self._syntax = news, ask, root, syntax
         self._tools = tools.chosen({*tools.chosen(settings.tools), *look_at_tools})
         self._ask_docker = False
+        self._listeners = True
         self._deadline = time.monotonic() + settings.wait_seconds
         self._given_up = False
         self._target = targets.resolve(name, environ=os.environ)
@@ -115,11 +116,17 @@ class Session:
             resolve=name,
             syntax=self._syntax,
             docker=settings.via == "daemon-json" or self._ask_docker,
+            listeners=self._listeners,
         )
 
     def begin(self, *, change: bool = False) -> None:
-        """Send the first look on its way; :meth:`scene` waits for what it says, or tries again. ``change``: what a
-        change takes is sent along."""
+        """Send the first look on its way; :meth:`scene` waits for what it says, or tries again.
+
+        ``change`` says that one may follow. One VM has what it takes sent along, to save a round trip; of many most
+        have nothing to change, and what only a change would need is looked at then: all of them are on one host.
+        """
+        self._listeners = self._alone or not change
+        change = change and self._alone
         with contextlib.suppress(LostContact):
             self.machine.begin(self.look_for_all(), change=change)
         # What it takes to read the answer is imported while the VM looks.
@@ -174,6 +181,10 @@ class Session:
 
         self.tell("planning")
         found = made()
+        if found.rules is not None and not self._listeners:
+            self._listeners = True
+            scene.facts = replace(scene.facts, listeners=self.observe(self.look_for_all()).listeners)
+            found = made()
         changed = {change.before.path for change in found.files if change.shell and change.before.content is not None}
         if desired.blocks and not changed <= set(scene.facts.syntax):
             said = self.machine.check(tuple(sorted(changed)))

@@ -468,7 +468,7 @@ def test_t13_one_sudo_a_run_and_never_a_question(base: Base, vmproxy: Vmproxy) -
         base.machine.run(f": >{log}")
         told(vmproxy)
         (call,) = base.machine.path(log).read_text().splitlines()
-        assert call.startswith("-n env LC_ALL=C PATH=/usr/local/sbin:")
+        assert call.startswith("-n sh -c LC_ALL=C PATH=/usr/local/sbin:")
         assert "8123" not in call
     base.machine.run(f"rm {log}")
 

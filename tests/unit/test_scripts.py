@@ -45,7 +45,10 @@ def test_the_loaders_fit_every_server() -> None:
 
 def test_sudo_is_never_asked_for_a_password() -> None:
     """T13: always -n, with a PATH and locale of ours; a look without root has no sudo at all."""
-    assert "sudo -n env LC_ALL=C PATH=/usr/local/sbin:" in shell.AS_ROOT
+    settled = "LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export LC_ALL PATH; "
+    become_root, loader = shlex.split(shell.AS_ROOT)[3], shlex.split(shell.AS_ROOT)[5]
+    assert become_root.startswith(settled) and loader.startswith(settled)
+    assert "exec sudo -n sh -c" in become_root
     assert "sudo" not in shell.AS_USER
     assert "umask 077" in shell.AS_USER
 
@@ -178,11 +181,11 @@ def test_paths_are_strict(path: str) -> None:
 
 
 def test_the_constants_are_quoted_words() -> None:
-    """The exec command is one `exec env …` of plain words, the same for sh, csh and fish."""
+    """The exec command is one `exec sh …` of plain words, the same for sh, csh and fish."""
     for text in (shell.AS_USER, shell.AS_ROOT):
         words = shlex.split(text)
-        assert words[:3] == ["exec", "env", "LC_ALL=C"]
-        assert words[4:6] == ["sh", "-c"]
+        assert words[:3] == ["exec", "sh", "-c"]
+        assert words[4] == "vmproxy" and words[6:] == []
         assert "!" not in text  # csh's history
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,16 @@ from vmproxy.model import Event, Report
 from vmproxy.stopping import Stop
 
 _LOOK_SECONDS = 0.5  # on Windows a wait without a limit hears no Ctrl-C
+
+
+# Rooms of almost every story. Fifty threads that want the same module all wake up for each module that it needs.
+_FIRST = ("vmproxy.machines.shell", "vmproxy.transports.ssh")
+_NEXT = ("vmproxy.machines.reading", "vmproxy.guests._boot", "vmproxy.story")
+
+
+def _import(names: Sequence[str]) -> None:
+    for name in names:
+        importlib.import_module(name)
 
 
 Told = tuple[Report, BaseException | None]
@@ -99,8 +110,10 @@ def each(targets: Sequence[str], tell: Tell, hands: Hands, *, jobs: int, output:
             return None
         return heard
 
+    _import(_FIRST)
     with heard_by(heard_signal):
         running = sum(begin() for _ in range(min(jobs, len(targets))))
+        _import(_NEXT)
         ended = 0
         while running:
             output.ahead = f"{ended}/{len(targets)} "

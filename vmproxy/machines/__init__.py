@@ -24,9 +24,9 @@ class Look:
     ``root`` asks for root (firewall rules, the daemon's environment); without it nothing that needs root is looked at.
     ``configs`` are places of daemon.json: a Docker that may have proxies from there is asked for them, and ``docker``
     asks it in any case, and for its version; for their ``bip`` they are read where there is no live bridge to look at.
-    ``save`` adds ``ip
-    route save`` bytes; ``syntax`` asks the VM's shell about the files at once (see :meth:`Machine.check`);
-    ``resolve`` is a name whose IPv4 addresses the VM shall look up.
+    ``save`` adds ``ip route save`` bytes; ``listeners`` what listens for TCP; ``syntax`` asks the VM's
+    shell about the files at once (see :meth:`Machine.check`); ``resolve`` is a name whose IPv4 addresses the VM shall
+    look up.
     """
 
     root: bool = True
@@ -37,6 +37,7 @@ class Look:
     save: bool = False
     syntax: bool = False
     docker: bool = False
+    listeners: bool = True
     resolve: str = ""
 
 

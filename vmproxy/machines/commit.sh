@@ -238,6 +238,7 @@ if [ "$outcome" = yes ]; then
 fi
 
 step look
+guarded=1
 if [ -n "$proof_args" ]; then
   whole look
   step prove; speak

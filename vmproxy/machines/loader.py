@@ -16,24 +16,26 @@ from vmproxy.machines.frames import Frame, Splitter
 from vmproxy.model import printable
 from vmproxy.transports import Channel, Connection
 
-_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Set by the shell itself: env(1) would be one more program to start.
+_SETTLED = "LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export LC_ALL PATH; "
 # Piece by piece, each a single read of at most what is missing; the x keeps newlines at a piece's end. With LC_ALL=C
 # ${#s} is a number of bytes.
 _LOADER = (
+    f"{_SETTLED}"
     "umask 077; while IFS= read -r n && s= && "
     '{ while [ ${#s} -lt "$n" ] && p=$(dd bs=$((n - ${#s})) count=1 2>/dev/null; echo x) && p=${p%x} && [ -n "$p" ]; '
     'do s=$s$p; done; [ ${#s} = "$n" ]; }; do eval "$s"; done'
 )
 _BECOME_ROOT = (
+    f"{_SETTLED}"
     # Whose shell it is tells /proc (proc(5): real, effective, ...); id would be one more process.
     'u=; while read -r k _ v _; do if [ "$k" = Uid: ]; then u=$v; break; fi; done 2>/dev/null </proc/self/status; '
-    'if [ "${u:-$(id -u)}" = 0 ]; then exec sh -c "$1" vmproxy; '
-    f'else exec sudo -n env LC_ALL=C {_PATH} sh -c "$1" vmproxy; fi'
+    'if [ "${u:-$(id -u)}" = 0 ]; then eval "$1"; else exec sudo -n sh -c "$1" vmproxy; fi'
 )
-# `exec env …` and single quotes mean the same to sh, csh and fish, whatever the account's login shell.
+# `exec sh …` and single quotes mean the same to sh, csh and fish, whatever the account's login shell.
 # The word vmproxy is what the shells call themselves in their complaints.
-AS_USER = f"exec env LC_ALL=C {_PATH} sh -c {shlex.quote(_LOADER)} vmproxy"
-AS_ROOT = f"exec env LC_ALL=C {_PATH} sh -c {shlex.quote(_BECOME_ROOT)} vmproxy {shlex.quote(_LOADER)}"
+AS_USER = f"exec sh -c {shlex.quote(_LOADER)} vmproxy"
+AS_ROOT = f"exec sh -c {shlex.quote(_BECOME_ROOT)} vmproxy {shlex.quote(_LOADER)}"
 
 LOOK_SECONDS = 30.0
 _PATIENCE = 10  # a whole script may take that many times its longest silence: a VM that drips ends too

@@ -6,13 +6,14 @@ nl='
 '
 hear() {
   IFS= read -r nonce
-  want_rules='' want_save='' want_syntax='' want_files='' want_paths='' want_texts='' want_name='' want_docker='' want_configs=''
+  want_rules='' want_save='' want_syntax='' want_files='' want_paths='' want_texts='' want_name='' want_docker='' want_configs='' want_listeners=''
   while IFS= read -r line && [ "$line" != . ]; do
     case $line in
       'flag rules') want_rules=1 ;;
       'flag save') want_save=1 ;;
       'flag syntax') want_syntax=1 ;;
       'flag docker') want_docker=1 ;;
+      'flag listeners') want_listeners=1 ;;
       'file '*) want_files="$want_files${line#file }$nl" ;;
       'path '*) want_paths="$want_paths${line#path }$nl" ;;
       'text '*) want_texts="$want_texts${line#text }$nl" ;;
@@ -37,6 +38,7 @@ lines() { # name count: so many lines of stdin into a work file; short plain tex
 have() { command -v "$1" >/dev/null 2>&1; }
 first_line() { [ -r "$1" ] && { IFS= read -r REPLY < "$1" || [ -n "$REPLY" ]; }; } 2>/dev/null
 
+guarded=''
 # timeout(1) of coreutils and of busybox since 1.30 share this form; where it is missing the client's own limit ends the run.
 limits=''
 know_limits() { # which form there is, is tried when first needed
@@ -78,7 +80,7 @@ look_system() {
   frame "have$found"
   for p in $want_paths; do # paths of ours without blanks (shell.py refuses others); * is replaced by what there is
     # Where a directory really is: boot2docker's own is a link to the disk's.
-    if [ -e "$p" ]; then frame "path $p"; if [ -d "$p" ]; then (cd -P "$p" && pwd -P) 2>/dev/null; fi; fi
+    if [ -e "$p" ]; then frame "path $p"; if [ -d "$p" ]; then { cd -P "$p" && pwd -P; } 2>/dev/null; fi; fi
   done
   for d in /sys/class/net/*; do
     if [ -d "$d/bridge" ]; then frame "bridge ${d##*/}"; elif [ -d "$d" ]; then frame "interface ${d##*/}"; fi
@@ -87,12 +89,20 @@ look_system() {
 
 look_network() {
   # First what reads best: ip shows every hop and metric; /proc/net/route has metrics, and netstat -rn has not.
-  frame routes
-  if have ip && ip route show table all 2>/dev/null; then :
-  elif [ -r /proc/net/route ]; then cat /proc/net/route
-  elif have route && route -n 2>/dev/null; then :
-  elif have netstat; then netstat -rn 2>/dev/null; fi
-  frame addresses; ip -o addr show 2>/dev/null || ifconfig -a 2>/dev/null
+  frame network # both with one program; busybox's ip has no -batch
+  if have ip && ip -o -batch - 2>/dev/null <<END
+route show table all
+addr show
+END
+  then :
+  else
+    frame routes
+    if have ip && ip route show table all 2>/dev/null; then :
+    elif [ -r /proc/net/route ]; then cat /proc/net/route
+    elif have route && route -n 2>/dev/null; then :
+    elif have netstat; then netstat -rn 2>/dev/null; fi
+    frame addresses; ip -o addr show 2>/dev/null || ifconfig -a 2>/dev/null
+  fi
   if [ -n "$want_save" ] && have ip; then
     frame links; ip -o link show 2>/dev/null
     frame save; ip route save table all 2>/dev/null
@@ -115,13 +125,18 @@ at_work() { # does a run that holds the lock live? It has written down its proce
 look_rules() {
   # What a run that was killed left in its work area; beside the files, see look_files.
   for d in /run/vmproxy/work /var/run/vmproxy/work; do [ -n "$busy" ] || { [ -e "$d" ] && frame "leftover $d" && break; }; done
-  # 0A is TCP_LISTEN (include/net/tcp_states.h).
-  frame listeners; grep -h ' 0A ' /proc/net/tcp /proc/net/tcp6 2>/dev/null
-  frame mounts; cat /proc/mounts 2>/dev/null
+  # ss asks for these sockets alone; to print /proc/net/tcp the kernel goes through a table for all connections that
+  # there could ever be, which takes 4 ms on a host of 24 GiB. 0A is TCP_LISTEN (include/net/tcp_states.h).
+  if [ -n "$want_listeners" ]; then
+    frame listeners
+    if have ss && ss -Hltn 2>/dev/null; then :; else grep -h ' 0A ' /proc/net/tcp /proc/net/tcp6 2>/dev/null; fi
+  fi
+  later /proc/mounts
+  # A first look that hangs is ended by the client; in the middle of a change (commit.sh: guarded) the change has to go on.
   dump() { # not by limit: where timeout takes its words otherwise, it says 127 and has run nothing
     frame "dump $1"
     rc=127
-    if have timeout; then timeout 20 "$2" 2>/dev/null; rc=$?; fi
+    if [ -n "$guarded" ] && have timeout; then timeout 20 "$2" 2>/dev/null; rc=$?; fi
     if [ "$rc" = 127 ]; then "$2" 2>/dev/null; rc=$?; fi
     frame "dumped $1 $rc"
   }
@@ -145,7 +160,7 @@ look_rules() {
       fi
     elif have ip6tables-save; then dump default6 ip6tables-save; fi
   fi
-  if docker_pid; then frame "daemon $REPLY"; cat "/proc/$REPLY/environ" 2>/dev/null; fi
+  if docker_pid; then frame "daemon $REPLY"; later "/proc/$REPLY/environ"; fi
   look_docker
 }
 
@@ -174,20 +189,44 @@ look_docker() { # where a daemon.json has, or may have had, proxies, and where i
   if have dockerd; then frame version; limit 10 dockerd --version 2>/dev/null; fi
 }
 
+# What is to be read whole is read at the end, by one program, which takes as long to start as ten files to read.
+later() { case $nl$bodies in *"$nl$1$nl"*) ;; *) bodies="$bodies$1$nl" ;; esac; }
+# head(1) puts a line with the path before each: here as nobody else would write it, since how depends on the nonce.
+spell() { # root: a way to write the root directory
+  root='' rest=$nonce
+  while [ -n "$rest" ]; do
+    case $rest in [0-3]*) root=$root/ ;; [4-7]*) root=$root/. ;; [89ab]*) root=$root//. ;; *) root=$root/./. ;; esac
+    rest=${rest#?}
+  done
+}
+look_bodies() {
+  [ -n "$bodies" ] || return 0
+  spell
+  set -f; IFS=$nl; set -- $bodies; unset IFS; set +f
+  for p do set -- "$@" "$root$p"; shift; done
+  frame "bodies $root"; head -v -c 1114112 -- "$@" 2>/dev/null
+  rc=$?
+  frame "whole $rc"
+  if [ "$rc" = 0 ]; then return; fi
+  for p do # one of them is gone by now, or this VM's head is another
+    p=${p#"$root"}
+    frame "body $p"
+    case $p in /proc/*) cat "$p" 2>/dev/null ;; *) dd if="$p" bs=65536 count=17 2>/dev/null ;; esac
+  done
+}
+
 look_files() {
   for p in $want_texts; do
     # Where /usr is merged, /lib is a link into it, and its files have been seen there.
     case $p in /lib/*) if [ -L /lib ]; then continue; fi ;; esac
-    if [ -f "$p" ] && [ -r "$p" ]; then frame "text $p"; dd if="$p" bs=65536 count=17 2>/dev/null; fi
+    if [ -f "$p" ] && [ -r "$p" ]; then frame "text $p"; later "$p"; fi
   done
   set --
   for p in $want_files; do
     frame "stat $p"
     if [ -e "$p" ] || [ -L "$p" ]; then set -- "$@" "$p"; fi
     for t in "${p%/*}"/.vmproxy-*; do [ -n "$busy" ] || { [ -e "$t" ] && frame "leftover $t"; }; done
-    if [ -f "$p" ] && [ ! -L "$p" ]; then
-      frame "file $p"; dd if="$p" bs=65536 count=17 2>/dev/null
-    fi
+    if [ -f "$p" ] && [ ! -L "$p" ]; then frame "file $p"; later "$p"; fi
   done
   if [ "$#" != 0 ]; then frame stats; ls -ldin -- "$@" 2>/dev/null; fi
 }
@@ -207,10 +246,10 @@ parse_files_there() { # what this VM's shell says of the files
 look_syntax() { parse_files_there; frame end; }
 
 look() {
-  busy=''; if at_work; then busy=1; frame busy; fi
+  busy='' bodies=''; if at_work; then busy=1; frame busy; fi
   look_system; look_network
   if [ -n "$want_rules" ]; then look_rules; fi
-  look_files
+  look_files; look_bodies
   if [ -n "$want_syntax" ]; then parse_files_there; fi
   frame end
 }

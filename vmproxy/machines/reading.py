@@ -18,6 +18,9 @@ from vmproxy.routes import parse as parse_routes
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@:-]{1,15}\Z")
 _LINE = re.compile(r"(?:line |: )(\d{1,7})\b")
 _NUMBER = re.compile(r"[0-9]{1,10}\Z")  # int() itself refuses a number of thousands of digits
+_NUMBERED = re.compile(rb"[0-9]+: ")
+_MARK = re.compile(r"[./]{32,128}\Z")
+_MOUNTS = "/proc/mounts"
 _VARIANTS = frozenset({"nft", "legacy", "default"})
 _VARIANTS6 = frozenset({"nft6", "legacy6", "default6"})
 FILE_LIMIT_BYTES = 1 << 20
@@ -59,6 +62,7 @@ class _Reader:
         self._mounts: tuple[Mount, ...] = ()
         self._stats: dict[str, File] = {}
         self._contents: dict[str, bytes] = {}
+        self._bodies: dict[str, bytes] = {}
         self._syntax: dict[str, Syntax] = {}
         self._complaints: dict[str, bytes] = {}
         self._texts: dict[str, bytes] = {}
@@ -77,6 +81,7 @@ class _Reader:
             handler(frame)
 
     def facts(self) -> Facts:
+        self._fill_in()
         files: dict[str, File] = {}
         for path, stat in self._stats.items():
             files[path] = File(
@@ -148,6 +153,12 @@ class _Reader:
         except Refused:
             self._routes = ()
 
+    def _take_network(self, frame: Frame) -> None:
+        """Routes and addresses of ``ip -o``: these are numbered."""
+        lines = frame.body.splitlines(keepends=True)
+        self._take_routes(Frame(words=("routes",), body=b"".join(line for line in lines if not _NUMBERED.match(line))))
+        self._addresses = addresses(b"".join(line for line in lines if _NUMBERED.match(line)))
+
     def _take_save(self, frame: Frame) -> None:
         self._save = frame.body
 
@@ -217,13 +228,33 @@ class _Reader:
         self._leftovers.append(printable(frame.rest))
 
     def _take_file(self, frame: Frame) -> None:
-        if len(frame.body) > FILE_LIMIT_BYTES:
-            raise Refused(f"the file is larger than {FILE_LIMIT_BYTES} bytes", where=printable(frame.rest))
         self._contents[frame.rest] = frame.body
 
     def _take_text(self, frame: Frame) -> None:
-        if len(frame.body) <= FILE_LIMIT_BYTES:
-            self._texts[frame.rest] = frame.body
+        self._texts[frame.rest] = frame.body
+
+    def _take_bodies(self, frame: Frame) -> None:
+        self._bodies = bodies(frame.rest, frame.body)
+
+    def _take_whole(self, frame: Frame) -> None:
+        if frame.rest != "0":
+            self._bodies = {}  # each comes by itself now
+
+    def _take_body(self, frame: Frame) -> None:
+        self._bodies[frame.rest] = frame.body
+
+    def _fill_in(self) -> None:
+        """What was read at the end belongs to files, texts, the daemon and the mounts. Raises Refused."""
+        for found in (self._contents, self._texts):
+            found.update((path, self._bodies[path]) for path in found if path in self._bodies)
+        for path, content in self._contents.items():
+            if len(content) > FILE_LIMIT_BYTES:
+                raise Refused(f"the file is larger than {FILE_LIMIT_BYTES} bytes", where=printable(path))
+        self._texts = {path: text for path, text in self._texts.items() if len(text) <= FILE_LIMIT_BYTES}
+        if _MOUNTS in self._bodies:
+            self._mounts = mounts(self._bodies[_MOUNTS])
+        if self._daemon is not None and (said := self._bodies.get(f"/proc/{self._daemon.pid}/environ")) is not None:
+            self._daemon = replace(self._daemon, environment=environment(said))
 
     def _take_parse(self, frame: Frame) -> None:
         self._complaints[frame.rest] = frame.body
@@ -242,6 +273,17 @@ class _Reader:
 
     def _take_resolved(self, frame: Frame) -> None:
         self._resolved = resolved(frame.body)
+
+
+def bodies(mark: str, data: bytes) -> dict[str, bytes]:
+    """What ``head -v`` wrote of several files, by path. ``mark`` stands before each path, as observe.sh spelled it."""
+    head = f"\n==> {mark}/".encode("ascii", "replace")
+    out = {}
+    for piece in (b"\n" + data).split(head)[1:] if _MARK.match(mark) else ():
+        name, end, content = piece.partition(b" <==\n")
+        if end:
+            out["/" + name.decode("utf-8", "surrogateescape")] = content
+    return out
 
 
 def info(data: bytes) -> tuple[str, Mapping[str, str]] | None:
@@ -301,12 +343,18 @@ def _add(out: list[Address], interface: str, cidr: str, family: str) -> None:
 
 
 def listeners(data: bytes) -> tuple[tuple[str, int], ...]:
-    """Listening sockets of /proc/net/tcp and tcp6 (proc(5)): addresses are hex words in the machine's
-    (little-endian) order."""
+    """Listening sockets, of ``ss -Hltn`` (state, two queues, address) or of /proc/net/tcp and tcp6 (proc(5): addresses
+    are hex words in the machine's, little-endian, order)."""
     out: set[tuple[str, int]] = set()
     for line in data[: 1 << 20].decode("ascii", "replace").splitlines():
         words = line.split()
-        if len(words) < 4 or words[3] != "0A":
+        if len(words) < 4:
+            continue
+        if words[0] == "LISTEN":
+            if (shown := _shown(words[3])) is not None:
+                out.add(shown)
+            continue
+        if words[3] != "0A":
             continue
         host, _, port = words[1].partition(":")
         try:
@@ -320,6 +368,20 @@ def listeners(data: bytes) -> tuple[tuple[str, int], ...]:
             v6 = ipaddress.IPv6Address(b"".join(raw[i : i + 4][::-1] for i in range(0, 16, 4)))
             out.add((str(v6.ipv4_mapped or v6), number))
     return tuple(sorted(out))
+
+
+def _shown(text: str) -> tuple[str, int] | None:
+    """``1.2.3.4:80``, ``127.0.0.53%lo:53``, ``[::1]:80``, and ``*:80``: any, of both families."""
+    host, _, port = text.rpartition(":")
+    host = host.partition("%")[0].strip("[]")
+    if not _NUMBER.match(port):
+        return None
+    try:
+        address = ipaddress.ip_address("::" if host == "*" else host)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address), int(port)
 
 
 def mounts(data: bytes) -> tuple[Mount, ...]:

@@ -28,6 +28,8 @@ def look_lines(look: Look) -> bytes:
         lines.append("flag syntax")
     if look.docker:
         lines.append("flag docker")
+    if look.listeners:
+        lines.append("flag listeners")
     lines += [f"file {_path(path)}" for path in look.files]
     lines += [f"path {_pattern(path)}" for path in look.paths] + [f"text {_pattern(path)}" for path in look.texts]
     lines += [f"config {_path(path)}" for path in look.configs] if look.root else []

@@ -5,6 +5,7 @@ A look leaves the loader in the VM where it is, so that the change that follows 
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import shlex
 import time
@@ -33,6 +34,7 @@ _NOTES = {
 }
 
 
+@functools.cache
 def _text(name: str) -> str:
     """One script without its comment lines and indentation: fewer bytes on the way."""
     lines = Path(__file__).with_name(name).read_text("utf-8").splitlines()  # importlib.resources: 5 ms of imports
