@@ -18,7 +18,6 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from vmproxy import shellharm, shellscan
 from vmproxy.errors import ForeignFile, UsageError
 from vmproxy.values import dataclass
 
@@ -187,6 +186,8 @@ def objections(
         before = content[: found.start]
     elif found:  # the block is going to move: blank lines in its place keep the numbers right
         before = content[: found.start] + b"\n" * content[found.start : found.end].count(b"\n") + content[found.end :]
+    from vmproxy import shellharm
+
     objects = [
         ForeignFile(what, where=_place(path, line), hint="move it, or remove it, then run vmproxy again")
         for line, what in shellharm.harm(before, frozenset(names))
@@ -202,6 +203,10 @@ def overridden(content: bytes | None, *, names: Collection[str]) -> tuple[tuple[
         return ()
     found = find(content)
     before = content[: found.start] if found else content
+    if _COMMENTS.fullmatch(before):
+        return ()
+    from vmproxy import shellharm, shellscan
+
     try:
         commands = shellscan.scan(before).commands
     except shellscan.Lost:
@@ -318,6 +323,8 @@ def _stays(content: bytes, found: Found, where: Where, names: frozenset[str], se
         return not said & {name.lower().encode() for name in names}
     if _COMMENTS.fullmatch(tail):
         return True
+    from vmproxy import shellharm, shellscan
+
     try:
         commands = shellscan.scan(tail).commands
     except shellscan.Lost:

@@ -19,6 +19,7 @@ from vmproxy.values import dataclass
 MAX_BYTES = 8 << 20
 MAX_RULES = 100_000
 MAX_WORDS = 1_000
+_REMEMBERED_BYTES = 64 << 10
 
 Canonical = tuple[tuple[str, bool, tuple[str, ...]], ...]
 
@@ -62,6 +63,7 @@ _SPELLINGS = {
     "--destination-ports": "--dports", "--source-ports": "--sports",
     "--state": "--ctstate",
 }  # fmt: skip
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f]")
 _FREE_TEXT = frozenset(
     ("--comment", "--log-prefix", "--nflog-prefix", "--ulog-prefix", "--string", "--hex-string", "--name")
 )
@@ -90,6 +92,15 @@ def parse_save(data: bytes) -> Ruleset:
     No bytes at all are a kernel without rules. Raises :class:`~vmproxy.errors.Refused` on what is no whole dump (a
     missing ``COMMIT`` must not be read as "no rules"), and beyond 8 MiB, 100,000 rules, 1,000 words.
     """
+    return _remembered(data) if len(data) <= _REMEMBERED_BYTES else _parsed(data)
+
+
+@lru_cache(maxsize=32)  # each dump is asked for several times in one run, and VMs of one kind have much the same
+def _remembered(data: bytes) -> Ruleset:
+    return _parsed(data)
+
+
+def _parsed(data: bytes) -> Ruleset:
     if len(data) > MAX_BYTES:
         raise Refused(f"the VM's iptables-save output is longer than {MAX_BYTES >> 20} MiB")
     chains: dict[tuple[str, str], tuple[str, list[Rule]]] = {}
@@ -143,12 +154,14 @@ def _rule(number: int, line: str) -> Rule:
 
 def split_words(line: str) -> list[str] | None:
     """The words of one line, quotes removed as iptables-restore removes them; None for an open quote or a control."""
+    if _CONTROLS.search(line):
+        return None
+    if '"' not in line:
+        return [word for word in line.replace("\t", " ").split(" ") if word]
     words: list[str] = []
     word: list[str] | None = None
     quoted = escaped = False
     for char in line:
-        if char < " " and char != "\t":
-            return None
         if quoted:
             assert word is not None  # noqa: S101 - a quote always opens a word
             if escaped or char not in '\\"':

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from vmproxy import blocks, shellharm, tools
+from vmproxy import blocks, tools
 from vmproxy.errors import ForeignFile
-from vmproxy.guests import Guest
+from vmproxy.guests import Guest, daemon_configs
 from vmproxy.guests import files as files_of_guests
 from vmproxy.model import BlockWish, Desired, Facts, File, FileChange, Finding, Mount, printable
 from vmproxy.tools import Tool
@@ -28,8 +28,8 @@ def changes(facts: Facts, guest: Guest, desired: Desired) -> tuple[tuple[FileCha
     """
     wishes = {block.path: block for block in desired.blocks}
     # What a tool has goes before the record that tells of it, and comes after: a run cut short leaves none untold.
-    guests = frozenset(files_of_guests())
-    others = [path for path in facts.files if path not in guests and tools.owner(path)]
+    not_of_tools = frozenset((*files_of_guests(), *daemon_configs()))
+    others = [path for path in facts.files if path not in not_of_tools and tools.owner(path)]
     made, drift = [], []
     for path in (
         *(path for path in others if path not in wishes),
@@ -163,6 +163,10 @@ def must_start_again(facts: Facts, guest: Guest) -> None:
     file = facts.files.get(guest.WISH_FILE)
     if guest.WISH_FILE not in guest.SHELL or file is None:
         return
+    if b"\r" not in (file.content or b""):
+        return
+    from vmproxy import shellharm
+
     for line, name in shellharm.spoiled(file.content or b""):
         raise ForeignFile(
             f"{name} has a carriage return (a line that ends in CR LF), and Docker would not start with it again",

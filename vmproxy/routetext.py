@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from vmproxy.errors import Refused
 from vmproxy.model import Route
@@ -82,7 +83,7 @@ def _rows(lines: Sequence[str]) -> Iterator[Row]:
             while index <= last and (more := _words(lines[index]))[:1] == ["nexthop"]:
                 words += more
                 at, index = index, index + 1
-            if row := _ip_row(words, ended=at < last):
+            if row := _ip_row(tuple(words), ended=at < last):
                 yield row
 
 
@@ -92,9 +93,10 @@ def _words(line: str) -> list[str]:
     return line.split() if len(line) <= _LINE_LIMIT and line.isascii() and line.isprintable() else []
 
 
-def _ip_row(words: list[str], *, ended: bool) -> Row | None:
+@lru_cache(maxsize=512)  # most lines of a table are much the same in all VMs: many are looked at in one run
+def _ip_row(line: tuple[str, ...], *, ended: bool) -> Row | None:
     """A route of `ip route`, with its hops (`-o` puts them behind backslashes). ``ended``: a newline followed."""
-    words = [word for word in words if word != "\\"]
+    words = [word for word in line if word != "\\"]
     if words[:1] == ["unicast"]:
         words = words[1:]
     if len(words) > 1 and words[0] in _NOT_UNICAST:

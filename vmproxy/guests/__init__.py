@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import field
+from functools import cache
 from typing import Any, Protocol, cast
 
 from vmproxy.errors import Refused, UsageError
@@ -80,19 +81,27 @@ def load(name: str) -> Guest:
     """The guest of that name. Raises UsageError."""
     if name not in NAMES:
         raise UsageError(f"there is no guest named {printable(name, limit=40)}", hint=f"--guest {' | '.join(NAMES)}")
+    return _loaded(name)
+
+
+@cache
+def _loaded(name: str) -> Guest:
     return cast(Guest, importlib.import_module(f"vmproxy.guests.{name}"))
 
 
+@cache
 def files() -> tuple[str, ...]:
     """The files of every guest: what a look reads before the guest is known."""
     return tuple(dict.fromkeys(path for name in NAMES for path in load(name).FILES))
 
 
+@cache
 def paths() -> tuple[str, ...]:
     """The paths that every guest wants looked for."""
     return tuple(dict.fromkeys(path for name in NAMES for path in load(name).PATHS))
 
 
+@cache
 def texts() -> tuple[str, ...]:
     """The files that every guest wants read."""
     return tuple(dict.fromkeys(path for name in NAMES for path in load(name).TEXTS))
@@ -112,6 +121,7 @@ def must_run(facts: Facts, path: str) -> None:
         raise Refused("the file is not executable, so nothing runs it at boot", where=path, hint=f"chmod +x {path}")
 
 
+@cache
 def daemon_configs() -> tuple[str, ...]:
     """The places of daemon.json of every guest."""
     return tuple(dict.fromkeys(load(name).DAEMON_CONFIG for name in NAMES))

@@ -10,6 +10,7 @@ import importlib
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import field
+from functools import cache
 from typing import Literal, Protocol, cast
 
 from vmproxy.errors import Refused, UsageError
@@ -84,6 +85,11 @@ def load(name: str) -> Tool:
         raise UsageError(
             f"there is no tool named {printable(name, limit=40)}", where="--tools", hint=f"--tools {','.join(NAMES)}"
         )
+    return _loaded(name)
+
+
+@cache
+def _loaded(name: str) -> Tool:
     return cast(Tool, importlib.import_module(f"vmproxy.tools.{name}"))
 
 
