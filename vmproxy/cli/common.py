@@ -289,8 +289,9 @@ def each_vm(run: Run, story: Callable[[str, Hands], Report], *, diff: bool = Tru
         told = each(targets, tell, hands, jobs=jobs, output=run.output)
     else:
         told = ((place, tell(target, hands)) for place, target in enumerate(targets))
+    command = context.command_path if context else "vmproxy"
     for place, (told_report, cause) in told:
-        report = hints.complete(told_report, said=said_again, command=context.command_path if context else "vmproxy")
+        report = hints.complete(told_report, said=said_again, command=command)
         reports[place] = report
         run.output.report(report, diff=diff, error=cause)
         if jobs == 1 and isinstance(cause, Interrupted):

@@ -15,11 +15,14 @@ from vmproxy.cli.signals import heard_by
 from vmproxy.errors import Interrupted
 from vmproxy.model import Event, Report
 from vmproxy.stopping import Stop
+from vmproxy.transports import _library
 
 _LOOK_SECONDS = 0.5  # on Windows a wait without a limit hears no Ctrl-C
 
 
-# Rooms of almost every story. Fifty threads that want the same module all wake up for each module that it needs.
+# Rooms of almost every story. Fifty threads that want the same module all wake up for each module that it needs; and
+# fifty VMs on this host that are called at once leave no processor for the imports. So a few are called ahead.
+_AHEAD = 8
 _FIRST = ("vmproxy.machines.shell", "vmproxy.transports.ssh")
 _NEXT = ("vmproxy.machines.reading", "vmproxy.guests._boot", "vmproxy.story")
 
@@ -112,8 +115,10 @@ def each(targets: Sequence[str], tell: Tell, hands: Hands, *, jobs: int, output:
 
     _import(_FIRST)
     with heard_by(heard_signal):
-        running = sum(begin() for _ in range(min(jobs, len(targets))))
+        running = sum(begin() for _ in range(min(jobs, _AHEAD)))
         _import(_NEXT)
+        _library.wait()
+        running += sum(begin() for _ in range(min(jobs, len(targets)) - _AHEAD))
         ended = 0
         while running:
             output.ahead = f"{ended}/{len(targets)} "

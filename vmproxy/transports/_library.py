@@ -22,6 +22,12 @@ def first() -> bool:
     return bool(_first) and _first.pop()  # one thread's, at once
 
 
+def wait() -> None:
+    """Come back when nobody is importing it any more."""
+    if not _first:
+        library()
+
+
 @functools.cache
 def library() -> Any:
     """The module ``paramiko``, with its log lines off; another user of it in this process finds it whole.
