@@ -3,7 +3,6 @@
 
 # A step is told along with the next frame, or when a wait begins: small pieces would each wait for the one before to be
 # acknowledged (Nagle, RFC 896).
-tell() { said="$said$nl@$nonce $*$nl"; }
 step() { tell "step $*"; }
 speak() { if [ -n "$said" ]; then printf %s "$said"; said=''; fi; }
 

@@ -25,6 +25,8 @@ hear() {
 
 said=''
 frame() { printf '%s\n@%s %s\n' "$said" "$nonce" "$*"; said=''; }
+# The same, to be said along with the next frame: whoever listens is not woken for each.
+tell() { said="$said$nl@$nonce $*$nl"; }
 # What a function says, in one piece, which is one packet: sshd sends small pieces only one for each answer of ours.
 whole() { "$@" | dd ibs=65536 obs=262144 2>/dev/null; said=''; }
 lines() { # name count: so many lines of stdin into a work file; short plain text, for which no program is needed
@@ -68,22 +70,22 @@ look_system() {
   while IFS='	 ' read -r key _ value _; do # the line says: Uid: real effective saved ...
     if [ "$key" = Uid: ]; then uid=$value; break; fi
   done </proc/self/status 2>/dev/null
-  frame "system ${uid:-$(id -u)} $REPLY"
-  frame os
+  tell "system ${uid:-$(id -u)} $REPLY"
+  tell os
   # A short file is read by the shell itself: cat would take longer to start.
-  while IFS= read -r line || [ -n "$line" ]; do printf '%s\n' "$line"; done 2>/dev/null </etc/os-release
+  while IFS= read -r line || [ -n "$line" ]; do said="$said$line$nl"; done 2>/dev/null </etc/os-release
   found=''
   for cmd in ip netstat route docker dockerd systemctl rc-service initctl service flock timeout setsid getent \
     iptables iptables-save iptables-restore iptables-nft-save iptables-legacy-save bash nc curl wget; do
-    have "$cmd" && found="$found $cmd"
-  done
-  frame "have$found"
+    command -v "$cmd" && found="$found $cmd"
+  done >/dev/null 2>&1
+  tell "have$found"
   for p in $want_paths; do # paths of ours without blanks (shell.py refuses others); * is replaced by what there is
     # Where a directory really is: boot2docker's own is a link to the disk's.
-    if [ -e "$p" ]; then frame "path $p"; if [ -d "$p" ]; then { cd -P "$p" && pwd -P; } 2>/dev/null; fi; fi
+    if [ -e "$p" ]; then tell "path $p"; if [ -d "$p" ] && cd -P "$p" 2>/dev/null; then said="$said$PWD$nl"; fi; fi
   done
   for d in /sys/class/net/*; do
-    if [ -d "$d/bridge" ]; then frame "bridge ${d##*/}"; elif [ -d "$d" ]; then frame "interface ${d##*/}"; fi
+    if [ -d "$d/bridge" ]; then tell "bridge ${d##*/}"; elif [ -d "$d" ]; then tell "interface ${d##*/}"; fi
   done
 }
 
@@ -124,7 +126,7 @@ at_work() { # does a run that holds the lock live? It has written down its proce
 
 look_rules() {
   # What a run that was killed left in its work area; beside the files, see look_files.
-  for d in /run/vmproxy/work /var/run/vmproxy/work; do [ -n "$busy" ] || { [ -e "$d" ] && frame "leftover $d" && break; }; done
+  for d in /run/vmproxy/work /var/run/vmproxy/work; do [ -n "$busy" ] || { [ -e "$d" ] && tell "leftover $d" && break; }; done
   # ss asks for these sockets alone; to print /proc/net/tcp the kernel goes through a table for all connections that
   # there could ever be, which takes 4 ms on a host of 24 GiB. 0A is TCP_LISTEN (include/net/tcp_states.h).
   if [ -n "$want_listeners" ]; then
@@ -138,7 +140,7 @@ look_rules() {
     rc=127
     if [ -n "$guarded" ] && have timeout; then timeout 20 "$2" 2>/dev/null; rc=$?; fi
     if [ "$rc" = 127 ]; then "$2" 2>/dev/null; rc=$?; fi
-    frame "dumped $1 $rc"
+    tell "dumped $1 $rc"
   }
   if have iptables-nft-save || have iptables-legacy-save; then
     have iptables-nft-save && dump nft iptables-nft-save
@@ -160,7 +162,7 @@ look_rules() {
       fi
     elif have ip6tables-save; then dump default6 ip6tables-save; fi
   fi
-  if docker_pid; then frame "daemon $REPLY"; later "/proc/$REPLY/environ"; fi
+  if docker_pid; then tell "daemon $REPLY"; later "/proc/$REPLY/environ"; fi
   look_docker
 }
 
@@ -219,14 +221,14 @@ look_files() {
   for p in $want_texts; do
     # Where /usr is merged, /lib is a link into it, and its files have been seen there.
     case $p in /lib/*) if [ -L /lib ]; then continue; fi ;; esac
-    if [ -f "$p" ] && [ -r "$p" ]; then frame "text $p"; later "$p"; fi
+    if [ -f "$p" ] && [ -r "$p" ]; then tell "text $p"; later "$p"; fi
   done
   set --
   for p in $want_files; do
-    frame "stat $p"
+    tell "stat $p"
     if [ -e "$p" ] || [ -L "$p" ]; then set -- "$@" "$p"; fi
-    for t in "${p%/*}"/.vmproxy-*; do [ -n "$busy" ] || { [ -e "$t" ] && frame "leftover $t"; }; done
-    if [ -f "$p" ] && [ ! -L "$p" ]; then frame "file $p"; later "$p"; fi
+    for t in "${p%/*}"/.vmproxy-*; do [ -n "$busy" ] || { [ -e "$t" ] && tell "leftover $t"; }; done
+    if [ -f "$p" ] && [ ! -L "$p" ]; then tell "file $p"; later "$p"; fi
   done
   if [ "$#" != 0 ]; then frame stats; ls -ldin -- "$@" 2>/dev/null; fi
 }
@@ -246,7 +248,7 @@ parse_files_there() { # what this VM's shell says of the files
 look_syntax() { parse_files_there; frame end; }
 
 look() {
-  busy='' bodies=''; if at_work; then busy=1; frame busy; fi
+  busy='' bodies=''; if at_work; then busy=1; tell busy; fi
   look_system; look_network
   if [ -n "$want_rules" ]; then look_rules; fi
   look_files; look_bodies
