@@ -6,12 +6,8 @@ is, and so are the process and its parent.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
-import random
-import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import default_cache, tree
-from tests.unit.cacheworld import LOOPBACK, WAIT_SECONDS, Running, quick
+from tests.unit.cacheworld import LOOPBACK, WAIT_SECONDS, Running, free_port, on_a_thread, quick
 from vmproxy.cache.limits import CacheSettings
 from vmproxy.cache.squid import Squid
 from vmproxy.errors import Refused
@@ -59,18 +55,6 @@ def in_path(directory: Path) -> Iterator[None]:
         os.environ["PATH"] = before
 
 
-def free_port() -> int:
-    """A port below those that the kernel gives to connections: squid is told one, and takes it a moment later."""
-    while True:
-        port = random.randrange(15000, 30000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
-
-
 def settings(directory: Path, **changes: Any) -> CacheSettings:
     """Settings for a test: loopback allowed as a target."""
     usual = CacheSettings(directory=str(directory), engine="squid", size=100 << 20, targets=(LOOPBACK,), limits=quick())
@@ -80,40 +64,17 @@ def settings(directory: Path, **changes: Any) -> CacheSettings:
 @contextmanager
 def squid(wanted: CacheSettings) -> Iterator[Running]:
     """A squid that runs, on a free port; PATH must have one."""
-    began: list[Any] = []
-    ready = threading.Event()
-    log: list[str] = []
 
-    async def main() -> None:
-        try:
-            for attempt in range(_ATTEMPTS):
-                made = Squid(replace(wanted, port=free_port()), log=log.append, warn=log.append)
-                try:
-                    port = await made.start()
-                    break
-                except Refused as error:  # somebody took the port meanwhile
-                    if attempt + 1 == _ATTEMPTS or "listens" not in error.what:
-                        raise
-        except BaseException as error:
-            began.append(error)
-            ready.set()
-            return
-        end = asyncio.Event()
-        began.extend([made, port, asyncio.get_running_loop(), end])
-        ready.set()
-        await end.wait()
-        await made.stop()
+    async def begin(log: list[str]) -> tuple[Squid, int]:
+        left = _ATTEMPTS
+        while True:
+            left -= 1
+            made = Squid(replace(wanted, port=free_port()), log=log.append, warn=log.append)
+            try:
+                return made, await made.start()
+            except Refused as error:  # somebody took the port meanwhile
+                if not left or "listens" not in error.what:
+                    raise
 
-    thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
-    thread.start()
-    assert ready.wait(6 * WAIT_SECONDS)
-    if isinstance(began[0], BaseException):
-        thread.join()
-        raise began[0]
-    made, port, loop, end = began
-    try:
-        yield Running(port=port, proxy=made, loop=loop, log=log, engine="squid")
-    finally:
-        loop.call_soon_threadsafe(end.set)
-        thread.join(6 * WAIT_SECONDS)
-        assert not thread.is_alive()
+    with on_a_thread(begin, engine="squid", seconds=6 * WAIT_SECONDS) as running:
+        yield running

@@ -9,10 +9,11 @@ import asyncio
 import http.client
 import http.server
 import os
+import random
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
@@ -117,6 +118,36 @@ def origin() -> Iterator[Origin]:
         thread.join()
 
 
+@contextmanager
+def serving(one: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A server that gives each connection to ``one``, on a thread of its own; its port."""
+
+    def serve() -> None:
+        while True:
+            try:
+                taken, _peer = listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=one, args=(taken,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def free_port() -> int:
+    """A port that nobody listens on, below those that the kernel gives to connections: it is taken a moment later."""
+    while True:
+        port = random.randrange(10000, 30000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+
+
 @dataclass
 class Running:
     """A proxy that runs on its own thread."""
@@ -148,16 +179,21 @@ def settings(directory: Path, **changes: Any) -> CacheSettings:
 
 
 @contextmanager
-def proxy(wanted: CacheSettings) -> Iterator[Running]:
-    """A proxy that runs."""
+def on_a_thread(
+    begin: Callable[[list[str]], Awaitable[tuple[Any, int]]], *, engine: str = "embedded", seconds: float = WAIT_SECONDS
+) -> Iterator[Running]:
+    """A proxy that runs on a thread of its own.
+
+    ``begin`` is given the log, and gives the proxy that it started and its port; what it raises is raised here. Its
+    start and its end may take that many seconds each.
+    """
     began: list[Any] = []
     ready = threading.Event()
     log: list[str] = []
 
     async def main() -> None:
         try:
-            made = Proxy(wanted, log=log.append)
-            port = await made.start()
+            made, port = await begin(log)
         except BaseException as error:
             began.append(error)
             ready.set()
@@ -170,17 +206,29 @@ def proxy(wanted: CacheSettings) -> Iterator[Running]:
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
     thread.start()
-    assert ready.wait(WAIT_SECONDS)
+    assert ready.wait(seconds)
     if isinstance(began[0], BaseException):
         thread.join()
         raise began[0]
     made, port, loop, end = began
     try:
-        yield Running(port=port, proxy=made, loop=loop, log=log)
+        yield Running(port=port, proxy=made, loop=loop, log=log, engine=engine)
     finally:
         loop.call_soon_threadsafe(end.set)
-        thread.join(WAIT_SECONDS)
+        thread.join(seconds)
         assert not thread.is_alive()
+
+
+@contextmanager
+def proxy(wanted: CacheSettings) -> Iterator[Running]:
+    """A proxy that runs."""
+
+    async def begin(log: list[str]) -> tuple[Proxy, int]:
+        made = Proxy(wanted, log=log.append)
+        return made, await made.start()
+
+    with on_a_thread(begin) as running:
+        yield running
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.proxy import LabProxy
-from tests.unit.cacheworld import WAIT_SECONDS, fetch, open_files, origin, proxy, quick, settings, talk
+from tests.unit.cacheworld import WAIT_SECONDS, fetch, open_files, origin, proxy, quick, serving, settings, talk
 from tests.unit.test_cache_faults import raw_origin, reset
 from tests.unit.test_cache_upstream import CREDENTIALS, ENCODED, echoing
 from vmproxy.cache import engines, run, squid
@@ -193,18 +193,8 @@ def tls_front(certificate: Path, port: int) -> Iterator[int]:
         except OSError:
             taken.close()
 
-    def serve() -> None:
-        while True:
-            try:
-                taken, _peer = listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=one, args=(taken,), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        threading.Thread(target=serve, daemon=True).start()
-        yield listening.getsockname()[1]
-        listening.shutdown(socket.SHUT_RDWR)
+    with serving(one) as own:
+        yield own
 
 
 def test_an_upstream_of_tls(tmp_path: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:

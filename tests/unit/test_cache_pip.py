@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.lab.index import PACKAGE, LabIndex
+from tests.unit.cacheworld import free_port
 from vmproxy.cache import pipcache, pipstore, place
 from vmproxy.cache.pipcache import PipCache, need_proxpi
 from vmproxy.cache.run import make_settings
@@ -38,18 +38,6 @@ def until(holds: Callable[[], Any]) -> Any:
         assert time.monotonic() < limit
         time.sleep(0.1)
     return found
-
-
-def free_port() -> int:
-    """A port that nobody listens on, below those that the kernel gives to connections: it is taken a moment later."""
-    while True:
-        port = random.randrange(10000, 15000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
 
 
 class Home:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.lab.proxy import LabProxy
-from tests.unit.cacheworld import LOOPBACK, Origin, Running, fetch, origin, proxy, settings, talk
+from tests.unit.cacheworld import LOOPBACK, Origin, Running, fetch, origin, proxy, serving, settings, talk
 from vmproxy.proxyenv import parse_proxy
 
 CREDENTIALS = "dom\\ü ser@x:p@s:s%/#ß'\"$ w"
@@ -46,18 +45,8 @@ def echoing() -> Iterator[int]:
             while data := taken.recv(65536):
                 taken.sendall(data.swapcase())
 
-    def serve() -> None:
-        while True:
-            try:
-                taken, _peer = listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=one, args=(taken,), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        threading.Thread(target=serve, daemon=True).start()
-        yield listening.getsockname()[1]
-        listening.shutdown(socket.SHUT_RDWR)
+    with serving(one) as port:
+        yield port
 
 
 def wishes(port: int, echo: int) -> dict[str, Any]:
