@@ -153,7 +153,8 @@ def desire(facts: Facts, guest: Guest, wish: Wish, variant: str) -> Desired:
     seen = view(facts, wish, variant)
     environment = daemon_variables(seen, wish)
     secret = seen.proxy.has_credentials or (seen.https_proxy is not None and seen.https_proxy.has_credentials)
-    order = Order(environment=environment, door=seen.door, variant=variant, record=record(wish), secret=secret)
+    door = _as_written(facts, guest, wish, seen.door)
+    order = Order(environment=environment, door=door, variant=variant, record=record(wish), secret=secret)
     given, warnings = managed.for_tools(facts, wish.tools, environment, secret=secret, said=wish.tools_said)
     if wish.via == daemonjson.VIA:
         daemonjson.must_know(facts, guest)
@@ -177,6 +178,19 @@ def desire(facts: Facts, guest: Guest, wish: Wish, variant: str) -> Desired:
         environment=exported or environment,
         warnings=warnings,
     )
+
+
+def _as_written(facts: Facts, guest: Guest, wish: Wish, door: Door | None) -> Door | None:
+    """The door for the boot script. One that was written before the VM had booted finds docker0's address by itself:
+    that stays so, as long as docker0's is the address that is wanted."""
+    if door is None or wish.bridges or not facts.live:
+        return door
+    own = {a.cidr.partition("/")[0] for a in facts.addresses if a.interface == rules.DEFAULT_BRIDGE}
+    files = (facts.files.get(path) for path in guest.FILES)
+    found = (blocks.find(file.content, path=file.path) for file in files if file and file.content)
+    if door.bridge_address in own and any(block and ADDRESS_AT_BOOT.encode() in block.payload for block in found):
+        return replace(door, bridge_address=ADDRESS_AT_BOOT)
+    return door
 
 
 def diff(

@@ -121,6 +121,7 @@ def walk(machine: MobyVM, host_proxy: LabProxy, tmp_path_factory: pytest.TempPat
         machine.root(_SETTLE, timeout_seconds=660)
         look(boot)
         flows(boot)
+        seen.runs[f"{boot} status"] = console("status", status=None)
         machine.stop()
         seen.runs[f"remove {boot}"] = file("remove", status=None)
         image(f"{boot} and removed")
@@ -160,6 +161,13 @@ def test_every_command_at_the_file_succeeds(walk: Walk, boot: str) -> None:
         ran = walk.runs[f"{command} {boot}"]
         assert ran.status == 0, ran
         assert "warning" not in ran.stderr, ran
+
+
+@pytest.mark.parametrize("boot", ["appended", "rewritten"])
+def test_status_over_the_console_knows_the_block_of_the_image(walk: Walk, boot: str) -> None:
+    """It looks docker0's address up at boot, where a live edit writes it down: both are as wished."""
+    ran = walk.runs[f"{boot} status"]
+    assert ran.status == 0, ran
 
 
 @pytest.mark.parametrize("boot", ["appended", "rewritten"])

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit import worlds
 from tests.unit.rulekernel import Kernel, foreign, form
-from vmproxy import blocks, guests, ipv6, plan, rules, scene
+from vmproxy import blocks, guests, ipv6, managed, plan, rules, scene
 from vmproxy.errors import ForeignFile, NoGateway, Refused
 from vmproxy.guests.boot2docker import BOOTLOCAL, PROFILE, USERDATA
 from vmproxy.model import (
@@ -27,7 +27,7 @@ from vmproxy.model import (
     Wish,
 )
 from vmproxy.proxyenv import parse_proxy
-from vmproxy.wish import DEFAULT
+from vmproxy.wish import DEFAULT, record
 
 GUEST = guests.load("boot2docker")
 SECRET = "http://me:hunter22@127.0.0.1:8123"
@@ -67,6 +67,34 @@ def step(facts: Facts, wish: Wish | None) -> tuple[Plan, Facts, Desired]:
 def fresh(name: str) -> Facts:
     """A recorded VM with our part taken out."""
     return step(worlds.world(name), None)[1]
+
+
+def written_offline(facts: Facts, wish: Wish) -> Facts:
+    """A VM that has booted from files which were changed while it was off."""
+    _made, after, desired = step(facts, wish)
+    assert desired.door is not None
+    order = guests.Order(
+        environment=desired.environment or {},
+        door=replace(desired.door, bridge_address=guests.ADDRESS_AT_BOOT),
+        variant=seen(facts, wish).variant,
+        record=record(wish),
+    )
+    made = managed.changes(facts, GUEST, Desired(blocks=GUEST.render(order, facts)))[0]
+    return replace(after, files={**after.files, **{change.after.path: change.after for change in made}})
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_boot_script_that_looks_the_address_up_is_as_wished(name: str) -> None:
+    """docker0's, found at boot: in sync where that is the address that is wanted; else, and where bridges are named,
+    the script is written with the address in it."""
+    wish = WISHES["the default"]
+    offline = written_offline(fresh(name), wish)
+    at_boot = guests.ADDRESS_AT_BOOT.encode()
+    assert at_boot in (offline.files[BOOTLOCAL].content or b"")
+    assert not step(offline, wish)[0]
+    made, after, _desired = step(offline, replace(wish, bridges=("docker0",)))
+    assert made and at_boot not in (after.files[BOOTLOCAL].content or b"")
+    assert step(offline, replace(wish, listen_port=9000))[0].files
 
 
 def theirs(dump: bytes) -> list[tuple[str, str, str, list[tuple[str, ...]]]]:
