@@ -14,9 +14,7 @@ import pytest
 from tests.lab import default_cache
 from tests.lab.proxy import KNOWN, LabProxy
 from tests.lab.systemdvm import SystemdVM
-from tests.qemu.conftest import Ran
-from tests.qemu.test_qemu_apply import _RULES
-from tests.qemu.test_qemu_systemd import _ENVIRON, _FILES, _SETTLE, OverSsh
+from tests.qemu.walks import ENVIRON, DebianWalk, OverSsh, booted
 
 _CONFIG = "/etc/docker/daemon.json"
 _INFO = "docker info --format '{{.ServerVersion}} {{.HTTPProxy}} {{.HTTPSProxy}} {{.NoProxy}}'"
@@ -25,12 +23,9 @@ _ASK = "docker run --rm -e http_proxy=http://172.17.0.1:{port} busybox wget -q -
 
 
 @dataclass(kw_only=True)
-class Walk:
+class Walk(DebianWalk):
     """What was seen at each stop of the way."""
 
-    runs: dict[str, Ran] = field(default_factory=dict)
-    rules: dict[str, list[str]] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
     info: dict[str, str] = field(default_factory=dict)
     environ: str = ""
     config: str = ""
@@ -42,15 +37,11 @@ class Walk:
 def walk(host_proxy: LabProxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     """apply, a reboot, a container and a pull, remove."""
     seen = Walk()
-    with SystemdVM(tmp_path_factory.mktemp("vm"), cache=default_cache(), release="trixie") as machine:
-        machine.start()
-        machine.import_image()
+    with booted(SystemdVM(tmp_path_factory.mktemp("vm"), cache=default_cache(), release="trixie")) as machine:
         command = OverSsh(machine, host_proxy, tmp_path_factory.mktemp("home"))
 
         def stop(name: str) -> None:
-            machine.root(_SETTLE, timeout_seconds=300)
-            seen.rules[name] = machine.root(_RULES).text.splitlines()
-            seen.files[name] = machine.root(_FILES).text
+            seen.look(machine, name)
             seen.info[name] = machine.root(_INFO).text
 
         stop("before")
@@ -61,7 +52,7 @@ def walk(host_proxy: LabProxy, tmp_path_factory: pytest.TempPathFactory) -> Iter
         machine.reboot()
         stop("rebooted")
         seen.runs["status"] = command("status", status=None)
-        seen.environ = machine.root(_ENVIRON, check=False).text
+        seen.environ = machine.root(ENVIRON, check=False).text
         seen.config = machine.root(f"cat {_CONFIG}").text
         seen.answer = machine.root(_ASK.format(port=host_proxy.port), check=False, timeout_seconds=300).text
         host_proxy.forget()
@@ -100,10 +91,9 @@ def test_the_file_has_its_own_member_and_ours(walk: Walk) -> None:
 
 def test_f62_a_reboot_ends_with_the_rules_in_place(walk: Walk) -> None:
     """The same rules, each once, behind Docker's; a container then reaches the proxy at its bridge's address."""
-    ours = sorted(line for line in walk.rules["applied"] if "VMPROXY" in line)
-    assert ours
-    assert sorted(line for line in walk.rules["rebooted"] if "VMPROXY" in line) == ours
-    assert [line for line in walk.rules["rebooted"] if line.startswith("-A FORWARD")][-1].endswith("-j VMPROXY-FORWARD")
+    assert walk.ours("applied")
+    assert walk.ours("rebooted") == walk.ours("applied")
+    assert walk.last_forward("rebooted").endswith("-j VMPROXY-FORWARD")
     assert "the proxy knows" in walk.answer
 
 

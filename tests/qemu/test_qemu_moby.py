@@ -16,6 +16,7 @@ from tests.lab import default_cache
 from tests.lab.moby import SCRIPT, MobyVM
 from tests.lab.proxy import ANSWER, KNOWN, LabProxy
 from tests.qemu.conftest import Command, Ran
+from tests.qemu.walks import booted
 
 _FACTS = f"""
 echo "script $(sha256sum {SCRIPT} | cut -c1-64) $(stat -c '%a %u %g' {SCRIPT})"
@@ -70,9 +71,7 @@ class Walk:
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MobyVM]:
     """The VM, booted once, with the image ``busybox`` on its disk."""
-    with MobyVM(tmp_path_factory.mktemp("vm"), cache=default_cache()) as vm:
-        vm.start()
-        vm.import_image()
+    with booted(MobyVM(tmp_path_factory.mktemp("vm"), cache=default_cache())) as vm:
         yield vm
 
 

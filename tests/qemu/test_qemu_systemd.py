@@ -13,40 +13,22 @@ import pytest
 from tests.lab import default_cache
 from tests.lab.proxy import LabProxy
 from tests.lab.systemdvm import SystemdVM
-from tests.qemu.conftest import Command, Ran
-from tests.qemu.test_qemu_apply import _FLOWS, _OPENED, _RULES, _UNCHANGED
+from tests.qemu.test_qemu_apply import _FLOWS, _OPENED, _UNCHANGED
+from tests.qemu.walks import ENVIRON, DebianWalk, OverSsh, booted
 from vmproxy.guests import systemd
 
-_FILES = (
-    "cd /etc && find . \\( -path ./systemd/\\* -o -path ./docker/\\* -o -name '*vmproxy*' \\) -print | sort | "
-    "while read -r f; do ls -ldn $f | awk '{print $1, $3, $4, $NF}'; [ ! -f $f ] || sha256sum $f; done"
-)
 # Nothing of vmproxy's is active, failed or waiting once a change is over.
 _UNITS = f"systemctl list-units --all --plain --no-legend --no-pager {systemd.UNIT_NAME}"
-# Until the unit that docker.service wants has done its work.
-_SETTLE = f"while case $(systemctl is-active {systemd.UNIT_NAME}) in activ*) ;; *) false ;; esac; do sleep 0.5; done"
-_ENVIRON = "tr '\\0' '\\n' </proc/$(cat /run/docker.pid)/environ | grep -i proxy | sort"
 
 # All that systemd tells of docker.service, which it tells to everybody, and what root finds in the file.
 _FILE = systemd.ENVIRONMENT
 _SHOWN = f"systemctl show --no-pager docker.service; stat -c 'mode %a' {_FILE}; grep -c hunter22 {_FILE}"
 
 
-class OverSsh(Command):
-    """The command for a VM that only ssh knows."""
-
-    def _words(self, command: str, words: tuple[str, ...]) -> list[str]:
-        target = f"ssh://docker@127.0.0.1:{self.vm.port}"
-        return [command, "--vm", target, "--identity", str(self.vm.key), *words]
-
-
 @dataclass(kw_only=True)
-class Walk:
+class Walk(DebianWalk):
     """What was seen at each stop of the way."""
 
-    runs: dict[str, Ran] = field(default_factory=dict)
-    rules: dict[str, list[str]] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
     units: str = ""
     shown: str = ""
@@ -56,9 +38,7 @@ class Walk:
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SystemdVM]:
     """The VM, booted, with the image ``busybox``."""
-    with SystemdVM(tmp_path_factory.mktemp("vm"), cache=default_cache()) as vm:
-        vm.start()
-        vm.import_image()
+    with booted(SystemdVM(tmp_path_factory.mktemp("vm"), cache=default_cache())) as vm:
         yield vm
 
 
@@ -69,10 +49,8 @@ def walk(machine: SystemdVM, host_proxy: LabProxy, tmp_path_factory: pytest.Temp
     seen = Walk()
 
     def stop(name: str) -> None:
-        machine.root(_SETTLE, timeout_seconds=300)
-        seen.rules[name] = machine.root(_RULES).text.splitlines()
-        seen.files[name] = machine.root(_FILES).text
-        seen.environ[name] = machine.root(_ENVIRON, check=False).text
+        seen.look(machine, name)
+        seen.environ[name] = machine.root(ENVIRON, check=False).text
 
     stop("before")
     # Its proof starts three containers, which are slow here; the flow table asks more. --restart auto would ask what
@@ -117,11 +95,10 @@ def test_every_command_of_the_way_succeeds(walk: Walk, name: str) -> None:
 
 def test_f62_a_docker_restart_and_a_reboot_end_with_the_rules_in_place(walk: Walk) -> None:
     """The unit that the drop-in wants makes the same rules, each once, behind Docker's; nothing had to be enabled."""
-    ours = sorted(line for line in walk.rules["applied"] if "VMPROXY" in line)
-    assert ours
+    assert walk.ours("applied")
     for name in ("restarted", "rebooted"):
-        assert sorted(line for line in walk.rules[name] if "VMPROXY" in line) == ours, name
-        assert [line for line in walk.rules[name] if line.startswith("-A FORWARD")][-1].endswith("-j VMPROXY-FORWARD")
+        assert walk.ours(name) == walk.ours("applied"), name
+        assert walk.last_forward(name).endswith("-j VMPROXY-FORWARD")
 
 
 def test_the_daemon_has_the_variables_until_remove(walk: Walk, host_proxy: LabProxy) -> None:
