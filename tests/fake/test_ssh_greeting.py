@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
 
+from vmproxy.errors import Unreachable
 from vmproxy.transports._tcp import GREETING, Dial
 
 LINE = f"{GREETING}\r\n".encode("ascii")
@@ -62,3 +64,110 @@ def test_the_line_is_what_the_standard_wants() -> None:
     assert name != GREETING and name.isascii() and name.isprintable()
     assert not set(name) & set("- ")
     assert len(LINE) <= 255
+
+
+# ---- with a thread and without one ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dials(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the threads that were started to dial."""
+    started: list[str] = []
+    start = threading.Thread.start
+
+    def note(thread: threading.Thread) -> None:
+        if "dial" in thread.name:
+            started.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", note)
+    return started
+
+
+def no_look_up(*_args: object, **_words: object) -> None:
+    """Nobody is asked for an address."""
+    pytest.fail("an address was looked up")
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_an_address_needs_a_thread_only_where_there_is_something_to_do(
+    busy: bool, dials: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not busy, the connection and the greeting are made at once, by whoever asks; no name server is asked for it."""
+    monkeypatch.setattr(socket, "getaddrinfo", no_look_up)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60.0)
+        dial = Dial("127.0.0.1", listener.getsockname()[1], timeout_seconds=60.0, busy=busy)
+        with dial.result() as ours, listener.accept()[0] as server:
+            server.settimeout(60.0)
+            assert ours.send(LINE) == len(LINE)
+            ours.shutdown(socket.SHUT_WR)
+            assert heard(server, 1000) == LINE
+            assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert len(dials) == busy
+
+
+def test_a_name_always_takes_a_thread(dials: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up has no limit of its own: it is never made by whoever asks; addresses in old spellings are names."""
+    seen: list[object] = []
+    real = socket.getaddrinfo
+
+    def look_up(name: bytes, port: int, **words: int) -> object:
+        seen.append((name, threading.current_thread().name))
+        return real("127.0.0.1", port, **words)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    names = ["vm.test", "127.1", "0x7f000001", "fe80::1%lo"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for name in names:
+            Dial(name, listener.getsockname()[1], timeout_seconds=60.0, busy=False).result().close()
+    assert seen == [(name.encode("ascii"), "vmproxy-dial") for name in names]
+    assert dials == ["vmproxy-dial"] * len(names)
+
+
+@pytest.mark.parametrize("host", ["::1", "fe80::1", "2001:db8::0:2", "::ffff:192.0.2.1"])
+def test_an_ipv6_address_is_taken_as_it_is(host: str, dials: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own family, no look-up, no thread; the error has it in brackets."""
+    tried: list[object] = []
+
+    def connect(sock: socket.socket, address: object) -> None:
+        tried.append((sock.family, address))
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_look_up)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    with pytest.raises(Unreachable, match="refused") as caught:
+        Dial(host, 2022, timeout_seconds=60.0, busy=False).result()
+    assert caught.value.where == f"[{host}]:2022"
+    assert tried == [(socket.AF_INET6, (host, 2022, 0, 0))]
+    assert not dials
+
+
+@pytest.fixture(params=["refused", "deaf"])
+def bad_port(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A port on which nothing listens, and one whose queue is full, where SYNs are dropped."""
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.socket())
+        sock.bind(("127.0.0.1", 0))
+        if request.param == "deaf":
+            sock.listen(0)
+            for _ in range(8):
+                filler = stack.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(sock.getsockname())
+        yield sock.getsockname()[1]
+
+
+def test_f01_f02_the_errors_are_the_same(bad_port: int, dials: list[str]) -> None:
+    """Refused, or no answer in time: what, where and hint do not depend on who dials; nothing is raised before they
+    are asked for."""
+    errors = []
+    for busy in (False, True):
+        dial = Dial("127.0.0.1", bad_port, timeout_seconds=0.5, busy=busy)
+        with pytest.raises(Unreachable) as caught:
+            dial.result()
+        errors.append((caught.value.what, caught.value.where, caught.value.hint, caught.value.exit))
+    assert errors[0] == errors[1]
+    assert errors[0][0] in ("cannot connect: connection refused", "no answer within 0.5 s")
+    assert errors[0][1:] == (f"127.0.0.1:{bad_port}", errors[0][2], 4)
+    assert dials == ["vmproxy-dial"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -204,3 +206,130 @@ def test_resolved_names() -> None:
     assert reading.resolved(getent) == ("10.1.2.3", "10.1.2.4")
     assert reading.resolved(nslookup) == ("10.1.2.3",)
     assert reading.resolved(b"\xff junk 999.1.1.1\n") == ()
+
+
+# ---- routes and addresses of one program ----------------------------------------------------------------------------
+
+# `ip -o route show table all` and `ip -o addr show` (iproute2 6.1) of one network namespace.
+_ROUTES = b"""\
+10.51.0.0/16 via 10.0.2.3 dev eth0 table 100 
+default via 10.0.2.2 dev eth0 metric 100 
+10.0.2.0/24 dev eth0 proto kernel scope link src 10.0.2.15 
+10.9.0.2 dev eth1 proto kernel scope link src 10.9.0.1 
+10.50.0.0/16 \\\tnexthop via 10.0.2.2 dev eth0 weight 2 \\\tnexthop via 192.168.99.1 dev eth1 weight 1 
+unreachable 10.66.0.0/16 
+172.17.0.0/16 dev docker0 proto kernel scope link src 172.17.0.1 
+192.168.99.0/24 dev eth1 proto kernel scope link src 192.168.99.100 
+local 10.0.2.15 dev eth0 table local proto kernel scope host src 10.0.2.15 
+broadcast 10.0.2.255 dev eth0 table local proto kernel scope link src 10.0.2.15 
+local 127.0.0.0/8 dev lo table local proto kernel scope host src 127.0.0.1 
+fe80::/64 dev eth0 proto kernel metric 256 pref medium
+default via fe80::2 dev eth0 metric 1024 pref medium
+local ::1 dev lo table local proto kernel metric 0 pref medium
+multicast ff00::/8 dev eth0 table local proto kernel metric 256 pref medium
+"""  # noqa: W291
+_ADDRESSES = b"""\
+1: lo    inet 127.0.0.1/8 scope host lo\\       valid_lft forever preferred_lft forever
+1: lo    inet6 ::1/128 scope host \\       valid_lft forever preferred_lft forever
+3: eth0    inet 10.0.2.15/24 scope global eth0\\       valid_lft forever preferred_lft forever
+3: eth0    inet6 fe80::a8f5:12ff:fe26:b2ca/64 scope link tentative \\       valid_lft forever preferred_lft forever
+5: eth1    inet 192.168.99.100/24 scope global eth1\\       valid_lft forever preferred_lft forever
+5: eth1    inet 10.9.0.1 peer 10.9.0.2/32 scope global eth1\\       valid_lft forever preferred_lft forever
+16: docker0    inet 172.17.0.1/16 scope global docker0\\       valid_lft forever preferred_lft forever
+"""
+
+
+def looked(*frames: tuple[str, bytes]) -> Facts:
+    """Facts of frames of one word each."""
+    return reading.facts([*(Frame(words=(kind,), body=body) for kind, body in frames), Frame(words=("end",))])
+
+
+def test_routes_and_addresses_of_one_program() -> None:
+    """``ip -o -batch -`` tells both without a line between: each gets its own, as from two programs."""
+    facts = looked(("network", _ROUTES + _ADDRESSES))
+    assert facts == looked(("routes", _ROUTES), ("addresses", _ADDRESSES))
+    assert choose_gateway(facts.routes).gateway == "10.0.2.2"
+    assert [address.cidr for address in facts.addresses if address.family == "inet"] == [
+        *("127.0.0.1/8", "10.0.2.15/24", "192.168.99.100/24", "10.9.0.1/32", "172.17.0.1/16"),
+    ]
+    assert [route.interface for route in facts.routes if route.destination == "10.50.0.0/16"] == ["eth0", "eth1"]
+    assert facts.routes == looked(("routes", _ROUTES.replace(b" \\\t", b" \n\t"))).routes
+
+
+@pytest.mark.parametrize(
+    "partly", [b"", b"10.0.0.0/8 via 10.9.9.9 dev eth7 \n7: eth7    inet 10.9.9.9/24 scope global\n"]
+)
+def test_without_batch_the_two_frames_count(partly: bytes) -> None:
+    """busybox's ip has no -batch, and another may fail half way: what was said by then gives way to the two frames."""
+    wanted = looked(("routes", _ROUTES), ("addresses", _ADDRESSES))
+    assert looked(("network", partly), ("routes", _ROUTES), ("addresses", _ADDRESSES)) == wanted
+
+
+_SOCKETS = {
+    "any IPv4": (b"0.0.0.0:22", b"00000000:0016", ("0.0.0.0", 22)),
+    "any IPv6": (b"[::]:22", b"00000000000000000000000000000000:0016", ("::", 22)),
+    "any of both": (b"*:80", b"00000000000000000000000000000000:0050", ("::", 80)),
+    "on an interface": (b"127.0.0.53%lo:53", b"3500007F:0035", ("127.0.0.53", 53)),
+    "IPv4 by IPv6": (b"[::ffff:1.2.3.4]:80", b"0000000000000000FFFF000004030201:0050", ("1.2.3.4", 80)),
+    "link-local": (b"[fe80::1]%eth0:80", b"000080FE000000000000000001000000:0050", ("fe80::1", 80)),
+    "a bridge's": (b"172.17.0.1:8123", b"010011AC:1FBB", ("172.17.0.1", 8123)),
+    "the highest port": (b"[::1]:65535", b"00000000000000000000000001000000:FFFF", ("::1", 65535)),
+}
+
+
+def ss(*shown: bytes) -> bytes:
+    """``ss -Hltn`` (iproute2): state, two queues, here, there; columns as wide as they come."""
+    return b"".join(b"LISTEN 0      128 %20s            *:*          \n" % each for each in shown)
+
+
+@pytest.mark.parametrize("name", _SOCKETS)
+def test_listeners_of_ss(name: str) -> None:
+    """What ss shows is what /proc/net/tcp and tcp6 say in hex."""
+    shown, raw, wanted = _SOCKETS[name]
+    assert looked(("listeners", ss(shown))).listeners == (wanted,)
+    assert reading.listeners(b"   0: %s 00000000:0000 0A 00000000:00000000 00:00\n" % raw) == (wanted,)
+
+
+def test_all_listeners_of_ss() -> None:
+    """Each once and in one order, whoever tells them."""
+    every = ss(*(shown for shown, _raw, _wanted in _SOCKETS.values()))
+    assert reading.listeners(every + every) == tuple(sorted(wanted for _shown, _raw, wanted in _SOCKETS.values()))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(ss(b""), ss(b":"), ss(b"80"), ss(b"*"), ss(b"*:"), ss(b"*:*"), ss(b"*:http"), ss(b"*:-1")),
+        *(ss(b"*:%s" % (b"9" * 5000)), ss(b"1.2.3:80"), ss(b"1.2.3.4.5:80"), ss(b"[::1::80"), ss(b"[]:80")),
+        *(ss(b"[fe80::1%eth0"), ss(b"x" * 100_000 + b":1"), ss("*:\u0663".encode()), ss(b"\xff:80"), ss(b"%lo:1")),
+        *(b"LISTEN", b"LISTEN 0 128", b"LISTEN\n0 128\n*:80\n", b"ESTAB 0 0 1.2.3.4:80 *:*\n", b"UNCONN 0 0 *:8 *:*\n"),
+        *(b"State Recv-Q Send-Q Local Address:Port\n", b"\0" * 99, b"\x1b[2J LISTEN 0 0 *:80 *:*\n"),
+        *(ss(b"*:65536"), ss(b"*:9999999999"), b"0: 0100007F:10000 0:0 0A 0\n", b"0: 0100007F:-1 0:0 0A 0\n"),
+    ],
+)  # fmt: skip
+def test_lines_that_are_no_listener(line: bytes) -> None:
+    """Headings, other states, half lines, names and numbers beyond all ports: nothing, and what follows is read."""
+    assert reading.listeners(line) == ()
+    assert reading.listeners(line + b"\n" + ss(b"*:80")) == (("::", 80),)
+
+
+_WORDS = st.sampled_from(
+    [b"LISTEN", b"0", b"0A", b"*:80", b"[::1]:", b"%", b":", b"1.2.3.4", b"0100007F:1FBB", b"\xff"]
+)
+
+
+@given(lines=st.lists(st.lists(_WORDS | st.binary(max_size=6), max_size=6).map(b" ".join), max_size=4))
+def test_hostile_listeners_are_no_error(lines: list[bytes]) -> None:
+    """Whatever a VM says: sorted pairs of an address and a port that exists."""
+    found = reading.listeners(b"\n".join(lines))
+    assert list(found) == sorted(set(found))
+    assert all(str(ipaddress.ip_address(host)) == host and 0 <= port < 65536 for host, port in found)
+
+
+@given(body=st.lists(st.sampled_from([*_ROUTES.splitlines(), *_ADDRESSES.splitlines()]) | st.binary(), max_size=6))
+def test_a_hostile_network_is_no_error(body: list[bytes]) -> None:
+    """Lines mixed, cut and of any bytes: routes and addresses of the right kinds, never an error."""
+    facts = looked(("network", b"\n".join(body)))
+    for address in facts.addresses:
+        assert reading._INTERFACE.match(address.interface)
+        assert ipaddress.ip_interface(address.cidr).with_prefixlen == address.cidr

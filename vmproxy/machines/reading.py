@@ -24,6 +24,7 @@ _MOUNTS = "/proc/mounts"
 _VARIANTS = frozenset({"nft", "legacy", "default"})
 _VARIANTS6 = frozenset({"nft6", "legacy6", "default6"})
 FILE_LIMIT_BYTES = 1 << 20
+_LAST_PORT = 65535
 
 
 def facts(frames: Iterable[Frame]) -> Facts:
@@ -362,6 +363,8 @@ def listeners(data: bytes) -> tuple[tuple[str, int], ...]:
             number = int(port, 16)
         except ValueError:
             continue
+        if not 0 <= number <= _LAST_PORT:
+            continue
         if len(raw) == 4:
             out.add((str(ipaddress.IPv4Address(raw[::-1])), number))
         elif len(raw) == 16:
@@ -374,7 +377,7 @@ def _shown(text: str) -> tuple[str, int] | None:
     """``1.2.3.4:80``, ``127.0.0.53%lo:53``, ``[::1]:80``, and ``*:80``: any, of both families."""
     host, _, port = text.rpartition(":")
     host = host.partition("%")[0].strip("[]")
-    if not _NUMBER.match(port):
+    if not _NUMBER.match(port) or int(port) > _LAST_PORT:
         return None
     try:
         address = ipaddress.ip_address("::" if host == "*" else host)
