@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.hostside import listen
 from tests.lab.nsvm import NamespaceVM
 from tests.ns import story
 from tests.ns.story import PROFILE, Vmproxy, daemon_pid, dump, files, host_proxy, until
@@ -104,3 +105,30 @@ def test_f28_a_signal_puts_every_vm_back_and_leaves_the_others_alone(world: Worl
         story.settled(machine)
         until(lambda machine=machine: daemon_pid(machine) > 0, "Docker runs", 60)  # type: ignore[misc]
         assert world.state(machine) == before
+
+
+def test_what_listens_at_the_door_is_refused_beside_others_as_alone(world: World) -> None:
+    """Exit 6 in the same words and that VM as before; the other one is done. In sync, a listener that comes later is
+    no matter of apply's, and status tells of it."""
+    one, other = world.machines[:2]
+    keys = [word for machine in (one, other) for word in ("-i", str(machine.key))]
+    both = ("--jobs", "2", "--no-verify", "--vm", ",".join(world.targets[:2]), *keys)
+    with listen(one.surroundings.vm, "172.17.0.1", 8123):
+        alone = world.vmproxy.apply("--no-verify", "--json")
+        ran = world.vmproxy.run("apply", "--json", *both)
+        assert (alone.code, ran.code) == (6, 6), (alone, ran)
+        assert alone.vm == ran.json["vms"][0]
+        assert "172.17.0.1:8123" in str(alone.vm) and "--listen-port" in str(alone.vm)
+        assert world.state(one) == world.before[0]
+        assert [(vm["exit"], vm["changed"]) for vm in ran.json["vms"]] == [(6, False), (0, True)]
+    ran = world.vmproxy.run("apply", *both)
+    assert ran.code == 0, ran
+    with listen(one.surroundings.vm, "172.17.0.1", 8123):
+        ran = world.vmproxy.run("apply", *both)
+        assert ran.code == 0, ran
+        assert sorted(ran.out.splitlines()) == sorted(f"{vm}: in sync, nothing to do" for vm in world.targets[:2])
+        ran = world.vmproxy.run("status", "--jobs", "2", "--vm", ",".join(world.targets[:2]), *keys)
+        assert ran.code == 1 and "172.17.0.1:8123" in ran.out, ran
+    ran = world.vmproxy.run("remove", "--jobs", "2", "--vm", ",".join(world.targets[:2]), *keys)
+    assert ran.code == 0, ran
+    assert [world.state(machine) for machine in world.machines] == world.before
