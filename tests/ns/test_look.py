@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.lab.hostside import inside
 from tests.lab.nsvm import NamespaceVM
-from tests.ns.story import Vmproxy, shim
+from tests.ns.story import PROFILE, Vmproxy, shim
 from vmproxy import converge
 from vmproxy.machines import shell
+from vmproxy.model import Facts
+from vmproxy.session import Session
+from vmproxy.transports._tcp import Dial
 
 
 def test_a_timeout_of_the_old_form_hides_no_rules(stub_vm: NamespaceVM, tmp_path: Path) -> None:
@@ -47,3 +54,71 @@ def test_the_loader_takes_its_script_and_not_a_byte_more(shell_name: str) -> Non
         for feed in ("cat /tmp/1", "cat /tmp/[123]", "echo 5", "true"):
             done = machine.run(f"({feed}) | {shell.AS_USER}", user="docker", check=False)
             assert done.stdout == b""
+
+
+@contextmanager
+def listeners(machine: NamespaceVM) -> Iterator[set[tuple[str, int]]]:
+    """One listening socket of each kind in the VM: their addresses and ports, as a look should have them."""
+    machine.run("ip addr add fe80::77/64 dev eth1 nodad")
+
+    def listen(family: socket.AddressFamily, host: str, *, only6: bool = False, device: str = "") -> socket.socket:
+        sock = stack.enter_context(socket.socket(family))
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only6)
+        if device:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        scope = socket.if_nametoindex("eth1") if host.startswith("fe80") else 0
+        sock.bind((host, 0, 0, scope) if family == socket.AF_INET6 else (host, 0))
+        sock.listen()
+        return sock
+
+    def all_of_them() -> set[tuple[str, int]]:
+        four, six = socket.AF_INET, socket.AF_INET6
+        made = [
+            ("0.0.0.0", listen(four, "0.0.0.0")),
+            ("127.0.0.1", listen(four, "127.0.0.1", device="lo")),
+            ("192.168.99.100", listen(four, "192.168.99.100")),
+            ("::", listen(six, "::")),
+            ("::", listen(six, "::", only6=True)),
+            ("::1", listen(six, "::1")),
+            ("fe80::77", listen(six, "fe80::77")),
+            ("127.0.0.1", listen(six, "::ffff:127.0.0.1")),
+        ]
+        return {(host, int(sock.getsockname()[1])) for host, sock in made}
+
+    with ExitStack() as stack:
+        yield inside(machine.surroundings.vm, all_of_them)
+
+
+def looked(vmproxy: Vmproxy) -> Facts:
+    """One look, with all that an apply asks for."""
+    with Session(vmproxy.target, vmproxy.settings(), tell=str, news=str, ask=None) as session:
+        return session.observe(session.look_for_all())
+
+
+def test_a_vm_with_poorer_tools_is_seen_the_same(bare_vm: NamespaceVM, tmp_path: Path) -> None:
+    """No ``ip -batch``, no ss, no ``head -v``: routes, addresses, listeners, mounts and files are as with them; so are
+    the listeners of every kind, and an IPv6 address is dialled as it is."""
+    vmproxy = Vmproxy(bare_vm, tmp_path)
+    bare_vm.path(PROFILE).write_bytes(b"# mine\r\n\0\xff no end")
+    bare_vm.run("ip route add 10.50.0.0/16 nexthop via 10.0.2.2 nexthop via 192.168.99.1")
+    bare_vm.run("ip route add blackhole 10.6.0.0/16")
+    with listeners(bare_vm) as wanted:
+        seen = looked(vmproxy)
+        assert wanted < set(seen.listeners)
+        assert seen.files[PROFILE].content == b"# mine\r\n\0\xff no end"
+        assert seen.mounts and seen.addresses and len(seen.routes) > 3
+        poorer = {
+            "ip": '[ "$2" != -batch ] || { echo "10.9.0.0/16 dev eth9"; exit 1; }; exec /bin/ip "$@"',
+            "ss": "echo 'Usage: ss [ OPTIONS ]'; exit 255",
+            "head": "echo '==> /etc/profile <=='; exit 1",
+        }
+        shims = [shim(bare_vm, name, script) for name, script in poorer.items()]
+        assert vars(looked(vmproxy)) == vars(seen)
+        bare_vm.path(shims[0]).write_text('#!/bin/sh\nexec busybox ip "$@"\n')
+        assert looked(vmproxy).addresses == seen.addresses
+        for path in shims:
+            bare_vm.path(path).unlink()
+        (port,) = [port for host, port in wanted if host == "::1"]
+        dialled = inside(bare_vm.surroundings.vm, lambda: Dial("::1", port, timeout_seconds=60.0, busy=False).result())
+        dialled.close()
