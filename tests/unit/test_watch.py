@@ -121,6 +121,26 @@ def test_a_call_that_fails_is_its_own_affair() -> None:
     assert made(watch).wait(SECONDS)
 
 
+def test_where_no_thread_is_to_be_had_calls_are_made_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on processes leaves no thread for a call: the watch makes it itself, and goes on."""
+    watch = Watch()
+    assert made(watch).wait(SECONDS)
+    start, refused = threading.Thread.start, threading.Event()
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "vmproxy late":
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert made(watch).wait(SECONDS)
+        assert refused.is_set()
+        assert made(watch).wait(SECONDS)
+    assert made(watch).wait(SECONDS)
+
+
 def test_hundreds_are_one_thread() -> None:
     """Of eight threads that add and drop by the hundred one watch comes; nothing of what was dropped is kept."""
     before = threads("vmproxy watch")
