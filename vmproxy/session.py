@@ -181,7 +181,7 @@ class Session:
 
         self.tell("planning")
         found = made()
-        if found.rules is not None and not self._listeners:
+        if found.rules is not None and desired.door is not None and not self._listeners:
             self._listeners = True
             scene.facts = replace(scene.facts, listeners=self.observe(self.look_for_all()).listeners)
             found = made()

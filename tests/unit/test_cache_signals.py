@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.cacheworld import proxy, settings
-from tests.unit.test_cache_pip import free_port
+from tests.unit.cacheworld import free_port, proxy, settings
 from vmproxy.cache import place, squid, squidask
 from vmproxy.cache.control import Control
 from vmproxy.errors import LostContact, NotPermitted

@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.cacheworld import WAIT_SECONDS, fetch, proxy, settings
+from tests.unit.cacheworld import WAIT_SECONDS, fetch, free_port, proxy, settings
 from tests.unit.schema import problems
 from tests.unit.test_cache_command import serving
-from tests.unit.test_cache_pip import free_port
 from vmproxy import cacherun, hostproc
 from vmproxy.cache import control, place, sample
 from vmproxy.cachehit import judge_fetches, request

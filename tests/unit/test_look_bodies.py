@@ -273,7 +273,15 @@ def test_bodies_belong_to_what_was_asked_for() -> None:
 def test_after_a_failure_only_what_came_by_itself_counts() -> None:
     """``whole 1``: what head said is forgotten, each ``body`` has its file, and one that is gone is empty."""
     bodies = Frame(words=("bodies", MARK), body=headed(MARK, {"/f": b"half", "/t": b"half"}))
-    again = [Frame(words=("body", "/f"), body=b"\n==> /t <==\nwhole"), Frame(words=("body", "/g"), body=b"other")]
+    gone = Frame(words=("body", "/t"))
+    again = [Frame(words=("body", "/f"), body=b"\n==> /t <==\nwhole"), Frame(words=("body", "/g"), body=b"other"), gone]
     facts = told(bodies, Frame(words=("whole", "1")), *again)
     assert contents(facts) == {"/f": b"\n==> /t <==\nwhole"}
     assert not facts.texts["/t"]
+
+
+def test_a_body_that_was_told_of_and_did_not_come_is_no_empty_file() -> None:
+    """A head with other lines before its files ends well and says nothing of ours: refused, not read as empty."""
+    other = Frame(words=("bodies", MARK), body=b"### /f ###\ntext")
+    with pytest.raises(Refused, match="not whole"):
+        told(other, Frame(words=("whole", "0")))

@@ -64,8 +64,7 @@ def test_what_was_dropped_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None
     for token in (*tokens, *tokens, object()):  # twice, and one that is none, are nothing
         watch.drop(token)
     clock.now += 2 * NEVER
-    with watch._changed:
-        watch._changed.notify()  # the thread sleeps by the machine's clock
+    watch._ring()  # the thread sleeps by the machine's clock
     assert before.wait(SECONDS) and behind.wait(SECONDS)
     for thread in threads("vmproxy late"):
         thread.join(SECONDS)

@@ -6,6 +6,7 @@ import importlib
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,10 +56,12 @@ def each(targets: Sequence[str], tell: Tell, hands: Hands, *, jobs: int, output:
     stop = Stop()
     said: queue.SimpleQueue[Event | _Question | Interrupted | tuple[int, Told]] = queue.SimpleQueue()
     begun = 0
-    asked = False
+    asked = heard_one = False
 
     def heard_signal(number: int) -> bool:
         """A question is given up; else it waits its turn, so that no report is cut short."""
+        nonlocal heard_one
+        heard_one = True
         if not asked:
             said.put(Interrupted(number))
         return not asked
@@ -75,7 +78,7 @@ def each(targets: Sequence[str], tell: Tell, hands: Hands, *, jobs: int, output:
 
     def begin() -> int:
         nonlocal begun
-        if stop.is_set or begun == len(targets):
+        if stop.is_set or heard_one or begun == len(targets):
             return 0
         thread = threading.Thread(target=one, args=(begun,), name=f"vmproxy {targets[begun]}", daemon=True)
         begun += 1
@@ -117,7 +120,8 @@ def each(targets: Sequence[str], tell: Tell, hands: Hands, *, jobs: int, output:
     with heard_by(heard_signal):
         running = sum(begin() for _ in range(min(jobs, _AHEAD)))
         _import(_NEXT)
-        _library.wait()
+        with suppress(Exception):  # each story says it for itself
+            _library.wait()
         running += sum(begin() for _ in range(min(jobs, len(targets)) - _AHEAD))
         ended = 0
         while running:

@@ -73,7 +73,10 @@ look_system() {
   tell "system ${uid:-$(id -u)} $REPLY"
   tell os
   # A short file is read by the shell itself: cat would take longer to start.
-  while IFS= read -r line || [ -n "$line" ]; do said="$said$line$nl"; done 2>/dev/null </etc/os-release
+  while IFS= read -r line || [ -n "$line" ]; do
+    [ "${#said}" -lt 65536 ] || break
+    said="$said$line$nl"
+  done 2>/dev/null </etc/os-release
   found=''
   for cmd in ip netstat route docker dockerd systemctl rc-service initctl service flock timeout setsid getent \
     iptables iptables-save iptables-restore iptables-nft-save iptables-legacy-save bash nc curl wget; do
@@ -131,14 +134,15 @@ look_rules() {
   # there could ever be, which takes 4 ms on a host of 24 GiB. 0A is TCP_LISTEN (include/net/tcp_states.h).
   if [ -n "$want_listeners" ]; then
     frame listeners
-    if have ss && ss -Hltn 2>/dev/null; then :; else grep -h ' 0A ' /proc/net/tcp /proc/net/tcp6 2>/dev/null; fi
+    if have ss && ss -ltn 2>/dev/null; then :; else grep -h ' 0A ' /proc/net/tcp /proc/net/tcp6 2>/dev/null; fi
   fi
   later /proc/mounts
-  # A first look that hangs is ended by the client; in the middle of a change (commit.sh: guarded) the change has to go on.
+  # One of many looks (they leave out what listens) that hangs is ended by the client; in the middle of a change
+  # (commit.sh: guarded) the change has to go on.
   dump() { # not by limit: where timeout takes its words otherwise, it says 127 and has run nothing
     frame "dump $1"
     rc=127
-    if [ -n "$guarded" ] && have timeout; then timeout 20 "$2" 2>/dev/null; rc=$?; fi
+    if [ -n "$guarded$want_listeners" ] && have timeout; then timeout 20 "$2" 2>/dev/null; rc=$?; fi
     if [ "$rc" = 127 ]; then "$2" 2>/dev/null; rc=$?; fi
     tell "dumped $1 $rc"
   }
@@ -220,7 +224,7 @@ look_bodies() {
 look_files() {
   for p in $want_texts; do
     # Where /usr is merged, /lib is a link into it, and its files have been seen there.
-    case $p in /lib/*) if [ -L /lib ]; then continue; fi ;; esac
+    case $p in /lib/*) if [ -L /lib ]; then continue; fi ;; *"$nl"*) continue ;; esac # no name of two lines, either
     if [ -f "$p" ] && [ -r "$p" ]; then tell "text $p"; later "$p"; fi
   done
   set --

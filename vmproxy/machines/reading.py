@@ -64,6 +64,7 @@ class _Reader:
         self._stats: dict[str, File] = {}
         self._contents: dict[str, bytes] = {}
         self._bodies: dict[str, bytes] = {}
+        self._apart = False
         self._syntax: dict[str, Syntax] = {}
         self._complaints: dict[str, bytes] = {}
         self._texts: dict[str, bytes] = {}
@@ -235,6 +236,7 @@ class _Reader:
         self._texts[frame.rest] = frame.body
 
     def _take_bodies(self, frame: Frame) -> None:
+        self._apart = True
         self._bodies = bodies(frame.rest, frame.body)
 
     def _take_whole(self, frame: Frame) -> None:
@@ -247,6 +249,8 @@ class _Reader:
     def _fill_in(self) -> None:
         """What was read at the end belongs to files, texts, the daemon and the mounts. Raises Refused."""
         for found in (self._contents, self._texts):
+            if self._apart and found.keys() - self._bodies.keys():
+                raise Refused("the VM's answer is not whole", hint="run again with --debug")
             found.update((path, self._bodies[path]) for path in found if path in self._bodies)
         for path, content in self._contents.items():
             if len(content) > FILE_LIMIT_BYTES:
@@ -282,8 +286,8 @@ def bodies(mark: str, data: bytes) -> dict[str, bytes]:
     out = {}
     for piece in (b"\n" + data).split(head)[1:] if _MARK.match(mark) else ():
         name, end, content = piece.partition(b" <==\n")
-        if end:
-            out["/" + name.decode("utf-8", "surrogateescape")] = content
+        if end:  # as the words of a frame have it
+            out[" ".join(f"/{name.decode('ascii', 'backslashreplace')}".split())] = content
     return out
 
 
@@ -344,7 +348,7 @@ def _add(out: list[Address], interface: str, cidr: str, family: str) -> None:
 
 
 def listeners(data: bytes) -> tuple[tuple[str, int], ...]:
-    """Listening sockets, of ``ss -Hltn`` (state, two queues, address) or of /proc/net/tcp and tcp6 (proc(5): addresses
+    """Listening sockets, of ``ss -ltn`` (state, two queues, address) or of /proc/net/tcp and tcp6 (proc(5): addresses
     are hex words in the machine's, little-endian, order)."""
     out: set[tuple[str, int]] = set()
     for line in data[: 1 << 20].decode("ascii", "replace").splitlines():

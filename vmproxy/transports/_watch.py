@@ -6,7 +6,6 @@ The standard library's timer is a thread for each: with fifty VMs at once those 
 from __future__ import annotations
 
 import contextlib
-import contextlib
 import math
 import threading
 import time
@@ -16,8 +15,8 @@ from collections.abc import Callable
 class Watch:
     """Calls that are to be made at a time unless they are taken back before; almost all are.
 
-    A signal may end what the main thread does here at any point, and a finalizer may come here again: so the lock is one
-    that C code takes and gives back (a Condition does it in Python), and that its owner may take twice.
+    A signal may end what the main thread does here at any point, and a finalizer may come here again: so the lock is
+    one that C code takes and gives back (a Condition does it in Python), and that its owner may take twice.
     """
 
     def __init__(self) -> None:
