@@ -11,7 +11,7 @@ import pytest
 
 from tests.lab.hostside import inside
 from tests.lab.nsvm import NamespaceVM
-from tests.ns.story import PROFILE, Vmproxy, shim
+from tests.ns.story import PROFILE, Vmproxy, shim, until
 from vmproxy import converge
 from vmproxy.machines import shell
 from vmproxy.model import Facts
@@ -103,6 +103,9 @@ def test_a_vm_with_poorer_tools_is_seen_the_same(bare_vm: NamespaceVM, tmp_path:
     bare_vm.path(PROFILE).write_bytes(b"# mine\r\n\0\xff no end")
     bare_vm.run("ip route add 10.50.0.0/16 nexthop via 10.0.2.2 nexthop via 192.168.99.1")
     bare_vm.run("ip route add blackhole 10.6.0.0/16")
+    # The kernel gives each interface its own address a little after it is up.
+    count = ["grep", "-c", "^fe80.*eth", "/proc/net/if_inet6"]
+    until(lambda: bare_vm.run(count, check=False).stdout.strip() == b"3", "IPv6 is up", 60)
     with listeners(bare_vm) as wanted:
         seen = looked(vmproxy)
         assert wanted < set(seen.listeners)
