@@ -16,7 +16,7 @@ import pytest
 
 import vmproxy
 from vmproxy import errors
-from vmproxy.cli import common, output
+from vmproxy.cli import common, output, sidebyside
 from vmproxy.cli.edge import run
 from vmproxy.model import Event, Report, Settings
 from vmproxy.stopping import Stop
@@ -256,3 +256,40 @@ def test_a_stop_makes_its_calls_at_once_and_none_keeps_another_from_being_made()
         stop.set(15)
     assert len(met) == 2
     assert stop.number == 2
+
+
+def test_a_signal_before_all_are_called_calls_no_more(
+    told: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A few VMs are called ahead, the others when the SSH library is there: after a signal in between, none is."""
+    begun = []
+
+    def story(target: str, _settings: Settings, *, stop: Stop, **_words: Any) -> Report:
+        begun.append(target)
+        stop.wait(SECONDS)
+        raise AssertionError("the signal was not heard")
+
+    told(story)
+    monkeypatch.setattr(sidebyside._library, "wait", lambda: os.kill(os.getpid(), signal.SIGINT))
+    names = [f"vm{number}" for number in range(20)]
+    assert run(["apply", "--jobs", "20", "--vm", ",".join(names)]) == 130
+    assert sorted(begun) == sorted(names[: sidebyside._AHEAD])
+    assert capsys.readouterr().err
+
+
+def test_a_library_that_cannot_be_imported_is_each_vms_own(
+    told: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stories that need it say so; the others are told to their end."""
+
+    def story(target: str, _settings: Settings, **_words: Any) -> Report:
+        return Report(target=target, message="in sync")
+
+    def broken() -> None:
+        raise ImportError("no paramiko")
+
+    told(story)
+    monkeypatch.setattr(sidebyside._library, "wait", broken)
+    names = [f"vm{number}" for number in range(12)]
+    assert run(["apply", "--jobs", "12", "--vm", ",".join(names)]) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "12 of 12 VMs well"
