@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -178,8 +179,14 @@ def test_input_to_a_command_that_has_ended(log_in: Callable[..., Any], serve: Ca
     channel = connection.start("exit 4")
     assert read_all(channel) == b""
     assert channel.wait(timeout_seconds=5) == 4
+
+    def send() -> None:
+        limit = time.monotonic() + 30
+        while time.monotonic() < limit:  # its status came; that it is closed may still be on the way
+            channel.send(b"x", timeout_seconds=5)
+
     with pytest.raises(LostContact, match="has ended"):
-        channel.send(b"x", timeout_seconds=5)
+        send()
     channel.end_input()
     assert read_all(connection.start("echo on")) == b"on\n"
 
