@@ -153,8 +153,8 @@ def desire(facts: Facts, guest: Guest, wish: Wish, variant: str) -> Desired:
     seen = view(facts, wish, variant)
     environment = daemon_variables(seen, wish)
     secret = seen.proxy.has_credentials or (seen.https_proxy is not None and seen.https_proxy.has_credentials)
-    door = _as_written(facts, guest, wish, seen.door)
-    order = Order(environment=environment, door=door, variant=variant, record=record(wish), secret=secret)
+    door, program = _as_written(facts, guest, wish, seen.door, variant)
+    order = Order(environment=environment, door=door, variant=program, record=record(wish), secret=secret)
     given, warnings = managed.for_tools(facts, wish.tools, environment, secret=secret, said=wish.tools_said)
     if wish.via == daemonjson.VIA:
         daemonjson.must_know(facts, guest)
@@ -180,17 +180,20 @@ def desire(facts: Facts, guest: Guest, wish: Wish, variant: str) -> Desired:
     )
 
 
-def _as_written(facts: Facts, guest: Guest, wish: Wish, door: Door | None) -> Door | None:
-    """The door for the boot script. One that was written before the VM had booted finds docker0's address by itself:
-    that stays so, as long as docker0's is the address that is wanted."""
+def _as_written(facts: Facts, guest: Guest, wish: Wish, door: Door | None, variant: str) -> tuple[Door | None, str]:
+    """The door and the variant for the boot script. One that was written before the VM had booted finds docker0's
+    address by itself, and calls iptables by its plain name: that stays so, as long as docker0's is the address that is
+    wanted. (Rules that are missing where they are to be are drift of their own.)"""
     if door is None or wish.bridges or not facts.live:
-        return door
+        return door, variant
     own = {a.cidr.partition("/")[0] for a in facts.addresses if a.interface == rules.DEFAULT_BRIDGE}
     files = (facts.files.get(path) for path in guest.FILES)
     found = (blocks.find(file.content, path=file.path) for file in files if file and file.content)
-    if door.bridge_address in own and any(block and ADDRESS_AT_BOOT.encode() in block.payload for block in found):
-        return replace(door, bridge_address=ADDRESS_AT_BOOT)
-    return door
+    held = b"".join(block.payload for block in found if block)
+    if door.bridge_address not in own or ADDRESS_AT_BOOT.encode() not in held:
+        return door, variant
+    plain = f"iptables-{variant}".encode() not in held
+    return replace(door, bridge_address=ADDRESS_AT_BOOT), "default" if plain else variant
 
 
 def diff(
