@@ -129,7 +129,7 @@ class World:
 
     def settle(self) -> None:
         """Until the script in the VM has ended, and the restart that it may have begun."""
-        for words in ("[s]h -c umask 077", "[i]nit.d/docker restart"):
+        for words in ("[s]h -c LC_ALL=C PATH=", "[i]nit.d/docker restart"):
             gone = f"! ps -eo args | grep -q '{words}'"
             until(lambda gone=gone: self.machine.run(gone, check=False).returncode == 0, "the script ends", 60)
 
