@@ -24,6 +24,7 @@ from tests.unit.cacheworld import (
     origin,
     proxy,
     quick,
+    serving,
     settings,
     talk,
 )
@@ -37,25 +38,15 @@ FRESH = "max-age=60"
 @contextmanager
 def raw_origin(act: Callable[[socket.socket], None]) -> Iterator[str]:
     """An origin that reads one request, then does as it likes with the connection; its host and port."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
 
-        def one(taken: socket.socket) -> None:
-            with taken:
-                taken.settimeout(WAIT_SECONDS)
-                taken.recv(65536)
-                act(taken)
+    def one(taken: socket.socket) -> None:
+        with taken:
+            taken.settimeout(WAIT_SECONDS)
+            taken.recv(65536)
+            act(taken)
 
-        def serve() -> None:
-            while True:
-                try:
-                    taken, _peer = listening.accept()
-                except OSError:
-                    return
-                threading.Thread(target=one, args=(taken,), daemon=True).start()
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"127.0.0.1:{listening.getsockname()[1]}"
-        listening.shutdown(socket.SHUT_RDWR)
+    with serving(one) as port:
+        yield f"127.0.0.1:{port}"
 
 
 def reset(taken: socket.socket) -> None:
