@@ -285,3 +285,14 @@ def test_a_body_that_was_told_of_and_did_not_come_is_no_empty_file() -> None:
     other = Frame(words=("bodies", MARK), body=b"### /f ###\ntext")
     with pytest.raises(Refused, match="not whole"):
         told(other, Frame(words=("whole", "0")))
+
+
+@pytest.mark.parametrize("name", ["\u00fcn\u00ef.conf", "a  b.conf", "a\tb.conf", "\udcff.conf", "a <==.conf"])
+def test_a_text_of_an_odd_name_has_its_content(opened: Opened, tmp_path: Path, name: str) -> None:
+    """A drop-in that a pattern finds is read whatever its name is: what wins over ours may stand in it."""
+    place = tmp_path / "drop-ins"
+    place.mkdir()
+    (place / name).write_bytes(b"Environment=http_proxy=x\n")
+    machine = opened()
+    facts = machine.observe(Look(root=False, texts=(f"{place}/*.conf",)))
+    assert list(facts.texts.values()) == [b"Environment=http_proxy=x\n"]
