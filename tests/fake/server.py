@@ -186,17 +186,16 @@ class FakeServer:
                 while data := stream.read1(65536):  # type: ignore[attr-defined]
                     send(data)
 
-        self._spawn(feed)
-        errors = threading.Thread(target=copy, args=(child.stderr, channel.sendall_stderr), daemon=True)
-        errors.start()
-        copy(child.stdout, channel.sendall)
-        errors.join()
-        if (status := child.wait()) >= 0:  # one that a signal ended has no exit-status
-            channel.send_exit_status(status)
-        channel.shutdown_write()
-        channel.close()
-        child.stdout.close()
-        child.stderr.close()
+        with child.stdout, child.stderr:  # the client may be gone at any of these steps
+            self._spawn(feed)
+            errors = threading.Thread(target=copy, args=(child.stderr, channel.sendall_stderr), daemon=True)
+            errors.start()
+            copy(child.stdout, channel.sendall)
+            errors.join()
+            if (status := child.wait()) >= 0:  # one that a signal ended has no exit-status
+                channel.send_exit_status(status)
+            channel.shutdown_write()
+            channel.close()
 
     def pass_on(self, transport: paramiko.Transport, number: int, sock: socket.socket) -> None:
         """Join the channel of that number, once it is open, and the socket."""
