@@ -11,6 +11,8 @@ lack=''
 for c in stty base64 sha256sum dd mkfifo mkdir mv rm; do command -v "$c" >/dev/null 2>&1 || lack="$lack${lack:+,} $c"; done
 if [ -n "$lack" ]; then say "0 lack$lack ."; stty $o; exit; fi
 setsid=''; if command -v setsid >/dev/null 2>&1; then setsid=setsid; fi
+# Caught, so that it ends the read below and not us: what we have made is removed.
+trap : HUP TERM
 mask=$(umask); umask 077
 for w in /run /dev/shm /tmp none; do w=$w/.vmproxy-line-$D; mkdir "$w" 2>/dev/null && break; done
 if [ ! -d "$w" ]; then say '0 lack directory to write in .'; stty $o; exit; fi
@@ -154,8 +156,6 @@ answer() {
   esac
 }
 
-# Caught, so that it ends the read below and not us: what we have made is removed.
-trap : HUP TERM
 say '0 ready .'
 while hear; do
   case $l in
@@ -165,6 +165,8 @@ while hear; do
     "$U "*" .") set -- $l; shift; answer "$@" 2>/dev/null ;;
   esac
 done
+# Of a line that goes, the kernel tells us, then the shell we were typed at, then the kernel again: none may end rm.
+trap '' HUP TERM
 for j in $jobs; do if [ -d "$w/$j" ]; then drop "$j" 2>/dev/null; fi; done
 rm -rf "$w"
 stty $o
