@@ -16,6 +16,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from vmproxy.errors import ForeignFile, UsageError
@@ -33,6 +35,7 @@ _EXPORTED = re.compile(rb"^[ \t]*export ([A-Za-z_][A-Za-z0-9_]*)=", re.MULTILINE
 _COMMENTS = re.compile(rb"(?:[ \t]*(?:#[^\n]*)?\n)*")
 _HEADER = re.compile(rb"^\[([^\]\n]+)\]", re.MULTILINE)
 _CONTINUED = re.compile(rb"(?<!\\)(?:\\\\)*\\\n?\Z")
+_REMEMBERED_BYTES = 16 << 10
 _UNDO = frozenset({"absent", "empty", "no-newline", "shebang"})
 _KEPT = frozenset({"absent", "empty", "shebang"})
 
@@ -56,6 +59,16 @@ def find(content: bytes, *, path: str = "") -> Found | None:
     Raises ForeignFile, with ``path:line``, for markers that are damaged, doubled, out of order or nested, for a
     record that is not ours, and for a newer format.
     """
+    found = _remembered(content, path) if len(content) <= _REMEMBERED_BYTES else _found(content, path)
+    return found and replace(found, record=dict(found.record))
+
+
+@lru_cache(maxsize=64)  # each file is searched several times in one run, and VMs of one kind have the same
+def _remembered(content: bytes, path: str) -> Found | None:
+    return _found(content, path)
+
+
+def _found(content: bytes, path: str) -> Found | None:
     marks = list(_LIKE.finditer(content))
     if not marks:
         return None

@@ -78,7 +78,7 @@ def status(
     stop: Stop | None = None,
 ) -> Report:
     """The difference between the wish and the VM, point by point; exit 1 where there is any. Raises VmproxyError."""
-    with _open(target, settings, progress, ask, stop=stop) as session:
+    with _open(target, settings, progress, ask, only_look=True, stop=stop) as session:
         from vmproxy.story import Story
 
         return Story(session).status()
@@ -132,6 +132,7 @@ def _open(
     root: bool = True,
     change: bool = False,
     preview: bool = False,
+    only_look: bool = False,
     look_at_tools: tuple[str, ...] = (),
     stop: Stop | None = None,
 ) -> Session:
@@ -143,6 +144,7 @@ def _open(
         news=lambda text: progress(Event(target=target, text=text, news=True)),
         ask=ask,
         root=root,
+        only_look=only_look or preview or (change and stop is not None),
         syntax=preview,
         look_at_tools=look_at_tools,
         stop=stop,

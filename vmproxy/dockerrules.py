@@ -44,12 +44,13 @@ def docker_bridges(ruleset: Ruleset) -> tuple[str, ...]:
     DOCKER-CT's and DOCKER-FORWARD's accepts, ``! -i X -o X`` in DOCKER. A rule that mentions an interface in passing
     (DOCKER-USER, WSL's ``-i loopback0 -d 127.0.0.0/8 -j RETURN``) names no bridge.
     """
-    found: set[str] = set()
-    for chain in ruleset.chains:
-        for rule in chain.rules:
-            found.update(_named(chain, rule))
-    found = {name for name in found if not name.endswith("+")}
-    return tuple(sorted(found, key=lambda name: (name != DEFAULT_BRIDGE, name)))
+    memo = vars(ruleset)  # asked for ten times in a run, and no field: so it is no part of the value
+    if "_bridges" not in memo:
+        found = {name for chain in ruleset.chains for rule in chain.rules for name in _named(chain, rule)}
+        bridges = (name for name in found if not name.endswith("+"))
+        memo["_bridges"] = tuple(sorted(bridges, key=lambda name: (name != DEFAULT_BRIDGE, name)))
+    known: tuple[str, ...] = memo["_bridges"]
+    return known
 
 
 def _named(chain: Chain, rule: Rule) -> Iterable[str]:

@@ -6,6 +6,7 @@ Every word comes from a checked field of :class:`~vmproxy.model.Door`; every rul
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 from vmproxy.dockerrules import docker_bridges, ends_chain, interface_word, is_dockers, stays_inside
 from vmproxy.errors import UsageError
@@ -45,6 +46,11 @@ def wanted(door: Door | None) -> Wanted:
     if door is None:
         return Wanted()
     check(door)
+    return _wanted(door)
+
+
+@lru_cache(maxsize=32)
+def _wanted(door: Door) -> Wanted:
     six = ":" in door.gateway
     gateway, bridge = (f"{address}/{128 if six else 32}" for address in (door.gateway, door.bridge_address))
     dnat = ("-j", "DNAT", "--to-destination", f"[{door.gateway}]:{door.port}" if six else f"{door.gateway}:{door.port}")

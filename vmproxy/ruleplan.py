@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
+from functools import lru_cache
 
 from vmproxy import rules
 from vmproxy.errors import Refused
@@ -53,20 +54,29 @@ def change(
 
 
 def _part(facts: Facts, dump: bytes, door: Door | None, desired: Desired, mark: str, *, force: bool) -> _Part:
-    observed = rules.parse_save(dump)
     named = door.bridges if door is not None and desired.bridges_named else ()
-    drift = rules.drift(observed, door, sorted(facts.interfaces), named)
+    interfaces = tuple(sorted(facts.interfaces))
+    found = _compared(rules.cas_text(dump), door, interfaces, named, mark, force=force)
+    if found.do and door is not None and (blocked := listener(facts, door)):
+        raise Refused(blocked, hint="--listen-port N")
+    return found
+
+
+@lru_cache(maxsize=32)  # of many VMs of one kind most have the same rules, and are to have the same
+def _compared(
+    seen: bytes, door: Door | None, interfaces: tuple[str, ...], named: tuple[str, ...], mark: str, *, force: bool
+) -> _Part:
+    observed = rules.parse_save(seen)
+    drift = rules.drift(observed, door, interfaces, named)
     warnings = _conflicts(observed, door, force=force)
     made = rules.changes(observed, door)
     if not made:
-        return _Part(seen=rules.cas_text(dump), drift=drift, warnings=warnings)
-    if door is not None and (blocked := listener(facts, door)):
-        raise Refused(blocked, hint="--listen-port N")
+        return _Part(seen=seen, drift=drift, warnings=warnings)
     undo = rules.inverse(observed, door)
     return _Part(
         do={f"filter{mark}": made.filter, f"nat{mark}": made.nat},
         undo={f"filter{mark}": undo.filter, f"nat{mark}": undo.nat},
-        seen=rules.cas_text(dump),
+        seen=seen,
         lines=tuple(f"{line[0]} ip6tables{line[1:]}" for line in made.lines) if mark else made.lines,
         drift=drift,
         warnings=warnings,

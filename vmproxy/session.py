@@ -31,8 +31,9 @@ class Session:
     """An open machine. ``tell`` hears each step, ``news`` what must not be missed; ``ask`` puts a question to the
     person at the terminal, if any.
     ``syntax`` says that a change is likely to be planned and not made: the VM's shell is asked along with the look.
-    ``root`` says whether the first look will need it; ``look_at_tools`` are tools whose files it reads, besides those
-    that the user named. ``stop`` is asked at each step, where several stories run side by side.
+    ``root`` says whether the first look will need it, ``only_look`` that nothing else is likely to follow;
+    ``look_at_tools`` are tools whose files it reads, besides those that the user named. ``stop`` is asked at each step,
+    where several stories run side by side.
 
     Raises what the transport raises; while ``wait_seconds`` last, an unreachable VM is tried again.
     """
@@ -46,6 +47,7 @@ class Session:
         news: Callable[[str], None],
         ask: Callable[[str], str | None] | None,
         root: bool = True,
+        only_look: bool = False,
         syntax: bool = False,
         look_at_tools: tuple[str, ...] = (),
         stop: Stop | None = None,
@@ -54,6 +56,7 @@ class Session:
         self._tell, self._stop, self._alone = tell, stop or Stop(), stop is None
         self._news, self._ask, self._root, self._syntax = news, ask, root, syntax
         self._tools = tools.chosen({*tools.chosen(settings.tools), *look_at_tools})
+        self._only_look = only_look
         self._ask_docker = False
         self._listeners = True
         self._deadline = time.monotonic() + settings.wait_seconds
@@ -239,10 +242,12 @@ class Session:
         by_program = target.transport == "ssh" and settings.ssh == "openssh"
         transport = transports.load("openssh" if by_program else target.transport)
         machine = machines.load(target.machine)
+        # Elsewhere root is had otherwise, or each program takes long to start.
+        user = target.user if self._only_look and target.transport == "ssh" else ""
         while True:
             try:
-                first = machine.first_command(root=self._root)
-                opened: Machine = machine.open(transport.connect(target, options=options, first=first))
+                first = machine.first_command(root=self._root, plain_for=user)
+                opened: Machine = machine.open(transport.connect(target, options=options, first=first), first=first)
                 return opened
             except Untrusted:
                 raise

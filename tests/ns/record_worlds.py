@@ -24,8 +24,8 @@ APPLETS = "cat dd grep hostname id ifconfig ip ls netstat nslookup printf route 
 
 def look(machine: NamespaceVM) -> bytes:
     """One look, as the product takes it."""
-    body = shell.observe_script().encode()
     wanted = Look(files=guests.files(), paths=guests.paths())
+    body = shell.observe_script(wanted).encode()
     data = f"{len(body)}\n".encode() + body + f"{NONCE}\n".encode() + sending.look_lines(wanted)
     raw = machine.run(["sh", "-c", shell.AS_ROOT], stdin=data).stdout
     raw = re.sub(rb"(?m)^(\S+ / overlay )\S+", rb"\1rw", raw)

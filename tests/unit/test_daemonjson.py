@@ -561,10 +561,10 @@ def test_the_frames_become_facts() -> None:
 def test_docker_is_asked_only_where_it_matters() -> None:
     """The look names the places of daemon.json as root, and asks in any case only where that is said."""
     look = Look(configs=(ETC,))
-    assert f"config {ETC}\n".encode() in sending.look_lines(look)
-    assert b"docker\n" not in sending.look_lines(look)
-    assert b"flag docker\n" in sending.look_lines(replace(look, docker=True))
-    assert b"config" not in sending.look_lines(replace(look, root=False))
+    assert f"want_configs='{ETC}\n'\n" in sending.look_words(look)
+    assert "want_docker=\n" in sending.look_words(look)
+    assert "want_docker=1\n" in sending.look_words(replace(look, docker=True))
+    assert "want_configs=''\n" in sending.look_words(replace(look, root=False))
 
 
 _ASKED = b"@n info"

@@ -79,7 +79,7 @@ def test_the_same_look_is_one_script() -> None:
     connection = Connection()
     machine = Shell(connection)
     machine.begin(ONE)
-    assert connection.count == 1 and b"file /etc/one\n" in connection.channels[0].scripts[0]
+    assert connection.count == 1 and b"want_files='/etc/one\n'" in connection.channels[0].texts[0]
     assert machine.observe(Look(files=("/etc/one",))).uid == 1
     assert machine.observe(ONE).uid == 2
 

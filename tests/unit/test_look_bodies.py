@@ -47,10 +47,12 @@ assert len(CONTENTS["large"]) == reading.FILE_LIMIT_BYTES
 Opened = Callable[[], shell.Shell]
 
 
-@pytest.fixture(params=SHELLS)
+@pytest.fixture(params=[(name, way) for name in SHELLS for way in ("loader", "plain")], ids=" ".join)
 def opened(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
-    """``opened()``: a machine whose sh is one of those shells. It notes, in ``tmp_path/ran``, that it was one."""
-    name, _, option = SHELLS[request.param].partition(" ")
+    """``opened()``: a machine whose sh is one of those shells, and a loader from the start or a plain shell at first.
+    It notes, in ``tmp_path/ran``, that it was one."""
+    which, way = request.param
+    name, _, option = SHELLS[which].partition(" ")
     program = shutil.which(name)
     assert program is not None
     (tmp_path / "bin").mkdir()
@@ -61,7 +63,8 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
         def new() -> shell.Shell:
             target = Target(name="local", provider="local", transport="local")
-            machine = shell.open(local.connect(target, options=SshOptions()))
+            first = shell.first_command(root=False, plain_for="somebody" * (way == "plain"))
+            machine = shell.open(local.connect(target, options=SshOptions(), first=first), first=first)
             stack.callback(machine.close)
             return machine
 
@@ -91,7 +94,7 @@ def contents(facts: Facts) -> dict[str, bytes | None]:
 def with_head(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     """Have every look find another ``head``: a function, since busybox's shell has one of its own before any PATH."""
     real = shell.observe_script
-    monkeypatch.setattr(shell, "observe_script", lambda known=(): f"head() {{ {body}; }}\n{real(known)}")
+    monkeypatch.setattr(shell, "observe_script", lambda look, known=(): f"head() {{ {body}; }}\n{real(look, known)}")
 
 
 # ---- in real shells -------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from vmproxy.proof import question
 
 SHELLS = (("dash",), ("busybox", "sh"), ("bash", "--posix"), ("bash",))
 SCRIPTS: dict[str, Callable[[], str]] = {
-    "observe": shell.observe_script,
-    "commit": shell.commit_script,
+    "observe": lambda: shell.observe_script(Look()),
+    "commit": lambda: shell.commit_script(Look()),
     "prove": shell.prove_script,
 }
 SECRET = "hunter22-in-the-url"
@@ -140,6 +140,7 @@ def test_t05_t06_no_value_and_no_secret_in_a_command() -> None:
         with pytest.raises(LostContact):
             run(shell.open(connection))
         assert set(connection.commands) <= {shell.AS_USER, shell.AS_ROOT}
+        assert SECRET not in str(connection.commands)
     assert SECRET.encode() in connection.sent
 
 
@@ -181,7 +182,16 @@ def test_paths_are_strict(path: str) -> None:
 
 
 def test_the_constants_are_quoted_words() -> None:
-    """The exec command is one `exec sh …` of plain words, the same for sh, csh and fish."""
+    """The exec command is one `exec sh …` of plain words, the same for sh, csh and fish; sudo is never asked to ask."""
+    assert (shell.PLAIN_USER, shell.PLAIN_ROOT) == ("exec sh -s", "exec sudo -n sh -s")
+    for user, root, command in (
+        ("docker", True, shell.PLAIN_ROOT),
+        ("root", True, shell.PLAIN_USER),
+        ("docker", False, shell.PLAIN_USER),
+        ("", True, shell.AS_ROOT),
+        ("", False, shell.AS_USER),
+    ):
+        assert shell.first_command(root=root, plain_for=user) == command
     for text in (shell.AS_USER, shell.AS_ROOT):
         words = shlex.split(text)
         assert words[:3] == ["exec", "sh", "-c"]

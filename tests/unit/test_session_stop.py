@@ -69,7 +69,7 @@ def test_f31_a_transport_knows_that_others_are_at_work(stop: Stop | None, monkey
     def connect(_target: Target, *, options: SshOptions, first: str) -> None:
         seen.append(options)
 
-    loaded = SimpleNamespace(connect=connect, open=lambda _connection: Machine(), first_command=lambda *, root: "")
+    loaded = SimpleNamespace(connect=connect, open=lambda _connection, **_: Machine(), first_command=lambda **_: "")
     monkeypatch.setattr("vmproxy.transports.load", lambda _name: loaded)
     monkeypatch.setattr("vmproxy.machines.load", lambda _name: loaded)
     with opened(stop, ask=str):

@@ -50,11 +50,13 @@ def whole(hint: str, target: str, said: Mapping[str, str]) -> str:
         more = "".join(f" {words}" for option, words in said.items() if f"--{option}" not in own)
         return f"vmproxy {name}{vm}{options}{more}"
 
-    return _COMMAND.sub(command, hint)
+    return _COMMAND.sub(command, hint) if hint else ""
 
 
 def complete(report: Report, *, said: Mapping[str, str], command: str) -> Report:
     """A VM's report with its hints whole. ``command`` is the one that ran, as it was typed."""
     hint = f"{command} --help" if report.hint == UsageError.usual_hint else whole(report.hint, report.target, said)
+    if hint == report.hint and not any(one.hint for one in report.findings):
+        return report
     findings = tuple(replace(one, hint=whole(one.hint, report.target, said)) for one in report.findings)
     return replace(report, hint=hint, findings=findings)

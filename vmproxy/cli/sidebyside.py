@@ -23,7 +23,7 @@ _LOOK_SECONDS = 0.5  # on Windows a wait without a limit hears no Ctrl-C
 
 # Rooms of almost every story. Fifty threads that want the same module all wake up for each module that it needs; and
 # fifty VMs on this host that are called at once leave no processor for the imports. So a few are called ahead.
-_AHEAD = 8
+_AHEAD = 12
 _FIRST = ("vmproxy.machines.shell", "vmproxy.transports.ssh")
 _NEXT = ("vmproxy.machines.reading", "vmproxy.guests._boot", "vmproxy.story")
 

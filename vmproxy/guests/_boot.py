@@ -6,6 +6,8 @@ already is left alone: a restart of Docker closes the door for no moment.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from vmproxy.guests import ADDRESS_AT_BOOT
 from vmproxy.model import Door
 
@@ -17,6 +19,7 @@ _PROGRAMS = {
 _DOCKER_WAIT_SECONDS = 300
 
 
+@lru_cache(maxsize=32)  # many VMs of one kind get the same
 def beside(door: Door, variant: str) -> bytes:
     """For a script that something waits for: the rules in a subshell in the background, told to /var/log."""
     lines = [
@@ -30,6 +33,7 @@ def beside(door: Door, variant: str) -> bytes:
     return _text(lines)
 
 
+@lru_cache(maxsize=32)
 def alone(door: Door, variant: str) -> bytes:
     """For a script of its own whose output somebody keeps (a unit, a job): it ends when the rules are there."""
     return _text(_lines(door, variant))
@@ -59,7 +63,7 @@ def _lines(door: Door, variant: str) -> list[str]:
         "  vmproxy_tool=$1 vmproxy_table=$2 vmproxy_chain=$3; shift 3",
         '  while $vmproxy_tool $vmproxy_w -t "$vmproxy_table" -D "$vmproxy_chain" "$@" 2>/dev/null; do :; done',
         "  vmproxy_end=''",
-        '  [ "$vmproxy_chain" != FORWARD ] || vmproxy_end=$($vmproxy_tool $vmproxy_w -S FORWARD | grep \'^-A\' |',
+        "  [ \"$vmproxy_chain\" != FORWARD ] || vmproxy_end=$($vmproxy_tool $vmproxy_w -S FORWARD | grep '^-A' |",
         "    grep -nE '^-A FORWARD -j (DROP|REJECT)' | head -n 1)",
         '  if [ -n "$vmproxy_end" ]; then $vmproxy_tool $vmproxy_w -I FORWARD "${vmproxy_end%%:*}" "$@"',
         '  else $vmproxy_tool $vmproxy_w -t "$vmproxy_table" -A "$vmproxy_chain" "$@"; fi',

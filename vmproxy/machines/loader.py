@@ -37,19 +37,49 @@ _BECOME_ROOT = (
 AS_USER = f"exec sh -c {shlex.quote(_LOADER)} vmproxy"
 AS_ROOT = f"exec sh -c {shlex.quote(_BECOME_ROOT)} vmproxy {shlex.quote(_LOADER)}"
 
+# Where nothing is likely to follow the look: a plain shell, which takes its first script as text. That is two programs
+# less, of the seven or eight that a look starts.
+PLAIN_USER = "exec sh -s"
+PLAIN_ROOT = "exec sudo -n sh -s"
+
 LOOK_SECONDS = 30.0
 _PATIENCE = 10  # a whole script may take that many times its longest silence: a VM that drips ends too
 OUTPUT_LIMIT_BYTES = 8 << 20
 
 
-class Loader:
-    """The channel of one loader: it takes one script after the other. It has the functions of the ``known`` files."""
+class NoShell(LostContact):
+    """A plain shell ended before it said anything: a loader will do, or knows why not."""
 
-    def __init__(self, connection: Connection, *, root: bool) -> None:
+
+class Loader:
+    """The channel of one loader: it takes one script after the other. It has the functions of the ``known`` files.
+
+    ``plain`` is the command of a plain shell, which is no loader until it is made one for its second script.
+    """
+
+    def __init__(self, connection: Connection, *, root: bool, plain: str = "") -> None:
         self.root = root
-        self.channel: Channel = connection.start(AS_ROOT if root else AS_USER)
+        self.plain = bool(plain)
+        self.channel: Channel = connection.start(plain or (AS_ROOT if root else AS_USER))
         self.heard = False
         self.known: set[str] = set()
+
+    def settle(self) -> None:
+        """Make a loader of a plain shell that has run its first script. Raises LostContact.
+
+        A shell reads ahead, so nothing is sent behind these lines until they have been run.
+        """
+        said = f"\n@{os.urandom(16).hex()} settled\n".encode("ascii")
+        words = said.decode("ascii").split()
+        lines = f"printf '\\n%s %s\\n' {words[0]} {words[1]}\n{_LOADER}\n"
+        self.channel.send(f"{{ {lines}}}\n".encode("ascii"), timeout_seconds=LOOK_SECONDS)
+        heard, deadline = b"", time.monotonic() + LOOK_SECONDS
+        while said not in heard:
+            piece = self.channel.receive(timeout_seconds=max(0.0, deadline - time.monotonic()))
+            if not piece or len(heard) > OUTPUT_LIMIT_BYTES:
+                raise LostContact("the VM's shell does not go on")
+            heard += piece
+        self.plain = False
 
 
 class Run:
@@ -62,7 +92,13 @@ class Run:
         self._channel = loader.channel
         self.begun = False
         self._unsent: LostContact | None = None
-        self.send_script(script, f"{nonce}\n".encode("ascii") + data)
+        data = f"{nonce}\n".encode("ascii") + data
+        if loader.plain and not loader.heard:
+            self._send(f"{{ {_SETTLED}umask 077\n{script}}} <<'.'\n".encode() + data)
+        else:
+            if loader.plain:
+                loader.settle()
+            self.send_script(script, data)
 
     def __enter__(self) -> Run:
         return self
@@ -77,8 +113,11 @@ class Run:
     def send_script(self, script: str, data: bytes = b"") -> None:
         """A script and its data; behind the first of a run, one that says nothing."""
         body = script.encode("utf-8")
+        self._send(f"{len(body)}\n".encode("ascii") + body + data)
+
+    def _send(self, data: bytes) -> None:
         try:
-            self.send(f"{len(body)}\n".encode("ascii") + body + data)
+            self.send(data)
         except LostContact as lost:  # the command ended before it had read all: what it said is the better reason
             self._unsent = lost
 
@@ -124,6 +163,8 @@ class Run:
     def _explain(self) -> None:
         """Nothing of the script was heard: sudo said no, or there is no usable shell."""
         status = self._channel.wait(timeout_seconds=10)
+        if self._loader.plain:
+            raise NoShell("the VM's shell does not answer")
         said = printable((self._channel.stderr or self._splitter.noise).strip(), limit=120)
         if self._loader.root and not self._loader.heard and "sudo" in said:
             raise NotPermitted(

@@ -30,9 +30,9 @@ _HINT = "say whose with --vm TARGET, or hand in a table with --table FILE"
 first_command = shell.first_command
 
 
-def open(connection: Connection) -> Native:
+def open(connection: Connection, *, first: str = "") -> Native:
     """A machine over a connection to this machine itself; it is closed with it."""
-    return Native(shell.open(connection))
+    return Native(shell.open(connection, first=first))
 
 
 class Native:

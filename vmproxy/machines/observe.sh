@@ -1,25 +1,15 @@
 # The look: read-only, POSIX sh, framed by a nonce that nothing in the VM can know beforehand.
-# `hear` reads from stdin: the nonce, then "flag WORD", "file PATH", "path PATH", "text PATH", "config PATH", "resolve NAME" lines up to ".".
+# What to look at are the variables want_…, constants of ours that come with the script (see sending.look_words); it is
+# no data, since data is read byte by byte. `hear` reads from stdin: the nonce, then "resolve NAME" if any, up to ".".
 # Values arrive as data by `read` and are only ever used inside double quotes.
 
 nl='
 '
 hear() {
   IFS= read -r nonce
-  want_rules='' want_save='' want_syntax='' want_files='' want_paths='' want_texts='' want_name='' want_docker='' want_configs='' want_listeners=''
+  want_name=''
   while IFS= read -r line && [ "$line" != . ]; do
-    case $line in
-      'flag rules') want_rules=1 ;;
-      'flag save') want_save=1 ;;
-      'flag syntax') want_syntax=1 ;;
-      'flag docker') want_docker=1 ;;
-      'flag listeners') want_listeners=1 ;;
-      'file '*) want_files="$want_files${line#file }$nl" ;;
-      'path '*) want_paths="$want_paths${line#path }$nl" ;;
-      'text '*) want_texts="$want_texts${line#text }$nl" ;;
-      'config '*) want_configs="$want_configs${line#config }$nl" ;;
-      'resolve '*) want_name=${line#resolve } ;;
-    esac
+    case $line in 'resolve '*) want_name=${line#resolve } ;; esac
   done
 }
 

@@ -19,23 +19,31 @@ _LINES_LIMIT_BYTES = 8192
 _WORD_OK = re.compile(r"[A-Za-z0-9._/+@:=-]+\Z")
 
 
+def look_words(look: Look) -> str:
+    """What observe.sh is to look at, as assignments: paths that are constants of ours, of characters that mean nothing
+    to a shell, and inside quotes all the same. Raises Refused for any other path."""
+    flags = {
+        "rules": look.root,
+        "save": look.save,
+        "syntax": look.syntax,
+        "docker": look.docker,
+        "listeners": look.listeners,
+    }
+    lists = {
+        "files": [_path(path) for path in look.files],
+        "paths": [_pattern(path) for path in look.paths],
+        "texts": [_pattern(path) for path in look.texts],
+        "configs": [_path(path) for path in look.configs] if look.root else [],
+    }
+    words = [f"want_{name}={'1' * flag}" for name, flag in flags.items()]
+    for name, paths in lists.items():
+        words.append(f"want_{name}='" + "".join(f"{path}\n" for path in paths) + "'")
+    return "".join(f"{word}\n" for word in words)
+
+
 def look_lines(look: Look) -> bytes:
-    """What observe.sh reads behind the nonce. Raises Refused for a path that cannot be sent."""
-    lines = ["flag rules"] if look.root else []
-    if look.save:
-        lines.append("flag save")
-    if look.syntax:
-        lines.append("flag syntax")
-    if look.docker:
-        lines.append("flag docker")
-    if look.listeners:
-        lines.append("flag listeners")
-    lines += [f"file {_path(path)}" for path in look.files]
-    lines += [f"path {_pattern(path)}" for path in look.paths] + [f"text {_pattern(path)}" for path in look.texts]
-    lines += [f"config {_path(path)}" for path in look.configs] if look.root else []
-    if look.resolve:
-        lines.append(f"resolve {look.resolve}")
-    return "".join(f"{line}\n" for line in [*lines, "."]).encode("ascii")
+    """What observe.sh reads behind the nonce."""
+    return f"resolve {look.resolve}\n.\n".encode("ascii") if look.resolve else b".\n"
 
 
 def _path(path: str) -> str:

@@ -16,8 +16,8 @@ from vmproxy.cachehit import judge_fetches
 from vmproxy.errors import LostContact, Refused, RolledBack, VmproxyError
 from vmproxy.machines import Judge, Look, Outcome, Terms, Verdict
 from vmproxy.machines.frames import Frame
-from vmproxy.machines.loader import AS_ROOT, AS_USER, LOOK_SECONDS, Loader, Run
-from vmproxy.machines.sending import look_lines, plan_lines, question_lines
+from vmproxy.machines.loader import AS_ROOT, AS_USER, LOOK_SECONDS, PLAIN_ROOT, PLAIN_USER, Loader, NoShell, Run
+from vmproxy.machines.sending import look_lines, look_words, plan_lines, question_lines
 from vmproxy.model import Facts, Finding, Plan, Syntax, printable
 from vmproxy.proof import Question
 from vmproxy.proof import judge as judge_answer
@@ -45,25 +45,25 @@ _LOOK, _ASK, _PROVE, _CHANGE = "observe.sh", "ask.sh", "prove.sh", "change.sh"
 """Functions only: a loader that has them needs them no second time."""
 
 
-def observe_script(known: Container[str] = ()) -> str:
+def observe_script(look: Look, known: Container[str] = ()) -> str:
     """The look alone. Of ``known`` files the loader has the functions."""
-    return _functions((_LOOK,), known) + "hear\nwhole look\n"
+    return _functions((_LOOK,), known) + look_words(look) + "hear\nwhole look\n"
 
 
-def syntax_script(known: Container[str] = ()) -> str:
+def syntax_script(files: tuple[str, ...], known: Container[str] = ()) -> str:
     """Have the VM's shell read files without running them."""
-    return _functions((_LOOK,), known) + "hear\nlook_syntax\n"
+    return _functions((_LOOK,), known) + look_words(Look(files=files)) + "hear\nlook_syntax\n"
 
 
-def commit_script(known: Container[str] = (), *, asks: bool = True, proves: bool = True) -> str:
+def commit_script(look: Look, known: Container[str] = (), *, asks: bool = True, proves: bool = True) -> str:
     """The look's functions, the question and the proof where they are wanted, and the change."""
     needed = [_LOOK, *([_ASK] if asks or proves else []), *([_PROVE] if proves else []), _CHANGE]
-    return _functions(needed, known) + _text("commit.sh")
+    return _functions(needed, known) + look_words(look) + _text("commit.sh")
 
 
 def prove_script(known: Container[str] = ()) -> str:
     """The proof alone, in a work directory of its own that it removes."""
-    return _functions((_LOOK, _ASK, _PROVE), known) + _text("proof.sh") + "exit\n"
+    return _functions((_LOOK, _ASK, _PROVE), known) + look_words(Look()) + _text("proof.sh") + "exit\n"
 
 
 def _functions(names: Iterable[str], known: Container[str]) -> str:
@@ -87,21 +87,27 @@ def _syntax(frames: Iterable[Frame]) -> Mapping[str, Syntax]:
     return syntax(frames)
 
 
-def first_command(*, root: bool) -> str:
-    """What the first script will be started with: a transport may start it together with the log-in."""
+def first_command(*, root: bool, plain_for: str = "") -> str:
+    """What the first script will be started with: a transport may start it together with the log-in.
+
+    ``plain_for`` is the user who logs in, where that is known and a look is likely to be all: what is then quickest.
+    """
+    if plain_for:
+        return PLAIN_ROOT if root and plain_for != "root" else PLAIN_USER
     return AS_ROOT if root else AS_USER
 
 
-def open(connection: Connection) -> Shell:
-    """A machine over an open connection; the connection is closed with it."""
-    return Shell(connection)
+def open(connection: Connection, *, first: str = "") -> Shell:
+    """A machine over an open connection; the connection is closed with it. ``first`` is what was started."""
+    return Shell(connection, first=first)
 
 
 class Shell:
     """See :class:`vmproxy.machines.Machine`."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, first: str = "") -> None:
         self._connection = connection
+        self._plain = first if first in (PLAIN_ROOT, PLAIN_USER) else ""
         self._loader: Loader | None = None
         self._begun: tuple[Look, Run] | None = None
         self._changing: _Commit | None = None
@@ -110,12 +116,15 @@ class Shell:
         """Send the script of :meth:`observe`, and behind it, for a change, the functions of :meth:`commit`."""
         if self._begun is not None:  # its answer is still to come, and nobody wants it any more
             self._let_go()
-        lines = look_lines(look)
         loader = self._loaded(root=look.root)
-        run = Run(loader, observe_script(loader.known), lines)
+        try:
+            run = Run(loader, observe_script(look, loader.known), look_lines(look))
+        except LostContact:
+            self._let_go()
+            raise
         loader.known.add(_LOOK)
         self._begun = (look, run)
-        if change:
+        if change and not loader.plain:
             # They travel and are read while the answer is on its way.
             run.send_script(_functions((_ASK, _CHANGE), loader.known))
             loader.known.update((_ASK, _CHANGE))
@@ -128,16 +137,19 @@ class Shell:
         (_look, run), self._begun = self._begun, None
         try:
             return _facts(run.until_end(LOOK_SECONDS))
+        except NoShell:
+            self._let_go()
         except BaseException:
             self._let_go()
             raise
+        return self.observe(look)
 
     def check(self, files: tuple[str, ...]) -> Mapping[str, Syntax]:
         """One script, read-only, to the loader that has looked."""
         loader = self._loaded(root=True)
-        run = Run(loader, syntax_script(loader.known), look_lines(Look(files=files)))
-        loader.known.add(_LOOK)
         try:
+            run = Run(loader, syntax_script(files, loader.known), look_lines(Look()))
+            loader.known.add(_LOOK)
             return _syntax(run.until_end(LOOK_SECONDS))
         except BaseException:
             self._let_go()
@@ -161,7 +173,8 @@ class Shell:
         """One script, the loader's last: see commit.sh for the steps."""
         data = look_lines(terms.look) + plan_lines(plan, terms)
         loader = self._taken(root=True)
-        script = commit_script(loader.known, asks=terms.check is not None, proves=terms.proof is not None)
+        asks, proves = terms.check is not None, terms.proof is not None
+        script = commit_script(terms.look, loader.known, asks=asks, proves=proves)
         with Run(loader, script, data) as run:
             self._changing = followed = _Commit(run, terms, judge=judge, verdict=verdict, step=step)
             try:
@@ -199,7 +212,8 @@ class Shell:
         if self._loader is not None and self._loader.root != root:
             self._let_go()
         if self._loader is None:
-            self._loader = Loader(self._connection, root=root)
+            plain, self._plain = self._plain, ""
+            self._loader = Loader(self._connection, root=root, plain=plain)
         return self._loader
 
     def _taken(self, *, root: bool) -> Loader:
