@@ -49,6 +49,7 @@ class Option(NamedTuple):  # many are made; a frozen dataclass costs four times 
 
 _LINE_CHAIN = re.compile(r":([^\s\x00-\x1f\x7f]{1,64}) ([A-Z]{1,32}|-)(?: \[\d{0,20}:\d{0,20}\])?\Z")
 _COUNTERS = re.compile(r"\[\d{0,20}:\d{0,20}\] ")
+_BY_ITSELF = re.compile(rb"^(?:#.*|(:.*) \[\d{0,20}:\d{0,20}\])$", re.MULTILINE)
 _CAS_COUNTERS = re.compile(rb" \[[0-9]*:[0-9]*\]\Z")
 _TABLE = re.compile(r"\*([a-z][a-z0-9_]{0,31})\Z")
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_./:,@=+!%-]+\Z")
@@ -95,9 +96,19 @@ def parse_save(data: bytes) -> Ruleset:
     return _remembered(data) if len(data) <= _REMEMBERED_BYTES else _parsed(data)
 
 
-@lru_cache(maxsize=32)  # each dump is asked for several times in one run, and VMs of one kind have much the same
+@lru_cache(maxsize=32)  # each dump is asked for several times in one run
 def _remembered(data: bytes) -> Ruleset:
+    return _said(settled(data))
+
+
+@lru_cache(maxsize=32)  # and VMs of one kind have the same
+def _said(data: bytes) -> Ruleset:
     return _parsed(data)
+
+
+def settled(data: bytes) -> bytes:
+    """The dump with its comments and the counters of its chains left blank, line for line: what changes by itself."""
+    return _BY_ITSELF.sub(rb"\1", data)
 
 
 def _parsed(data: bytes) -> Ruleset:

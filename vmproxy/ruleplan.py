@@ -18,7 +18,6 @@ class _Part:
 
     do: Mapping[str, bytes] = field(default_factory=dict)
     undo: Mapping[str, bytes] = field(default_factory=dict)
-    seen: bytes = b""
     lines: tuple[str, ...] = ()
     drift: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -46,8 +45,8 @@ def change(
         variant=variant,
         do=do,
         undo={table: text for part in parts for table, text in part.undo.items()},
-        seen=parts[0].seen,
-        seen6=parts[1].seen if dump6 is not None else None,
+        seen=rules.cas_text(facts.dumps[variant]),
+        seen6=rules.cas_text(dump6) if dump6 is not None else None,
         lines=tuple(line for part in parts for line in part.lines),
     )
     return made, drift, warnings
@@ -56,7 +55,7 @@ def change(
 def _part(facts: Facts, dump: bytes, door: Door | None, desired: Desired, mark: str, *, force: bool) -> _Part:
     named = door.bridges if door is not None and desired.bridges_named else ()
     interfaces = tuple(sorted(facts.interfaces))
-    found = _compared(rules.cas_text(dump), door, interfaces, named, mark, force=force)
+    found = _compared(rules.settled(dump), door, interfaces, named, mark, force=force)
     if found.do and door is not None and (blocked := listener(facts, door)):
         raise Refused(blocked, hint="--listen-port N")
     return found
@@ -64,19 +63,18 @@ def _part(facts: Facts, dump: bytes, door: Door | None, desired: Desired, mark: 
 
 @lru_cache(maxsize=32)  # of many VMs of one kind most have the same rules, and are to have the same
 def _compared(
-    seen: bytes, door: Door | None, interfaces: tuple[str, ...], named: tuple[str, ...], mark: str, *, force: bool
+    dump: bytes, door: Door | None, interfaces: tuple[str, ...], named: tuple[str, ...], mark: str, *, force: bool
 ) -> _Part:
-    observed = rules.parse_save(seen)
+    observed = rules.parse_save(dump)
     drift = rules.drift(observed, door, interfaces, named)
     warnings = _conflicts(observed, door, force=force)
     made = rules.changes(observed, door)
     if not made:
-        return _Part(seen=seen, drift=drift, warnings=warnings)
+        return _Part(drift=drift, warnings=warnings)
     undo = rules.inverse(observed, door)
     return _Part(
         do={f"filter{mark}": made.filter, f"nat{mark}": made.nat},
         undo={f"filter{mark}": undo.filter, f"nat{mark}": undo.nat},
-        seen=seen,
         lines=tuple(f"{line[0]} ip6tables{line[1:]}" for line in made.lines) if mark else made.lines,
         drift=drift,
         warnings=warnings,

@@ -36,7 +36,7 @@ from vmproxy.door import (
     same_rules,
     wanted,
 )
-from vmproxy.iptsave import Canonical, Ruleset, canonical, cas_text, join_words, parse_save
+from vmproxy.iptsave import Canonical, Ruleset, canonical, cas_text, join_words, parse_save, settled
 from vmproxy.model import Chain, Door, Finding, Rule, printable
 from vmproxy.ruleflow import conflicts
 from vmproxy.values import dataclass
@@ -257,5 +257,6 @@ __all__ = [
     "inverse",
     "jumps",
     "parse_save",
+    "settled",
     "wanted",
 ]

@@ -58,12 +58,17 @@ class Session:
         self._tools = tools.chosen({*tools.chosen(settings.tools), *look_at_tools})
         self._only_look = only_look
         self._ask_docker = False
-        self._listeners = True
+        self._listeners = self._stats = True
         self._deadline = time.monotonic() + settings.wait_seconds
         self._given_up = False
         self._target = targets.resolve(name, environ=os.environ)
         self._calling = contextlib.ExitStack()
-        self.machine: Machine = self._connect(self._target)
+        self._turn = contextlib.ExitStack()
+        try:
+            self.machine: Machine = self._connect(self._target)
+        except BaseException:
+            self._turn.close()
+            raise
         try:
             self._calling.enter_context(self._stop.calling(self._interrupt))
         except BaseException:
@@ -102,6 +107,7 @@ class Session:
 
     def close(self) -> None:
         """Let go of the VM."""
+        self._turn.close()
         self._calling.close()
         self.machine.close()
 
@@ -120,6 +126,7 @@ class Session:
             syntax=self._syntax,
             docker=settings.via == "daemon-json" or self._ask_docker,
             listeners=self._listeners,
+            stats=self._stats,
         )
 
     def begin(self, *, change: bool = False) -> None:
@@ -128,7 +135,7 @@ class Session:
         ``change`` says that one may follow. One VM has what it takes sent along, to save a round trip; of many most
         have nothing to change, and what only a change would need is looked at then: all of them are on one host.
         """
-        self._listeners = self._alone or not change
+        self._listeners, self._stats = self._alone or not change, self._alone
         change = change and self._alone
         with contextlib.suppress(LostContact):
             self.machine.begin(self.look_for_all(), change=change)
@@ -184,9 +191,11 @@ class Session:
 
         self.tell("planning")
         found = made()
-        if found.rules is not None and desired.door is not None and not self._listeners:
-            self._listeners = True
-            scene.facts = replace(scene.facts, listeners=self.observe(self.look_for_all()).listeners)
+        unknown = found.rules is not None and desired.door is not None and not self._listeners
+        if unknown or (found.files and not self._stats):
+            self._listeners = self._stats = True
+            seen = self.observe(self.look_for_all())
+            scene.facts = replace(scene.facts, listeners=seen.listeners, files=seen.files)
             found = made()
         changed = {change.before.path for change in found.files if change.shell and change.before.content is not None}
         if desired.blocks and not changed <= set(scene.facts.syntax):
@@ -208,8 +217,11 @@ class Session:
         while True:
             self.tell("looking")
             try:
-                return self.machine.observe(look)
+                seen = self.machine.observe(look)
+                self._turn.close()
+                return seen
             except LostContact:
+                self._turn.close()
                 if not self._pause():
                     raise
                 self.machine.close()
@@ -234,12 +246,16 @@ class Session:
             ask=self._ask,
             side_by_side=not self._alone,
             notify=self._news,
+            reached=self._stop.turns.reached,
             secrets=_secrets_of_this_process(),
             meanwhile=self.look_for_all,  # its guests are imported with it
         )
         _check_options(target, settings)
-        self.tell(f"connecting to {target.name}")
         by_program = target.transport == "ssh" and settings.ssh == "openssh"
+        if target.transport == "ssh" and not by_program and not self._alone:
+            self._stop.turns.take()
+            self._turn.callback(self._stop.turns.give)
+        self.tell(f"connecting to {target.name}")
         transport = transports.load("openssh" if by_program else target.transport)
         machine = machines.load(target.machine)
         # Elsewhere root is had otherwise, or each program takes long to start.
@@ -252,6 +268,7 @@ class Session:
             except Untrusted:
                 raise
             except (Unreachable, LostContact):
+                self._turn.close()
                 if not self._pause():
                     raise
 

@@ -7,15 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from vmproxy.errors import Interrupted
+from vmproxy.turns import Turns
 
 _CALL_SECONDS = 180.0  # the longest call lets go of a Docker engine that does not answer
 
 
 class Stop:
-    """Set once, by the thread that got the signal; the stories ask it wherever they begin a step, or wait in it."""
+    """Set once, by the thread that got the signal; the stories ask it wherever they begin a step, or wait in it.
+
+    ``turns`` are for what only some of them do at a time.
+    """
 
     def __init__(self) -> None:
         self.number = 0
+        self.turns = Turns()
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._calls: dict[object, Callable[[], None]] = {}

@@ -15,6 +15,7 @@ import pytest
 from tests.fake.conftest import Keys, read_all
 from vmproxy.errors import NotPermitted, Unreachable, UsageError, VmproxyError
 from vmproxy.transports import Secrets, SshOptions
+from vmproxy.transports._keyfiles import BadKeyError, load_key
 
 
 @pytest.fixture(autouse=True)
@@ -348,3 +349,29 @@ def test_t06_no_secret_in_errors_or_repr(log_in: Callable[..., Any], serve: Call
     while error is not None:
         assert "hunter2" not in f"{error!s}{error!r}{getattr(error, 'hint', '')}{error.__dict__}"
         error = error.__cause__ or error.__context__
+
+
+def test_one_key_file_is_opened_once_for_many_vms(keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The passphrase's slow hash is had once; a certificate belongs to its file alone, and a new key is seen."""
+    from cryptography.hazmat.primitives import serialization
+
+    opened: list[bytes] = []
+    real = serialization.load_ssh_private_key
+
+    def counting(data: bytes, secret: bytes | None, **more: Any) -> Any:
+        opened.extend([data] if secret else [])
+        return real(data, secret, **more)
+
+    monkeypatch.setattr(serialization, "load_ssh_private_key", counting)
+    path = tmp_path / "key"
+    shutil.copy(keys.path("encrypted"), path)
+    path.write_bytes(path.read_bytes() + b"\n")  # as no other test has it
+    first, second = (load_key(path, "sesame") for _ in range(2))
+    assert first.asbytes() == second.asbytes() == keys.blob("encrypted")
+    assert first is not second and len(opened) == 1
+    with pytest.raises(BadKeyError, match="wrong passphrase"):
+        load_key(path, "other")
+    first.public_blob = object()
+    assert second.public_blob is None and load_key(path, "sesame").public_blob is None
+    shutil.copy(keys.path("ed25519"), path)
+    assert load_key(path).asbytes() == keys.blob("ed25519")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmproxy.errors import VmproxyError
-from vmproxy.iptsave import join_words, split_words
+from vmproxy.iptsave import _parsed, join_words, settled, split_words
 from vmproxy.model import Door
 from vmproxy.rules import (
     canonical,
@@ -128,3 +128,29 @@ def survives(data: bytes) -> None:
     except VmproxyError as error:
         said = str(error)
     assert said.isprintable()
+
+
+@given(st.lists(LINES, max_size=12), st.booleans())
+def test_a_dump_without_its_counters_says_the_same(lines: list[bytes], final: bool) -> None:
+    """Comments and chain counters are no rules: what is remembered of a dump is what reading all of it gives, errors
+    and their line numbers too."""
+    data = b"\n".join(lines) + b"\n" * final
+
+    def read(how: Callable[[bytes], object]) -> object:
+        try:
+            return how(data)
+        except VmproxyError as error:
+            return error.what, error.where.partition(":")[0]
+
+    assert read(parse_save) == read(_parsed)
+
+
+def test_dumps_that_differ_by_themselves_are_read_once() -> None:
+    """Another second and another count, and it is the same object."""
+    first, second = (
+        b"# Generated at %d\n*nat\n:PREROUTING ACCEPT [%d:12]\n-A PREROUTING -j X\nCOMMIT\n" % (number, number)
+        for number in (1, 2)
+    )
+    assert parse_save(first) is parse_save(second)
+    assert settled(first) == settled(second) == b"\n*nat\n:PREROUTING ACCEPT\n-A PREROUTING -j X\nCOMMIT\n"
+    assert b"-A X -j LOG --log-prefix [1:2]" in settled(b"*nat\n-A X -j LOG --log-prefix [1:2]\nCOMMIT\n")

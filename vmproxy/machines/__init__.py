@@ -24,7 +24,8 @@ class Look:
     ``root`` asks for root (firewall rules, the daemon's environment); without it nothing that needs root is looked at.
     ``configs`` are places of daemon.json: a Docker that may have proxies from there is asked for them, and ``docker``
     asks it in any case, and for its version; for their ``bip`` they are read where there is no live bridge to look at.
-    ``save`` adds ``ip route save`` bytes; ``listeners`` what listens for TCP; ``syntax`` asks the VM's
+    ``save`` adds ``ip route save`` bytes; ``listeners`` what listens for TCP; without ``stats`` a file's owner,
+    links and mode are not looked at, but for whether it can be run; ``syntax`` asks the VM's
     shell about the files at once (see :meth:`Machine.check`); ``resolve`` is a name whose IPv4 addresses the VM shall
     look up.
     """
@@ -38,6 +39,7 @@ class Look:
     syntax: bool = False
     docker: bool = False
     listeners: bool = True
+    stats: bool = True
     resolve: str = ""
 
 

@@ -220,11 +220,17 @@ look_files() {
   set --
   for p in $want_files; do
     tell "stat $p"
-    if [ -e "$p" ] || [ -L "$p" ]; then set -- "$@" "$p"; fi
+    kind=''
+    if [ -L "$p" ]; then kind=link
+    elif [ -f "$p" ]; then kind=file; if [ -x "$p" ]; then kind=program; fi
+    elif [ -d "$p" ]; then kind=dir
+    elif [ -e "$p" ]; then kind=other; fi
+    if [ -n "$kind" ]; then set -- "$@" "$p"; fi
     for t in "${p%/*}"/.vmproxy-*; do [ -n "$busy" ] || { [ -e "$t" ] && tell "leftover $t"; }; done
-    if [ -f "$p" ] && [ ! -L "$p" ]; then tell "file $p"; later "$p"; fi
+    case $kind in file | program) tell "file $p"; later "$p" ;; esac
+    [ -n "$want_stats" ] || tell "kind $kind $p" # what the shell itself knows
   done
-  if [ "$#" != 0 ]; then frame stats; ls -ldin -- "$@" 2>/dev/null; fi
+  if [ -n "$want_stats" ] && [ "$#" != 0 ]; then frame stats; ls -ldin -- "$@" 2>/dev/null; fi
 }
 
 parse_files_there() { # what this VM's shell says of the files

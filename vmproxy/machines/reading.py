@@ -7,7 +7,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 from vmproxy import dockerversion
 from vmproxy.errors import Refused
@@ -223,6 +224,12 @@ class _Reader:
             if path in self._stats and self._stats[path].kind == "absent":
                 self._stats[path] = stat(path, line)
 
+    def _take_kind(self, frame: Frame) -> None:
+        """Without stats: ``file``, ``program`` (it can be run), ``link``, ``dir`` or ``other``, and the path."""
+        kind, path = (*frame.words[1:], "", "")[:2]
+        if path in self._stats and kind in _BARE_KINDS:
+            self._stats[path] = File(path=path, **_BARE_KINDS[kind])
+
     def _take_busy(self, _frame: Frame) -> None:
         self._busy = True
 
@@ -338,13 +345,19 @@ def addresses(data: bytes) -> tuple[Address, ...]:
 
 
 def _add(out: list[Address], interface: str, cidr: str, family: str) -> None:
-    try:
-        value = ipaddress.ip_interface(cidr)
-    except ValueError:
-        return
-    if _INTERFACE.match(interface):
+    value = _prefixed(cidr)
+    if value and _INTERFACE.match(interface):
         kind: Literal["inet", "inet6"] = "inet6" if family == "inet6" else "inet"
-        out.append(Address(interface=interface.partition("@")[0], cidr=value.with_prefixlen, family=kind))
+        out.append(Address(interface=interface.partition("@")[0], cidr=value, family=kind))
+
+
+@lru_cache(maxsize=512)  # many VMs are looked at in one run, and half of their addresses are the same in all
+def _prefixed(cidr: str) -> str:
+    """The address with its prefix's length in its usual form, "" where it is none."""
+    try:
+        return ipaddress.ip_interface(cidr).with_prefixlen
+    except ValueError:
+        return ""
 
 
 def listeners(data: bytes) -> tuple[tuple[str, int], ...]:
@@ -411,6 +424,13 @@ def environment(data: bytes) -> Mapping[str, str]:
     return out
 
 
+_BARE_KINDS: Mapping[str, Mapping[str, Any]] = {
+    "file": {"kind": "file"},
+    "program": {"kind": "file", "mode": 0o755},
+    "link": {"kind": "link"},
+    "dir": {"kind": "dir"},
+    "other": {"kind": "other"},
+}
 _KINDS = {"-": "file", "l": "link", "d": "dir"}
 
 

@@ -28,6 +28,7 @@ def look_words(look: Look) -> str:
         "syntax": look.syntax,
         "docker": look.docker,
         "listeners": look.listeners,
+        "stats": look.stats,
     }
     lists = {
         "files": [_path(path) for path in look.files],

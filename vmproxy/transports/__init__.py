@@ -39,6 +39,10 @@ def _keep_quiet(_line: str) -> None:
     """The notify callback of somebody who does not want to know."""
 
 
+def _know_nothing(_round_trip_seconds: float | None) -> None:
+    """The reached callback of somebody whom it does not concern."""
+
+
 def _nothing() -> None:
     """What is to be done while the server works, where nothing is."""
 
@@ -51,7 +55,8 @@ class SshOptions:
     ``jump`` is OpenSSH's -J, ``helper_image`` the image to enter an engine's VM by.
     ``ask`` puts one question to the person at the terminal and gives the answer, or None; it is None where there is no
     terminal. With ``side_by_side`` others are at work at the same time: nobody but ``ask`` may use the terminal, and a
-    question must not outlive a signal. ``notify`` takes one printable line at a time;
+    question must not outlive a signal. ``notify`` takes one printable line at a time; ``reached`` is told how long a
+    round trip to the VM takes, as soon as that is known, None where it cannot be told;
     ``meanwhile`` may be called while the server works at the log-in, and must not wait for anything.
     ``output_limit_bytes`` bounds what one command may say on stdout, whatever the caller bounds.
     """
@@ -69,6 +74,7 @@ class SshOptions:
     ask: Callable[[str], str | None] | None = field(default=None, repr=False)
     side_by_side: bool = False
     notify: Callable[[str], None] = field(default=_keep_quiet, repr=False)
+    reached: Callable[[float | None], None] = field(default=_know_nothing, repr=False)
     meanwhile: Callable[[], object] = field(default=_nothing, repr=False)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +33,7 @@ def load_key(path: Path, passphrase: str = "") -> paramiko.PKey:
 
     data = path.read_bytes()
     try:
-        key = _key(data, passphrase.encode() if passphrase else None)
+        key = copy.copy(_key(data, passphrase.encode() if passphrase else None))
         certificate = Path(f"{path}-cert.pub")
         if certificate.exists():
             key.load_certificate(str(certificate))
@@ -46,6 +48,7 @@ def load_key(path: Path, passphrase: str = "") -> paramiko.PKey:
     return key
 
 
+@lru_cache(maxsize=8)  # many VMs take one key, and a passphrase's slow hash takes a tenth of a second each time
 def _key(data: bytes, secret: bytes | None) -> paramiko.PKey:
     """The key of a file in OpenSSH's format or PEM. Raises what cryptography raises; TypeError: it is encrypted."""
     import paramiko

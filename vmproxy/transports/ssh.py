@@ -24,7 +24,7 @@ from vmproxy.transports._channel import SshConnection, shut
 from vmproxy.transports._library import first as first_to_import
 from vmproxy.transports._library import library as _library
 from vmproxy.transports._route import route
-from vmproxy.transports._tcp import GREETING, Dial, place
+from vmproxy.transports._tcp import GREETING, Dial, place, round_trip
 from vmproxy.transports._tunnel import Passage, Tunnel
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def _connect(
     library = _library()
     key = only_key(endpoint, options) if first else None
     sock = dial.result()
+    options.reached(round_trip(sock) if isinstance(sock, socket.socket) else None)
     try:
         transport = _handshake(library, sock, dial, known, name)
     except BaseException:
