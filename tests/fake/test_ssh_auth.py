@@ -358,9 +358,9 @@ def test_one_key_file_is_opened_once_for_many_vms(keys: Keys, tmp_path: Path, mo
     opened: list[bytes] = []
     real = serialization.load_ssh_private_key
 
-    def counting(data: bytes, secret: bytes | None, **more: Any) -> Any:
-        opened.extend([data] if secret else [])
-        return real(data, secret, **more)
+    def counting(data: bytes, password: bytes | None, **more: Any) -> Any:
+        opened.extend([data] if password else [])
+        return real(data, password, **more)
 
     monkeypatch.setattr(serialization, "load_ssh_private_key", counting)
     path = tmp_path / "key"
