@@ -18,7 +18,7 @@ from typing import Any
 from vmproxy import blocks, dockerversion, jsonedit, jsontext, preview
 from vmproxy.errors import ForeignFile, Refused
 from vmproxy.guests import Guest
-from vmproxy.managed import DRIFT, must_be_plain, narrowed
+from vmproxy.managed import DRIFT, must_be_plain, must_have_one_name, narrowed
 from vmproxy.model import Desired, Facts, File, FileChange, Finding, printable
 
 VIA = "daemon-json"
@@ -105,6 +105,7 @@ def change(
     if after == before:
         return None, [], warnings
     must_be_plain(before)
+    must_have_one_name(before)
     found = _find(before)
     old = found.value if found else {}
     new = desired.proxies or {}

@@ -45,6 +45,7 @@ def changes(facts: Facts, guest: Guest, desired: Desired) -> tuple[tuple[FileCha
         after = _with_block(before, block, directory=directory) if block else _without_block(before)
         if after == before:
             continue
+        must_have_one_name(before)
         tool = None if path in guest.FILES else tools.owner(path)
         shell = path in (tool.SHELL if tool else guest.SHELL)
         if tool and not shell:
@@ -126,14 +127,18 @@ def must_be_plain(file: File) -> None:
         raise ForeignFile(
             f"this is {kinds[file.kind]}, not a plain file", where=file.path, hint="move it away and run vmproxy again"
         )
+    if file.kind == "file" and file.content is None:
+        raise ForeignFile("the file cannot be read", where=file.path)
+
+
+def must_have_one_name(file: File) -> None:
+    """Raises ForeignFile for a file that is about to be replaced under one of its names only."""
     if file.kind == "file" and file.links > 1:
         raise ForeignFile(
             "the file has more than one hard link",
             where=file.path,
             hint="make it a file of its own and run vmproxy again",
         )
-    if file.kind == "file" and file.content is None:
-        raise ForeignFile("the file cannot be read", where=file.path)
 
 
 def _objections(facts: Facts, before: File, block: BlockWish) -> None:

@@ -11,6 +11,8 @@ from vmproxy.errors import Refused
 from vmproxy.model import Desired, Door, Facts, Finding, RuleChange
 from vmproxy.values import dataclass
 
+_REMEMBERED_BYTES = 64 << 10
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
@@ -55,7 +57,8 @@ def change(
 def _part(facts: Facts, dump: bytes, door: Door | None, desired: Desired, mark: str, *, force: bool) -> _Part:
     named = door.bridges if door is not None and desired.bridges_named else ()
     interfaces = tuple(sorted(facts.interfaces))
-    found = _compared(rules.settled(dump), door, interfaces, named, mark, force=force)
+    compared = _compared if len(dump) <= _REMEMBERED_BYTES else _compared.__wrapped__
+    found = compared(rules.settled(dump), door, interfaces, named, mark, force=force)
     if found.do and door is not None and (blocked := listener(facts, door)):
         raise Refused(blocked, hint="--listen-port N")
     return found

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vmproxy.scene import Scene
 
 _PAUSE_SECONDS = 1.0
+_BY_DAEMON_JSON = "daemon-json"
 DOKKU_RECORD = "/var/lib/vmproxy/dokku.json"
 """Where a VM remembers what Dokku in it was told."""
 _AS_BEFORE = frozenset({"undone", "gone", "refused", "busy", "moved"})
@@ -124,7 +125,7 @@ class Session:
             configs=configs,
             resolve=name,
             syntax=self._syntax,
-            docker=settings.via == "daemon-json" or self._ask_docker,
+            docker=settings.via == _BY_DAEMON_JSON or self._ask_docker,
             listeners=self._listeners,
             stats=self._stats,
         )
@@ -135,7 +136,8 @@ class Session:
         ``change`` says that one may follow. One VM has what it takes sent along, to save a round trip; of many most
         have nothing to change, and what only a change would need is looked at then: all of them are on one host.
         """
-        self._listeners, self._stats = self._alone or not change, self._alone
+        self._listeners = self._alone or not change
+        self._stats = self._alone or self.settings.via == _BY_DAEMON_JSON
         change = change and self._alone
         with contextlib.suppress(LostContact):
             self.machine.begin(self.look_for_all(), change=change)
@@ -161,7 +163,9 @@ class Session:
         if wish.forward and not resolve and not is_loopback(wish.proxy.host) and not wish.gateway:
             resolve = wish.proxy.host
         # Where daemon.json has proxies, Docker was asked already; else only the record told of them.
-        self._ask_docker = self._ask_docker or (wish.via == "daemon-json" and not scene.facts.docker_version)
+        # To keep a daemon.json's mode in the record, it has to be known before anything is wished for.
+        self._stats = self._stats or _BY_DAEMON_JSON in (wish.via, scene.seen.via if scene.seen else "")
+        self._ask_docker = self._ask_docker or (wish.via == _BY_DAEMON_JSON and not scene.facts.docker_version)
         if with_tools:
             self._know({*wish.tools, *(scene.seen.tools if scene.seen else ())})
         again = replace(self.look_for_all(), resolve=resolve)

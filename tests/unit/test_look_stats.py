@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.unit.test_daemonjson import SECRET
+from tests.unit.test_daemonjson import Vm as DaemonJson
 from tests.unit.test_look_bodies import Opened, opened  # noqa: F401 - a fixture
 from tests.unit.test_look_listeners import Told, applied, told  # noqa: F401 - a fixture
 from tests.unit.test_plan import fresh
-from vmproxy import converge
+from vmproxy import converge, plan
+from vmproxy.errors import ForeignFile
 from vmproxy.machines import Look, Outcome, Terms, reading
 from vmproxy.machines.frames import Frame
-from vmproxy.model import Facts, File, Plan, Syntax
+from vmproxy.model import Facts, File, Plan, Settings, Syntax
+from vmproxy.session import Session
+from vmproxy.stopping import Stop
 
 PROFILE = "/var/lib/boot2docker/profile"
 
@@ -111,9 +117,34 @@ def test_a_change_of_a_file_knows_mode_and_owner(told: Told) -> None:  # noqa: F
 
 
 def test_a_second_name_is_refused_beside_others_too(told: Told) -> None:  # noqa: F811
-    """Before a change, that is, when it is known."""
+    """Before a change, in the same words; in sync nothing is replaced, and it is in nobody's way."""
     for beside in (True, False):
         machine = Machine(owned(fresh("fresh-nft"), links=2))
-        with pytest.raises(Exception, match="more than one hard link"):
+        with pytest.raises(ForeignFile, match="more than one hard link"):
             told(machine, beside=beside)
         assert machine.plans == []
+        assert not told(Machine(owned(applied("fresh-nft"), links=2)), beside=beside).changed
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+@pytest.mark.parametrize("applied_before", [False, True])
+def test_the_mode_of_daemon_json_is_known_before_it_is_written_down(
+    mode: int, applied_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside others too the wish is made from the real mode, whether daemon.json was said or only the record tells: it
+    is the mode that remove gives back."""
+    vm = DaemonJson(content=b"{}", mode=mode)
+    if applied_before:
+        vm.carried_out(SECRET)
+    machine = Machine(vm.facts)
+    monkeypatch.setattr(Session, "_connect", lambda _self, _target: machine)
+    settings = Settings() if applied_before else Settings(via="daemon-json", proxy=SECRET.proxy)
+    words: dict[str, Any] = {"tell": str, "news": str, "ask": None}
+    with Session("ssh://u@192.0.2.1", settings, stop=Stop(), **words) as one:
+        one.begin(change=True)
+        scene = one.scene(wait_for_docker=False)
+        assert scene.facts.files[vm.path].mode == vm.file.mode
+        assert machine.looks[-1]
+        if applied_before:
+            desired = plan.desire(scene.facts, scene.guest, scene.wish, scene.variant)
+            assert not one.plan(scene, desired).files

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmproxy.errors import LostContact, NotPermitted, Refused
-from vmproxy.machines import Look, sending, shell
-from vmproxy.model import Target
+from vmproxy.machines import Look, Terms, sending, shell
+from vmproxy.model import Plan, Target
 from vmproxy.transports import SshOptions, local
 from vmproxy.transports._child import ChildChannel
 
@@ -122,16 +122,50 @@ def test_f06_the_loader_knows_why_not(vm: Start, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_shell_that_ends_after_its_first_look(vm: Start) -> None:
-    """Lost contact, once and for that look; the next one gets a loader of its own."""
+    """Nothing was asked of it yet: the next script, a look or not, gets a loader, and the dead shell is let go."""
     made = vm()
     machine = made.machine("docker")
     look = Look(root=False)
     machine.observe(look)
     made.channels[0].end_input()
-    with pytest.raises(LostContact):
-        machine.observe(look)
     assert machine.observe(look).uid == 0
     assert made.commands == [shell.PLAIN_USER, shell.AS_USER]
+
+
+def test_f06_a_shell_that_ends_before_a_change(vm: Start) -> None:
+    """A change that cannot begin says that nothing was changed, whichever shell it was meant for."""
+    made = vm("dash", 'shift; exec "$@"')
+    machine = made.machine("docker", root=True)
+    machine.observe(Look(listeners=False))
+    made.channels[0].end_input()
+    made.start = lambda _command: made.channels[0]  # type: ignore[method-assign]
+    with pytest.raises(LostContact, match="nothing was changed"):
+        machine.commit(Plan(), Terms(look=Look()), judge=bool, verdict=bool, step=str)
+
+
+def test_a_shell_without_here_documents_is_no_shell(vm: Start, tmp_path: Path) -> None:
+    """Where a shell has no room for one (bash before 5.1 on a full disk), it ends at once, and a loader looks."""
+    made = vm("dash")
+    script = """
+[ "$1" = -s ] || exec /bin/sh "$@"
+while IFS= read -r line; do
+  case $line in "} <<'.'"*) eval "false ${line#*.?}" ;; esac
+done
+"""
+    (tmp_path / "bin" / "sh").write_text(f"#!/bin/sh\n{script}")
+    machine = made.machine("docker")
+    assert machine.observe(Look(root=False)).uid == 0
+    assert made.commands == [shell.PLAIN_USER, shell.AS_USER]
+
+
+@pytest.mark.parametrize("name", ["x\n.\ntouch /tmp/canary", "a b", "", "$(id)", "a;b", "\u00e9"])
+def test_t05_no_name_can_leave_its_line(name: str) -> None:
+    """A name to resolve is one word of a strict alphabet, or none at all."""
+    if not name:
+        assert sending.look_lines(Look(resolve=name)) == b".\n"
+        return
+    with pytest.raises(Refused):
+        sending.look_lines(Look(resolve=name))
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=30))

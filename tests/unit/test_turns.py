@@ -65,10 +65,10 @@ def test_a_far_vm_opens_the_gate(seconds: float | None) -> None:
 
 
 def test_a_near_vm_does_not() -> None:
-    """Half a millisecond is this host."""
+    """A third of a millisecond is this host."""
     turns = Turns(at_once=1, still_seconds=LONG)
     turns.take()
-    turns.reached(0.0005)
+    turns.reached(0.0003)
     assert not waiting(turns).wait(0.2)
     turns.reached(None)
 

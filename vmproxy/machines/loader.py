@@ -64,11 +64,18 @@ class Loader:
         self.heard = False
         self.known: set[str] = set()
 
-    def settle(self) -> None:
-        """Make a loader of a plain shell that has run its first script. Raises LostContact.
+    def settled(self) -> bool:
+        """Whether it takes a script now: a plain shell that has run its first is made a loader. False where it will
+        not be one; then a new one is needed, and nothing is lost but time."""
+        if self.plain and self.heard:
+            try:
+                self._settle()
+            except LostContact:
+                return False
+        return True
 
-        A shell reads ahead, so nothing is sent behind these lines until they have been run.
-        """
+    def _settle(self) -> None:
+        """A shell reads ahead, so nothing is sent behind these lines until they have been run. Raises LostContact."""
         said = f"\n@{os.urandom(16).hex()} settled\n".encode("ascii")
         words = said.decode("ascii").split()
         lines = f"printf '\\n%s %s\\n' {words[0]} {words[1]}\n{_LOADER}\n"
@@ -93,11 +100,9 @@ class Run:
         self.begun = False
         self._unsent: LostContact | None = None
         data = f"{nonce}\n".encode("ascii") + data
-        if loader.plain and not loader.heard:
-            self._send(f"{{ {_SETTLED}umask 077\n{script}}} <<'.'\n".encode() + data)
+        if loader.plain:  # all of it is read before any of it is run; where there is no here-document, a loader will do
+            self._send(f"{{ {_SETTLED}umask 077\n{script}}} <<'.' || exit\n".encode() + data)
         else:
-            if loader.plain:
-                loader.settle()
             self.send_script(script, data)
 
     def __enter__(self) -> Run:

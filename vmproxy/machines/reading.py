@@ -26,6 +26,7 @@ _VARIANTS = frozenset({"nft", "legacy", "default"})
 _VARIANTS6 = frozenset({"nft6", "legacy6", "default6"})
 FILE_LIMIT_BYTES = 1 << 20
 _LAST_PORT = 65535
+_CIDR_LIMIT = 64  # characters
 
 
 def facts(frames: Iterable[Frame]) -> Facts:
@@ -345,7 +346,7 @@ def addresses(data: bytes) -> tuple[Address, ...]:
 
 
 def _add(out: list[Address], interface: str, cidr: str, family: str) -> None:
-    value = _prefixed(cidr)
+    value = _prefixed(cidr) if len(cidr) <= _CIDR_LIMIT else ""
     if value and _INTERFACE.match(interface):
         kind: Literal["inet", "inet6"] = "inet6" if family == "inet6" else "inet"
         out.append(Address(interface=interface.partition("@")[0], cidr=value, family=kind))

@@ -43,7 +43,9 @@ def look_words(look: Look) -> str:
 
 
 def look_lines(look: Look) -> bytes:
-    """What observe.sh reads behind the nonce."""
+    """What observe.sh reads behind the nonce. Raises Refused for a name that cannot be sent."""
+    if look.resolve and not _WORD_OK.match(look.resolve):
+        raise Refused("a name has characters that cannot be sent", where=printable(look.resolve, limit=80))
     return f"resolve {look.resolve}\n.\n".encode("ascii") if look.resolve else b".\n"
 
 

@@ -117,11 +117,7 @@ class Shell:
         if self._begun is not None:  # its answer is still to come, and nobody wants it any more
             self._let_go()
         loader = self._loaded(root=look.root)
-        try:
-            run = Run(loader, observe_script(look, loader.known), look_lines(look))
-        except LostContact:
-            self._let_go()
-            raise
+        run = Run(loader, observe_script(look, loader.known), look_lines(look))
         loader.known.add(_LOOK)
         self._begun = (look, run)
         if change and not loader.plain:
@@ -147,9 +143,9 @@ class Shell:
     def check(self, files: tuple[str, ...]) -> Mapping[str, Syntax]:
         """One script, read-only, to the loader that has looked."""
         loader = self._loaded(root=True)
+        run = Run(loader, syntax_script(files, loader.known), look_lines(Look()))
+        loader.known.add(_LOOK)
         try:
-            run = Run(loader, syntax_script(files, loader.known), look_lines(Look()))
-            loader.known.add(_LOOK)
             return _syntax(run.until_end(LOOK_SECONDS))
         except BaseException:
             self._let_go()
@@ -209,7 +205,7 @@ class Shell:
 
     def _loaded(self, *, root: bool) -> Loader:
         """The loader that is there, or a new one where that has other rights."""
-        if self._loader is not None and self._loader.root != root:
+        if self._loader is not None and (self._loader.root != root or not self._loader.settled()):
             self._let_go()
         if self._loader is None:
             plain, self._plain = self._plain, ""

@@ -169,5 +169,6 @@ done
 trap '' HUP TERM
 for j in $jobs; do if [ -d "$w/$j" ]; then drop "$j" 2>/dev/null; fi; done
 rm -rf "$w"
+trap : HUP TERM
 stty $o
 say '0 bye .'
