@@ -236,7 +236,8 @@ def read_record(content: bytes) -> Record:
                 for scope, keys in data["config"].items()
             },
             options={
-                _known(app, _APP): frozenset(_known(arg, _KEY) for arg in args) for app, args in data["options"].items()
+                _known(app, _APP): frozenset(_known(arg, _KEY) for arg in args)
+                for app, args in data["options"].items()
             },
             names=tuple(_known(name, _HOST) for name in data["names"]),
         )

@@ -48,7 +48,7 @@ class DokkuLab:
         built = machine.path(f"{LIB}/config/builder/pack/detected")
         built.parent.mkdir(parents=True, exist_ok=True)
         built.write_text("herokuish", encoding="utf-8")
-        self.dokku("config:set", "--global", 'SENTRY=it\'s $5 "a" `b` \\ %')
+        self.dokku("config:set", "--global", "SENTRY=it's $5 \"a\" `b` \\ %")
         self.dokku("config:set", "--no-restart", "pack", "SECRET_KEY=of-the-app")
         self.dokku("docker-options:add", "web", "build,deploy", "--link dokku.postgres.main:dokku-postgres-main")
         self.dokku("docker-options:add", "web", "build", "--build-arg NODE_ENV")

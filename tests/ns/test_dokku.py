@@ -78,7 +78,7 @@ def test_there_and_back(vmproxy: Vmproxy, host: DokkuLab, host_proxy: HostProxy)
     assert "ps:restart" in " ".join(applied.vm["warnings"])
     assert "builder:set new selected dockerfile" in " ".join(applied.vm["warnings"])
     config = host.config()
-    assert config.pop("SENTRY") == 'it\'s $5 "a" `b` \\ %'
+    assert config.pop("SENTRY") == "it's $5 \"a\" `b` \\ %"
     assert sorted(config) == list(NAMES)
     assert {config[name] for name in NAMES if "NO" not in name.upper()} == {INSIDE}
     assert {"localhost", "172.17.0.0/16", "web", "web.web", "pack.web", "dokku-postgres-main"} <= set(

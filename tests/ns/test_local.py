@@ -117,7 +117,7 @@ def test_a_signal_puts_everything_back(quick: NamespaceVM, tmp_path: Path) -> No
         "until [ -e /run/reached ]; do sleep 0.05; done; kill $p; wait $p; echo code $?"
     )
     # The temporary directories are made in the middle of the change.
-    place = shim(quick, "mktemp", 'touch /run/reached; sleep 2; exec /usr/bin/mktemp "$@"')
+    place = shim(quick, "mktemp", "touch /run/reached; sleep 2; exec /usr/bin/mktemp \"$@\"")
     try:
         pairs = [f"{name}={value}" for name, value in inside.environ.items()]
         done = quick.run(["env", *pairs, "sh", "-c", script], check=False)

@@ -41,9 +41,7 @@ def test_f69_a_closed_pipe_is_exit_141_and_silent() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-@pytest.mark.parametrize(
-    "words", [("--help",), ("env", "--proxy", "http://p:1"), ("env", "--json", "--proxy", "http://p:1")]
-)
+@pytest.mark.parametrize("words", [("--help",), ("env", "--proxy", "http://p:1"), ("env", "--json", "--proxy", "http://p:1")])
 def test_f69_a_full_disk_behind_stdout_is_one_line(words: tuple[str, ...]) -> None:
     """``vmproxy … > FILE`` on a full disk: one error line, exit 2, no report of a bug."""
     with open("/dev/full", "w", encoding="utf-8") as full:

@@ -218,8 +218,8 @@ def test_nothing_shows_a_value_by_accident() -> None:
 def test_an_old_dokku_takes_values_as_words_but_no_password() -> None:
     """Before 0.37.0 there is only config:set: base64, exact; with credentials it is refused."""
     dokku = host(version="0.36.5")
-    apply(dokku, {"http_proxy": URL, "no_proxy": 'it\'s $5 "%" `a`'})
-    assert dokku.config[GLOBAL] == {"http_proxy": URL, "no_proxy": 'it\'s $5 "%" `a`'}
+    apply(dokku, {"http_proxy": URL, "no_proxy": "it's $5 \"%\" `a`"})
+    assert dokku.config[GLOBAL] == {"http_proxy": URL, "no_proxy": "it's $5 \"%\" `a`"}
     assert not [words for words in dokku.words if "config:import" in words]
     remove(dokku)
     with pytest.raises(Refused, match=r"0\.36\.5.*password"):

@@ -12,13 +12,14 @@ import pytest
 from tests.unit.test_daemonjson import SECRET
 from tests.unit.test_daemonjson import Vm as DaemonJson
 from tests.unit.test_look_bodies import Opened, opened  # noqa: F401 - a fixture
+from tests.unit.test_look_listeners import Machine as Recorded
 from tests.unit.test_look_listeners import Told, applied, told  # noqa: F401 - a fixture
 from tests.unit.test_plan import fresh
 from vmproxy import converge, plan
 from vmproxy.errors import ForeignFile
-from vmproxy.machines import Look, Outcome, Terms, reading
+from vmproxy.machines import Look, reading
 from vmproxy.machines.frames import Frame
-from vmproxy.model import Facts, File, Plan, Settings, Syntax
+from vmproxy.model import Facts, File, Settings
 from vmproxy.session import Session
 from vmproxy.stopping import Stop
 
@@ -52,16 +53,8 @@ def test_a_kind_that_was_not_asked_for_is_nothing(words: str) -> None:
     assert reading.facts(frames).files == {"/a": File(path="/a", kind="absent")}
 
 
-class Machine:
-    """A recorded VM; without stats its files have the mode that a look without them would give. It notes its looks."""
-
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
-        self.looks: list[bool] = []
-        self.plans: list[Plan] = []
-
-    def begin(self, look: Look, *, change: bool = False) -> None:
-        """Nothing yet."""
+class Machine(Recorded):
+    """Without stats its files have the mode that a look without them would give; ``looks`` tells which had them."""
 
     def observe(self, look: Look) -> Facts:
         self.looks.append(look.stats)
@@ -72,19 +65,6 @@ class Machine:
             for path, file in self.facts.files.items()
         }
         return replace(self.facts, files=bare)
-
-    def check(self, files: tuple[str, ...]) -> dict[str, Syntax]:
-        return {path: Syntax(parses=True, tail_lives=True) for path in files}
-
-    def commit(self, plan: Plan, terms: Terms, **_words: object) -> Outcome:
-        self.plans.append(plan)
-        return Outcome(status="kept")
-
-    def interrupt(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def owned(facts: Facts, **words: int) -> Facts:
