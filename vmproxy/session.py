@@ -273,6 +273,7 @@ class Session:
                 raise
             except (Unreachable, LostContact):
                 self._turn.close()
+                self._stop.check()  # the signal came meanwhile: that is what ended it, whatever the VM would have done
                 if not self._pause():
                     raise
 

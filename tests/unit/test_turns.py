@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.test_session_stop import opened
 from vmproxy import session, transports
-from vmproxy.errors import Unreachable
+from vmproxy.errors import Interrupted, Unreachable
 from vmproxy.machines import Look
 from vmproxy.model import Facts, Settings, Target
 from vmproxy.stopping import Stop
@@ -176,6 +176,20 @@ def test_whoever_fails_gives_it_back(monkeypatch: pytest.MonkeyPatch, stop: Stop
 
     connected_by(monkeypatch, stop, refuse)
     with pytest.raises(Unreachable):
+        opened(stop)
+    assert stop.turns.out == 0
+
+
+def test_f28_a_signal_while_a_vm_does_not_answer_is_what_ended_it(monkeypatch: pytest.MonkeyPatch, stop: Stop) -> None:
+    """Not the VM's silence: the exit code is the signal's, and the turn is given back."""
+    assert isinstance(stop.turns, Counting)
+
+    def silent(_options: SshOptions) -> None:
+        stop.set(2)
+        raise Unreachable("no answer within 10 s")
+
+    connected_by(monkeypatch, stop, silent)
+    with pytest.raises(Interrupted):
         opened(stop)
     assert stop.turns.out == 0
 
