@@ -35,8 +35,9 @@ def beside(door: Door, variant: str) -> bytes:
 
 @lru_cache(maxsize=32)
 def alone(door: Door, variant: str) -> bytes:
-    """For a script of its own whose output somebody keeps (a unit, a job): it ends when the rules are there."""
-    return _text(_lines(door, variant))
+    """For a script of its own whose output somebody keeps (a unit, a job): it ends when the rules are there, and with
+    another status than 0 where one of them could not be made."""
+    return _text([*_lines(door, variant), '[ -z "$vmproxy_bad" ]'])
 
 
 def _text(lines: list[str]) -> bytes:
@@ -48,7 +49,7 @@ def _lines(door: Door, variant: str) -> list[str]:
     lines = [
         'echo "vmproxy: $(date)"',
         "# iptables before 1.6.0 knows -w without seconds, before 1.4.20 none; iptables-restore none before 1.6.2.",
-        "vmproxy_w=''; vmproxy_r=''",
+        "vmproxy_w=''; vmproxy_r=''; vmproxy_bad=''",
         "for vmproxy_n in '-w 5' -w; do",
         f"  {tool} $vmproxy_n -S FORWARD >/dev/null 2>&1 && vmproxy_w=$vmproxy_n && break",
         "done",
@@ -58,6 +59,7 @@ def _lines(door: Door, variant: str) -> list[str]:
         f'  [ "$vmproxy_n" -ge {_DOCKER_WAIT_SECONDS} ] && echo "vmproxy: Docker has made no rules yet" && break',
         "  vmproxy_n=$((vmproxy_n + 1)); sleep 1",
         "done",
+        'vmproxy_no() { vmproxy_bad=1; echo "vmproxy: failed: $1"; } # and on with the rest',
         "# Once, whatever there was; in FORWARD behind Docker's rules, before the first that stops everything.",
         "vmproxy_jump() { # program table chain words",
         "  vmproxy_tool=$1 vmproxy_table=$2 vmproxy_chain=$3; shift 3",
@@ -66,7 +68,8 @@ def _lines(door: Door, variant: str) -> list[str]:
         "  [ \"$vmproxy_chain\" != FORWARD ] || vmproxy_end=$($vmproxy_tool $vmproxy_w -S FORWARD | grep '^-A' |",
         "    grep -nE '^-A FORWARD -j (DROP|REJECT)' | head -n 1)",
         '  if [ -n "$vmproxy_end" ]; then $vmproxy_tool $vmproxy_w -I FORWARD "${vmproxy_end%%:*}" "$@"',
-        '  else $vmproxy_tool $vmproxy_w -t "$vmproxy_table" -A "$vmproxy_chain" "$@"; fi',
+        '  else $vmproxy_tool $vmproxy_w -t "$vmproxy_table" -A "$vmproxy_chain" "$@"; fi ||',
+        '    vmproxy_no "$vmproxy_tool, a jump in $vmproxy_chain of table $vmproxy_table"',
         "}",
     ]
     if door.bridge_address == ADDRESS_AT_BOOT:
@@ -84,7 +87,7 @@ def _lines(door: Door, variant: str) -> list[str]:
     for one, program, restorer in both:
         lines += _rules(one, program, restorer)
     lines += [
-        'echo "vmproxy: rules are in place"',
+        '[ -n "$vmproxy_bad" ] || echo "vmproxy: rules are in place"',
         "# Docker answers when it has written all its rules, some of them behind ours: then once more behind them.",
         f'while [ "$vmproxy_n" -lt {_DOCKER_WAIT_SECONDS} ] && ! docker version >/dev/null 2>&1; do',
         "  vmproxy_n=$((vmproxy_n + 1)); sleep 1",
@@ -103,8 +106,9 @@ def _rules(door: Door, tool: str, restore: str) -> list[str]:
     if door.bridge_address == ADDRESS_AT_BOOT:  # the here-document is sed's: a shell gives it to the command it follows
         own = f"sed \"s/{ADDRESS_AT_BOOT}/$vmproxy_address/\" <<'VMPROXY-END' | {restore} $vmproxy_r --noflush"
     lines = []
-    for text in boot_text(door).values():
-        lines += [own, *text.decode("ascii").splitlines(), "VMPROXY-END"]
+    for table, text in boot_text(door).items():
+        lines.append(f'{own} || vmproxy_no "{restore}, our chains of table {table}"')
+        lines += [*text.decode("ascii").splitlines(), "VMPROXY-END"]
     made = jumps(door)
     for table, chain in dict.fromkeys((table, chain) for table, chain, _words in made):
         here = [words for one, name, words in made if (one, name) == (table, chain)]
