@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from vmproxy import cacherun, hostfiles, hostproc
 from vmproxy.cache import units
@@ -97,9 +99,10 @@ def text(kind: Service, words: Sequence[str]) -> bytes:
 def install(kind: Service, directory: str, words: Sequence[str], *, environ: Mapping[str, str]) -> bool:
     """Write the file, have the service start now and at each log-in, and wait until the proxy answers.
 
-    Whether anything was changed. Raises UsageError where the manager is not installed, or others can read the file of
-    its secrets, Refused where it cannot be reached or another proxy runs on the directory, ForeignFile, RolledBack with
-    everything as it was.
+    Whether anything was changed. A proxy that somebody started there is his to end: its options that ``words`` do not
+    have are named, since it may have been ``apply --cache`` that chose them. Raises UsageError where the manager is not
+    installed, or others can read the file of its secrets, Refused where it cannot be reached or another proxy runs on
+    the directory, ForeignFile, RolledBack with everything as it was.
     """
     content = text(kind, words)
     _check_secrets(kind)
@@ -109,8 +112,8 @@ def install(kind: Service, directory: str, words: Sequence[str], *, environ: Map
     if before.content is not None and _without_count(before.content) == content and mine:
         return False
     _need(kind, environ)
-    if not mine and cacherun.running(directory) is not None:
-        raise Refused("a cache runs on that directory already", where=directory, hint="vmproxy cache stop, then again")
+    if not mine and (other := cacherun.running(directory)) is not None:
+        raise _runs_already(directory, words, other)
     made = _count(before.content) if before.content is not None else len(before.missing)
     counted = content + (b"# vmproxy made %d directories for it\n" % made if kind.name == "systemd" else b"")
     if kind.name == "launchd":
@@ -127,6 +130,17 @@ def install(kind: Service, directory: str, words: Sequence[str], *, environ: Map
             raise RolledBack(f"{error.what}; everything was put back", where=error.where, hint=hint) from None
         raise
     return True
+
+
+def _runs_already(directory: str, words: Sequence[str], status: Mapping[str, Any]) -> Refused:
+    """What to do where a proxy runs on the directory that is no service: two commands that end in one like it."""
+    said = {word.partition("=")[0].partition("-file")[0].partition("-keyring")[0] for word in words}
+    told = [printable(str(word)) for word in status.get("options", ())]  # one of an older version does not say
+    more = [word for word in told if word.partition("=")[0].partition("-file")[0] not in said]
+    with_them = f", with {shlex.join(more)}" if more else ""
+    hint = f"{shlex.join(('vmproxy', 'cache', 'stop', f'--dir={directory}'))} && "
+    hint += shlex.join(("vmproxy", "cache", "install", *words, *more))
+    return Refused(f"a cache runs on that directory already{with_them}", where=directory, hint=hint)
 
 
 def uninstall(kind: Service, *, environ: Mapping[str, str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import plistlib
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.cacheworld import free_port
+from tests.unit.test_cache_start import vmproxy
 from vmproxy import cacherun, cacheservice
 from vmproxy.cache import units
 from vmproxy.errors import ForeignFile, Refused, RolledBack, UsageError
@@ -169,6 +172,50 @@ def test_a_service_that_does_not_come_up_is_put_back(
         with pytest.raises(RolledBack, match="everything was put back"):
             cacheservice.install(kind, str(tmp_path / "d"), ["--dir=x"], environ=environ)
         assert not (tmp_path / "c").exists() and os.listdir(tmp_path / "home") == []
+
+
+def test_what_runs_there_is_named_with_its_options(tmp_path: Path) -> None:
+    """A proxy in the background, with options that ``apply --cache`` or somebody chose: exit 6, it goes on, and the
+    hint's two commands end in a service with the same ones, but for those that were said now."""
+    manager = Manager(tmp_path, "systemctl")
+    environ = dict(manager.environ())
+    port, where = free_port(), str(tmp_path / "the cache")
+    words = ("--dir", where, "--port", str(port), "--bind", "127.0.0.2", "--allow", "10.9.0.0/16", "--size", "2G")
+    install = ("cache", "install", "--dir", where, "--service", "systemd", "--size", "3G")
+    begun = vmproxy("cache", "start", *words)
+    assert begun.returncode == 0, begun.stderr
+    try:
+        done = vmproxy(*install, **environ)
+        error, hint = done.stderr.splitlines()
+        assert done.returncode == 6 and not os.path.exists(tmp_path / "c"), done
+        more = f"--bind=127.0.0.2 --port={port} --allow=10.9.0.0/16"
+        assert error == f"vmproxy: error: a cache runs on that directory already, with {more} ({where})"
+        first, _and, second = hint.removeprefix("hint: ").partition(" && ")
+        assert shlex.split(first) == ["vmproxy", "cache", "stop", f"--dir={where}"]
+        assert vmproxy("cache", "status", "--dir", where).stdout.startswith(f"running: 127.0.0.2:{port}")
+        ended = vmproxy(*shlex.split(first)[1:])
+    finally:
+        vmproxy("cache", "stop", "--dir", where)
+    assert ended.stdout == "ended\n"
+    printed = vmproxy(*shlex.split(second)[1:], "--service", "systemd", "--print").stdout
+    argv = command_of(printed.encode())
+    assert sorted(argv[argv.index("serve") + 1 :]) == sorted([f"--dir={where}", "--size=3G", *more.split()])
+
+
+@pytest.mark.parametrize("said", ["--upstream=http://h:1", "--upstream-file=/f", "--upstream-keyring"])
+@pytest.mark.parametrize("told", ["--upstream=http://g:2", "--upstream-file=FILE"])
+def test_of_two_upstreams_the_one_said_now_is_named(
+    tmp_path: Path, said: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However each is said; of a proxy of an older version, which does not tell its options, none is named."""
+    manager = Manager(tmp_path, "systemctl")
+    kind = cacheservice.service("systemd", environ=manager.environ())
+    for more in ({"options": [told, "--pip"]}, {}):
+        monkeypatch.setattr(cacherun, "running", lambda _directory, more=more: {"running": True, **more})
+        with pytest.raises(Refused, match="runs on that directory already") as caught:
+            cacheservice.install(kind, "/d", ["--dir=/d", said], environ=manager.environ())
+        pip = " --pip" if more else ""
+        assert caught.value.hint == f"vmproxy cache stop --dir=/d && vmproxy cache install --dir=/d {said}{pip}"
 
 
 def test_secrets_that_others_can_read_are_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from vmproxy.cache import squid
+from vmproxy.cache.run import make_settings
 from vmproxy.cli.cache import SERVE
 from vmproxy.cli.cachestart import words
 from vmproxy.cli.common import Run
@@ -70,3 +71,33 @@ def test_squid_has_no_variable_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "x")
     found = squid._environment()
     assert found["LAB_OTHER"] == "x" and not {"VMPROXY_UPSTREAM", "NOTIFY_SOCKET"} & set(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        ({}, 0),
+        ({"address": "192.168.56.1", "clients": ["192.168.56.0/24", "fd00::/8"], "port": 4000}, 4),
+        ({"size": "1.5T", "targets": ["10.20.0.0/16"], "ports": ["8443", "22"], "engine": "squid"}, 5),
+        ({"size": "1234567", "upstream": TYPED, "no_proxy": ["localhost", ".corp"], "pip_port": 5001}, 5),
+        ({"size": "3M", "pip_port": 5002}, 3),
+    ],
+)
+def test_the_options_of_a_running_proxy_make_its_like(
+    given: dict[str, Any], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ``cache status --json`` calls its options are those that are not the usual ones; said to ``serve`` they are
+    the very same settings."""
+    for name in os.environ:
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    settings, seen = make_settings("/d", **given), []
+    monkeypatch.setattr("vmproxy.cache.run.serve", lambda settings, **_more: seen.append(settings))
+    assert run(["cache", "serve", "--dir=/d", *settings.words()]) == 0
+    assert seen == [settings] and len(settings.words()) == count
+
+
+def test_no_credentials_are_among_the_options_of_a_running_proxy() -> None:
+    """An upstream that has any is named by the option that reads it from a file."""
+    secret = parse_proxy("http://me:geheim@env.example:3128")
+    assert make_settings("/d", upstream=secret).words() == ("--upstream-file=FILE",)

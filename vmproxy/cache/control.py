@@ -149,6 +149,7 @@ class Control:
                 "upstream": str(proxy.settings.upstream or ""),
                 "pid": os.getpid(),
                 "listen": f"{proxy.settings.address}:{proxy.settings.port}",
+                "options": proxy.settings.words(),
                 "seconds": round(time.time() - self._begun),
                 **({"pip": proxy.beside()} if proxy.beside else {}),
                 **await proxy.held(),

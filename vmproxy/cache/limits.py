@@ -12,6 +12,7 @@ Network = IPv4Network | IPv6Network
 DEFAULT_PORT = 8123
 DEFAULT_PIP_PORT = 5001
 DEFAULT_ADDRESS = "127.0.0.1"
+DEFAULT_ENGINE = "embedded"
 DEFAULT_SIZE_BYTES = 10 << 30
 
 
@@ -60,8 +61,34 @@ class CacheSettings:
     targets: tuple[Network, ...] = ()
     ports: frozenset[int] = frozenset()
     limits: Limits = field(default_factory=Limits)
-    engine: str = "embedded"
+    engine: str = DEFAULT_ENGINE
     upstream: ProxyURL | None = None
     no_proxy: tuple[str, ...] = ()
     pip_port: int = 0
     """Where the cache for pip listens, at the same address; 0 for none."""
+
+    def words(self) -> tuple[str, ...]:
+        """The options of ``cache serve`` that make these settings, but for the directory: those that are not the usual
+        ones. No secret: an upstream with credentials is named by the option that reads it from a file."""
+        found = [f"--bind={self.address}"] if self.address != DEFAULT_ADDRESS else []
+        found += [f"--port={self.port}"] if self.port != DEFAULT_PORT else []
+        found += [f"--size={_size(self.size)}"] if self.size != DEFAULT_SIZE_BYTES else []
+        found += [f"--allow={network}" for network in self.clients]
+        found += [f"--allow-target={network}" for network in self.targets]
+        found += [f"--connect-port={port}" for port in sorted(self.ports)]
+        found += [f"--engine={self.engine}"] if self.engine != DEFAULT_ENGINE else []
+        if self.upstream is not None:
+            secret = self.upstream.has_credentials
+            found.append("--upstream-file=FILE" if secret else f"--upstream={self.upstream}")
+            found += [f"--no-proxy={entry}" for entry in self.no_proxy]
+        found += ["--pip"] if self.pip_port else []
+        found += [f"--pip-port={self.pip_port}"] if self.pip_port not in (0, DEFAULT_PIP_PORT) else []
+        return tuple(found)
+
+
+def _size(size: int) -> str:
+    """A size as ``--size`` reads it, exactly."""
+    for bits, unit in ((40, "T"), (30, "G"), (20, "M"), (10, "K")):
+        if not size % (1 << bits):
+            return f"{size >> bits}{unit}"
+    return str(size)
