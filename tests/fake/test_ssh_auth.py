@@ -216,9 +216,9 @@ def test_stuck_agent_does_not_stop_us(
     """An agent that takes the connection and says nothing is given up."""
     import socket
 
-    from vmproxy.transports import _auth
+    from vmproxy.transports import _agent
 
-    monkeypatch.setattr(_auth, "_AGENT_SECONDS", 0.3)
+    monkeypatch.setattr(_agent, "_SECONDS", 0.3)
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(str(tmp_path / "deaf"))
         deaf.listen(1)

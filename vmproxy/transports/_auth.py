@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vmproxy.errors import NotPermitted, Unreachable
 from vmproxy.model import printable
-from vmproxy.transports import SshOptions
+from vmproxy.transports import SshOptions, _agent
 from vmproxy.transports._keyfiles import FILE_LIMIT_BYTES, BadKeyError, NeedsPassphraseError, load_key, public_blob
+from vmproxy.transports._known_hosts import fingerprint
 from vmproxy.transports._tcp import place
+from vmproxy.transports._touch import Reminder
 from vmproxy.values import dataclass
 
 if TYPE_CHECKING:
     import paramiko
 
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+_SECURITY_KEYS = ("id_ed25519_sk", "id_ecdsa_sk")
 _AGENT_KEYS = 4  # sshd's MaxAuthTries is 6
-_AGENT_SECONDS = 20.0
 _ASKED = 3
+_SPARE_SECONDS = 10.0
 SECONDS = 30.0
 
 
@@ -63,8 +66,8 @@ class Login:
         self._seen: set[bytes] = set()
         self._sent = 0
         self._rsa_refused = False
-        self._agent_client: paramiko.Agent | None = None
-        self._agent_keys: tuple[paramiko.AgentKey, ...] | None = None
+        self._held: _agent.Keys | None = None
+        self._touched = False
 
     def run(self) -> None:
         """Log in. Raises NotPermitted with the methods tried, Unreachable where the connection ended."""
@@ -72,32 +75,50 @@ class Login:
             if not self._by_key() and not self._by_password():
                 raise NotPermitted(self._story(), where=self._endpoint.place, hint=self._hint())
         finally:
-            if self._agent_client is not None:
-                self._agent_client.close()
+            if self._held is not None:
+                self._held.close()
 
     def _by_key(self) -> bool:
         for label, key in self._keys():
-            if self._attempt(label, partial(self._transport.auth_publickey, self._endpoint.user, key)):
-                return True
+            with self._patience(key) as seconds:
+                if self._attempt(label, partial(self._transport.auth_publickey, self._endpoint.user, key), seconds):
+                    return True
             self._rsa_refused |= "rsa" in key.get_name()
         return False
+
+    @contextlib.contextmanager
+    def _patience(self, key: paramiko.PKey) -> Iterator[float]:
+        """How long this key may take: a security key waits for a touch, which the person is told."""
+        seconds = SECONDS
+        if self._held is not None and any(key is held for held in self._held.all):
+            seconds = max(seconds, self._held.allow_seconds(key) + _SPARE_SECONDS)
+        self._transport.auth_timeout = seconds
+        self._touched = _agent.wants_touch(key)
+        with Reminder(_described(key), self._options.notify) if self._touched else contextlib.nullcontext():
+            yield seconds
 
     # keys
 
     def _keys(self) -> Iterator[tuple[str, paramiko.PKey]]:
-        """Keys in the order to try, loaded one at a time: those named, the agent's, the usual files."""
+        """Keys in the order to try, loaded one at a time: those named, the agent's, the usual files; security keys of
+        the agent's, which somebody has to touch, come after all others."""
         for name in self._endpoint.identities:
             yield from self._key_file(name)
         if self._endpoint.only_identities:
             return
-        for key in self._agent()[:_AGENT_KEYS]:
-            if self._is_new(key):
-                yield f"agent's {printable(key.get_name(), limit=40)}", key
+        held = sorted(self._agent(), key=_agent.wants_touch)[:_AGENT_KEYS]
+        yield from self._from_agent(key for key in held if not _agent.wants_touch(key))
         if not self._endpoint.identities:
-            for name in _DEFAULT_KEYS:
+            for name in (*_DEFAULT_KEYS, *_SECURITY_KEYS):
                 path = Path("~/.ssh").expanduser() / name
                 if path.is_file():
                     yield from self._key_file(str(path))
+        yield from self._from_agent(key for key in held if _agent.wants_touch(key))
+
+    def _from_agent(self, keys: Iterable[paramiko.AgentKey]) -> Iterator[tuple[str, paramiko.PKey]]:
+        for key in keys:
+            if self._is_new(key):
+                yield f"agent's {printable(key.get_name(), limit=40)}", key
 
     def _key_file(self, name: str) -> Iterator[tuple[str, paramiko.PKey]]:
         path = Path(name).expanduser()
@@ -114,20 +135,24 @@ class Login:
             yield from self._encrypted(path, label)
             return
         except BadKeyError as error:
-            self._tried.append(f"{label} ({error})")
+            if not (yield from self._copy_in_agent(path, label)):
+                self._tried.append(f"{label} ({error})")
             return
         if self._is_new(key):
             yield label, key
 
+    def _copy_in_agent(self, path: Path, label: str) -> Generator[tuple[str, paramiko.PKey], None, bool]:
+        """The agent's copy of a key that cannot be loaded; whether there is one that was not tried before."""
+        public = b"" if self._endpoint.only_identities else public_blob(path)
+        for held in self._agent() if public else ():
+            if held.asbytes() == public and self._is_new(held):
+                yield label, held
+                return True
+        return False
+
     def _encrypted(self, path: Path, label: str) -> Iterator[tuple[str, paramiko.PKey]]:
         """The agent's copy of an encrypted key where it has one; else the passphrase is needed."""
-        public = public_blob(path)
-        if not self._endpoint.only_identities:
-            for held in self._agent():
-                if public and held.asbytes() == public and self._is_new(held):
-                    yield label, held
-                    return
-        if public in self._seen:
+        if (yield from self._copy_in_agent(path, label)) or public_blob(path) in self._seen:
             return
         outcome = "needs a passphrase"
         for passphrase in self._passphrases(path):
@@ -153,15 +178,10 @@ class Login:
             yield answer
 
     def _agent(self) -> tuple[paramiko.AgentKey, ...]:
-        """The agent's keys, () where there is none or it does not answer. It is never forwarded."""
-        if self._agent_keys is None:
-            import paramiko
-
-            self._agent_keys = ()
-            with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
-                self._agent_client = _open_agent()
-                self._agent_keys = self._agent_client.get_keys()
-        return self._agent_keys
+        """The agent's keys, asked for once."""
+        if self._held is None:
+            self._held = _agent.Keys()
+        return self._held.all
 
     def _is_new(self, key: paramiko.PKey) -> bool:
         blob = key.asbytes()
@@ -195,12 +215,12 @@ class Login:
 
     # one attempt
 
-    def _attempt(self, label: str, send: Callable[[], list[str]]) -> bool:
+    def _attempt(self, label: str, send: Callable[[], list[str]], seconds: float = SECONDS) -> bool:
         """Whether we are in now. A partial success (a second factor is wanted) goes on with the next method."""
         import paramiko
 
         outcome = "refused"
-        with self._guard(SECONDS) as guard:
+        with self._guard(seconds) as guard:
             try:
                 more = send()
                 if not more and self._transport.is_authenticated():
@@ -211,7 +231,7 @@ class Login:
                 self._allowed = tuple(error.allowed_types)
                 outcome = "not taken"
             except (paramiko.SSHException, OSError, EOFError, ValueError):
-                pass
+                outcome = self._unsigned or outcome
         if label:
             self._sent += 1
             self._tried.append(f"{label} ({outcome})")
@@ -220,6 +240,8 @@ class Login:
         return False
 
     def _ended(self, *, timed_out: bool) -> None:
+        if self._unsigned:
+            raise NotPermitted(self._story(), where=self._endpoint.place, hint=self._hint())
         if timed_out:
             raise Unreachable(f"no answer to a log-in within {SECONDS:g} s", where=self._endpoint.place)
         if self._sent:
@@ -227,6 +249,11 @@ class Login:
                 f"the VM ended the connection; {self._story()}", where=self._endpoint.place, hint=self._hint()
             )
         raise Unreachable("the VM ended the connection during log-in", where=self._endpoint.place)
+
+    @property
+    def _unsigned(self) -> str:
+        """Why the agent has not signed with the last of its keys, "" where it has."""
+        return self._held.trouble if self._held is not None else ""
 
     def _story(self) -> str:
         tried = ", ".join(self._tried) or "nothing to try"
@@ -236,11 +263,20 @@ class Login:
     def _hint(self) -> str:
         if self._rsa_refused and _knows_only_sha1(self._transport.remote_version):
             return "this ssh server knows RSA keys with SHA-1 only: an ecdsa key, or --ssh openssh"
+        if self._unsigned and self._touched:
+            return "is the security key plugged in, and was it touched? ssh-add -L lists what the agent holds"
+        if self._unsigned:
+            return "ssh-add -L lists what the agent holds; -i FILE names another key"
         if any("not supported" in line for line in self._tried):
             return "--ssh openssh takes every kind of key that this host's ssh does"
         if any("passphrase" in line for line in self._tried):
             return "VMPROXY_SSH_PASSPHRASE, ssh-add, or a terminal to ask on"
         return "-i FILE names the key; VMPROXY_SSH_PASSWORD holds a password"
+
+
+def _described(key: paramiko.PKey) -> str:
+    """A key of the agent's as ssh names it: kind and fingerprint."""
+    return f"{key.get_name()} {fingerprint(key.asbytes())}"
 
 
 def _knows_only_sha1(version: str) -> bool:
@@ -250,20 +286,3 @@ def _knows_only_sha1(version: str) -> bool:
     if match := re.match(r"SSH-[\d.]+-dropbear_(\d+)\.(\d+)", version):
         return (int(match[1]), int(match[2])) < (2020, 79)
     return False
-
-
-def _open_agent() -> paramiko.Agent:
-    """paramiko's agent client with a time limit on its socket: a stuck agent must not stop us."""
-    import paramiko
-
-    class Bounded(paramiko.Agent):
-        def _connect(self, conn: Any) -> None:
-            if hasattr(conn, "settimeout"):
-                conn.settimeout(_AGENT_SECONDS)
-            try:
-                super()._connect(conn)  # type: ignore[misc]
-            except BaseException:
-                conn.close()
-                raise
-
-    return Bounded()

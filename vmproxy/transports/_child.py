@@ -114,6 +114,9 @@ class ChildChannel:
     def _check_end(self, seconds: float) -> None:
         """Raise LostContact where the end of the output is a loss; a child's own end never is."""
 
+    def _idle(self) -> None:
+        """Called while nothing comes, every quarter of a second."""
+
     def _check_open(self) -> None:
         if self._closed:
             raise LostContact("the command was let go", where=self._where)
@@ -138,6 +141,7 @@ class ChildChannel:
                 raise
             if ready or (sending and self._stdin.closed):
                 break
+            self._idle()
         with self._lock:
             self._check_open()
             for key, _events in ready:

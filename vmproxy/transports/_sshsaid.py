@@ -19,7 +19,24 @@ _NOISE = re.compile(
 )
 TOO_OLD = "this ssh is too old: OpenSSH 7.6 is needed"
 """The oldest with RemoteCommand and ``StrictHostKeyChecking=accept-new``; ``-G`` came with 6.8."""
+_PRESENCE = 0x01  # SSH_SK_USER_PRESENCE_REQD of sk-api.h
 _OLD = frozenset({"ssh-rsa", "ssh-dss", "ssh-rsa-cert-v01@openssh.com", "ssh-dss-cert-v01@openssh.com"})
+
+
+def awaited_key(log: str) -> str:
+    """The security key whose signature ssh waits for as its log ends, as ``ECDSA-SK SHA256:…``; "" where it waits for
+    none, or for one that wants no touch.
+
+    ssh itself asks for the touch on a terminal, or by a window, and never with BatchMode on a terminal (readpass.c).
+    """
+    accepted = [*re.finditer(r"^debug1: Server accepts key: .*?(\S+) (SHA256:\S+)(.*)$", log, re.MULTILINE)]
+    if not accepted or " authenticator" not in accepted[-1][3]:
+        return ""
+    after = log[accepted[-1].end() :]
+    if re.search(r"^(?:Authenticated|sign_and_send|debug1: (?:Authenti|Next|Offering|Trying))", after, re.MULTILINE):
+        return ""
+    asked = re.search(r"^debug1: sshsk_sign: provider .* flags 0x([0-9a-f]+)", after, re.MULTILINE)
+    return "" if asked and not int(asked[1], 16) & _PRESENCE else f"{accepted[-1][1]} {accepted[-1][2]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +162,8 @@ class Said:
         hint = "-i FILE names the key; ssh-add, or a terminal to ask on, for a passphrase or a password"
         if self._on_the_way:
             tried, hint = "by this jump host", "its key is what ssh_config says for it, or the agent has it"
+        elif re.search(r"signing failed for \S+-SK", self.log):
+            hint = "is the security key plugged in, and was it touched? ssh_config's SecurityKeyProvider is its library"
         elif self.password:
             hint = "without --ssh openssh: the usual password of such a VM is tried then"
         elif self.needs_sha1:
@@ -211,15 +230,21 @@ class Said:
     def _tried(self) -> list[str]:
         """Each key with what came of it, and what ssh says of key files."""
         out: list[str] = []
+        unsigned = {key: printable(why, limit=60) for key, why in self._unsigned()}
         for found in re.finditer(r"^debug1: Offering public key: (.+?) (\S+) SHA256:\S+(.*)$", self.log, re.MULTILINE):
             agent = "agent's " if " agent" in found[3] and not found[1].startswith("/") else "key "
-            label = f"{agent}{printable(found[1], limit=120)} (refused)"
+            label = f"{agent}{printable(found[1], limit=120)} ({unsigned.get(found[1], 'refused')})"
             out += [label] if label not in out else []
         for found in re.finditer(r'^Load key "(.+?)": (.+?)\r?$', self.log, re.MULTILINE):
             out.append(f"key {printable(found[1], limit=120)} ({printable(found[2], limit=60)})")
         if "no mutual signature" in self.log:
             out.append("RSA key (no common signature)")
         return out[:8]
+
+    def _unsigned(self) -> list[tuple[str, str]]:
+        """Keys that would have been taken, and why there was no signature."""
+        words = r'^sign_and_send_pubkey: signing failed for \S+ "(.+?)"(?: from agent)?: (.+?)\r?$'
+        return re.findall(words, self.log, re.MULTILINE)
 
     def _last(self) -> str:
         """The last line that is no detail, printable."""

@@ -23,13 +23,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vmproxy.errors import LostContact, NotPermitted, Unreachable, UsageError
-from vmproxy.hostproc import clean_environment
 from vmproxy.model import Target, printable
 from vmproxy.transports import SshOptions, _known_hosts
-from vmproxy.transports._child import ChildChannel
 from vmproxy.transports._jump import check_name
+from vmproxy.transports._sshprocess import END_SECONDS, SshProcess, popen
 from vmproxy.transports._sshprogram import Way, control_socket, options_of_run, usual_algorithms, way
-from vmproxy.transports._sshsaid import Said
+from vmproxy.transports._sshsaid import Said, awaited_key
+from vmproxy.transports._touch import Touch
 
 _HOLD = "echo vmproxy-in; exec cat >/dev/null"  # the same in sh, csh and fish
 _HELD = b"vmproxy-in\n"
@@ -39,7 +39,6 @@ _LOG_IN_SECONDS = 30.0
 _PERSON_SECONDS = 300.0
 _LOG_LIMIT_BYTES = 256 << 10
 _SETTLE_SECONDS = 1.0
-_END_SECONDS = 3.0
 _FLUSH_SECONDS = 0.02  # for what ssh has not yet read of our pipe
 _SOCKET_ROOM = 60  # a unix socket's path ends at 104 or 108 bytes, and ssh adds 17 of its own
 _PASSING_BY = "trap '' INT QUIT HUP; exec \"$@\""
@@ -156,7 +155,7 @@ class _Opening:
     def __init__(self, found: Way, options: SshOptions, pin: str, directory: _Directory) -> None:
         self._way, self._options, self._pin, self._directory = found, options, pin, directory
 
-    def master(self) -> _Process:
+    def master(self) -> SshProcess:
         """The process that is the connection. Raises Unreachable, Untrusted, NotPermitted."""
         opened = self._try(batch=True)
         old: tuple[str, ...] = ()
@@ -181,7 +180,7 @@ class _Opening:
             return _OLD_PINNED if opened.shows_sha1 else ()
         return _OLD_HOST_KEY
 
-    def _try(self, *, batch: bool, old: tuple[str, ...] = ()) -> _Process | Said:
+    def _try(self, *, batch: bool, old: tuple[str, ...] = ()) -> SshProcess | Said:
         """The process once the VM has answered its command, or what ssh said when it ended before."""
         log = self._directory.log()
         argv = [
@@ -193,7 +192,8 @@ class _Opening:
             *("-o", f"ControlPath={control_socket(self._directory.path('s'))}"),
             *(*self._way.words, "-T", "--", self._way.host, _HOLD),
         ]
-        process = _Process(_popen(argv, own_session=batch), _NOISE_LIMIT_BYTES, where=self._way.place.text)
+        touch = Touch(lambda: awaited_key(_read(log)), self._options.notify)
+        process = SshProcess(popen(argv, own_session=batch), _NOISE_LIMIT_BYTES, where=self._way.place.text, idle=touch)
         limit = _LOG_IN_SECONDS + (1 + len(self._way.hops)) * self._options.connect_timeout_seconds
         limit = limit if batch else _PERSON_SECONDS
         try:
@@ -201,12 +201,14 @@ class _Opening:
             if process.hears(_HELD, limit):
                 return process
         except LostContact:
+            where = self._way.place.text
+            missed = touch.missed(limit, where)
             process.close(0.0)
-            raise Unreachable(f"no log-in within {limit:g} s", where=self._way.place.text) from None
+            raise missed or Unreachable(f"no log-in within {limit:g} s", where=where) from None
         except BaseException:
             process.close(0.0)
             raise
-        process.close(_END_SECONDS)
+        process.close(END_SECONDS)
         text = _read(log)
         if "Entering interactive session" in text or "exec request failed" in text:
             raise NotPermitted(
@@ -237,7 +239,7 @@ class OpensshConnection:
     """
 
     def __init__(
-        self, found: Way, options: SshOptions, directory: _Directory, path: str, master: _Process | None
+        self, found: Way, options: SshOptions, directory: _Directory, path: str, master: SshProcess | None
     ) -> None:
         self.place = found.place.text
         self._way, self._options, self._directory, self._socket = found, options, directory, path
@@ -271,7 +273,7 @@ class OpensshConnection:
             *("-o", "ControlMaster=no", "-o", f"ControlPath={control_socket(self._socket)}"),
             *("-o", "LogLevel=INFO", "-E", log, "-T", "--", self._way.host, command),
         ]
-        process = _popen(argv, own_session=True)
+        process = popen(argv, own_session=True)
         channel = OpensshChannel(process, self._options.output_limit_bytes, self, log)
         self._channels.append(channel)
         if self._closed.is_set():  # by another thread, which may not have seen this one
@@ -294,7 +296,7 @@ class OpensshConnection:
         end of its input does not need us. From whatever thread; safe to call twice."""
         self._closed.set()
         deadline = time.monotonic() + _FLUSH_SECONDS
-        running: list[_Process] = [*self._channels, *([self._master] if self._master else [])]
+        running: list[SshProcess] = [*self._channels, *([self._master] if self._master else [])]
         for process in running:
             process.let_go()
         for process in running:
@@ -310,52 +312,7 @@ class OpensshConnection:
         self._channels = [channel for channel in self._channels if not channel.over]
 
 
-class _Process(ChildChannel):
-    """One ssh process. ssh ends by itself once its input and the VM's command have ended."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether the process has ended."""
-        return self._process.poll() is not None
-
-    @property
-    def ending(self) -> bool:
-        """Whether its output has ended, or was given up, and the process has not."""
-        return (self._ended or self._stdout.closed) and not self.ended
-
-    @property
-    def over(self) -> bool:
-        """Whether it has ended and nobody reads it any more."""
-        return self._stdout.closed and self.ended
-
-    def hears(self, line: bytes, seconds: float) -> bool:
-        """Whether that line came on stdout; False where the process ends before. Raises LostContact."""
-        deadline = time.monotonic() + seconds
-        heard = b""
-        while piece := self.receive(timeout_seconds=max(0.0, deadline - time.monotonic())):
-            heard += piece
-            if line in heard:
-                return True
-        return False
-
-    def let_go(self) -> None:
-        """Close the three pipes, so that the process can end."""
-        self._close_pipes()
-
-    def close(self, seconds: float = _END_SECONDS) -> None:
-        """Let go, wait that long, and end it if it has not. Safe to call twice."""
-        self.let_go()
-        for end in (self._process.terminate, self._process.kill):
-            try:
-                self._process.wait(seconds)
-                return
-            except subprocess.TimeoutExpired:
-                end()
-                seconds = 2.0
-        self._process.wait()
-
-
-class OpensshChannel(_Process):
+class OpensshChannel(SshProcess):
     """One command; implements :class:`vmproxy.transports.Channel`. A signal in the VM is a status of 255."""
 
     def __init__(self, process: subprocess.Popen[bytes], limit: int, connection: OpensshConnection, log: str) -> None:
@@ -383,21 +340,6 @@ class OpensshChannel(_Process):
             )
         if not self._connection.lives(0.5):
             raise LostContact("the connection ended in the middle of a command", where=self._where)
-
-
-def _popen(argv: list[str], *, own_session: bool) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(  # noqa: S603 - argv, never a shell
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env=clean_environment(os.environ),
-            start_new_session=own_session,
-        )
-    except OSError as error:
-        raise UsageError(f"ssh cannot be started: {error.strerror}", where=argv[0]) from error
 
 
 def _listens(path: str) -> bool:

@@ -1,0 +1,87 @@
+"""The keys of ssh-agent, for paramiko: with time limits, and an end to a key that is not signed with.
+
+paramiko signs in the thread of its transport, and before it knows whether the server would take that key: an agent
+that does not sign ends the connection. Its security keys (``sk-…``) want to be touched by a person, so they are the
+last to try.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    import paramiko
+
+_SECONDS = 20.0
+TOUCH_SECONDS = 60.0
+"""For a person to touch a security key; most of them give up by themselves after 30."""
+_FAILURE = 5  # SSH_AGENT_FAILURE
+
+
+class Keys:
+    """What the agent holds; ``all`` is () where there is none or it does not answer. It is never forwarded."""
+
+    def __init__(self) -> None:
+        import paramiko
+
+        self.all: tuple[paramiko.AgentKey, ...] = ()
+        self._client: Any = None
+        try:
+            self._client = _open()
+            self.all = tuple(self._client.get_keys())
+        except (paramiko.SSHException, OSError, EOFError):
+            pass
+
+    @property
+    def trouble(self) -> str:
+        """Why the last signature was not given, "" where it was."""
+        return cast(str, self._client.trouble) if self._client is not None else ""
+
+    def allow_seconds(self, key: paramiko.PKey) -> float:
+        """How long the agent may take to sign with that key, from now on."""
+        seconds = TOUCH_SECONDS if wants_touch(key) else _SECONDS
+        if self._client is not None:
+            self._client.patience(seconds)
+        return seconds
+
+    def close(self) -> None:
+        """Let the agent go."""
+        if self._client is not None:
+            self._client.close()
+
+
+def wants_touch(key: paramiko.PKey) -> bool:
+    """Whether that is a security key, which nothing but the agent and ssh can sign with."""
+    return key.get_name().startswith("sk-")
+
+
+def _open() -> Any:
+    """paramiko's client with a time limit on its socket: a stuck agent must not stop us."""
+    import paramiko
+
+    class Bounded(paramiko.Agent):
+        trouble = ""
+
+        def _connect(self, conn: Any) -> None:
+            self._socket = conn
+            self.patience(_SECONDS)
+            try:
+                super()._connect(conn)  # type: ignore[misc]
+            except BaseException:
+                conn.close()
+                raise
+
+        def patience(self, seconds: float) -> None:
+            if hasattr(self._socket, "settimeout"):
+                self._socket.settimeout(seconds)
+
+        def _send_message(self, msg: Any) -> Any:
+            self.trouble = "the agent does not answer"
+            try:
+                kind, answer = super()._send_message(msg)  # type: ignore[misc]
+            except OSError as error:  # of one word, it would be an uncaught exception of paramiko's thread
+                raise paramiko.SSHException(self.trouble) from error
+            self.trouble = "the agent does not sign with it" if kind == _FAILURE else ""
+            return kind, answer
+
+    return Bounded()
