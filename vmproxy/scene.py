@@ -88,6 +88,20 @@ def docker_ready(facts: Facts) -> bool:
     return any(rules.holds_docker(rules.parse_save(dump)) for dump in facts.dumps.values())
 
 
+def coming(scene: Scene) -> bool:
+    """Whether rules are missing that the VM makes by itself when it boots: its boot script is as wished, and may still
+    be at work."""
+    if not scene.facts.live or scene.seen is None:
+        return False
+    try:
+        desired = planning.desire(scene.facts, scene.guest, scene.wish, scene.variant)
+        made = planning.diff(scene.facts, scene.guest, desired, scene.variant, force=True)
+    except VmproxyError:
+        return False  # who asks further is told that
+    own = any(change.before.path in scene.guest.FILES for change in made.files)
+    return desired.door is not None and made.rules is not None and not own
+
+
 def question(scene: Scene) -> Question:
     """Where to ask in this VM; only the legs that can be asked. Raises NoGateway, Refused."""
     seen = planning.view(scene.facts, scene.wish, scene.variant)

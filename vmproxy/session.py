@@ -173,6 +173,15 @@ class Session:
             scene = read(self.observe(again), self.settings)
         return scene
 
+    def booted(self, *, with_tools: bool = True) -> Scene:
+        """The same, and then as many as ``--wait`` allows until the VM has made the rules that it makes at boot."""
+        from vmproxy.scene import coming
+
+        scene = self.scene(with_tools=with_tools)
+        while time.monotonic() < self._deadline and coming(scene) and self._pause():
+            scene = self.scene(with_tools=with_tools)
+        return scene
+
     def _know(self, names: set[str]) -> None:
         """From now on the files of these tools are looked at as well. Raises Refused."""
         if names <= set(self._tools):

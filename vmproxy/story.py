@@ -263,7 +263,7 @@ class Story:
 
     def status(self) -> Report:
         """See :func:`vmproxy.converge.status`."""
-        scene = self._session.scene(wait_for_docker=False)
+        scene = self._session.booted()
         desired = planning.desire(scene.facts, scene.guest, scene.wish, scene.variant)
         made = self._plan(scene, desired)
         found = [*made.drift, *planning.overridden(scene.facts, scene.guest, desired)]
@@ -294,7 +294,7 @@ class Story:
 
     def verify(self) -> Report:
         """See :func:`vmproxy.converge.verify`."""
-        scene = self._session.scene(wait_for_docker=False, with_tools=False)
+        scene = self._session.booted(with_tools=False)
         put = question(scene)
         self._tell("asking the proxy from each vantage point")
         findings = tuple(replace(f, ok=judged(f, scene)) for f in self._session.machine.prove(put))

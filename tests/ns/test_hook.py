@@ -13,8 +13,22 @@ import pytest
 from tests.lab.nsvm import NamespaceVM
 from tests.ns.conftest import HostProxy
 from tests.ns.endings import Base, unchanged
-from tests.ns.story import PROFILE, ROOT, Ran, Vmproxy, daemon_environment, dump, files, ours, settled, shim, stop
+from tests.ns.story import (
+    BOOTLOCAL,
+    PROFILE,
+    ROOT,
+    Ran,
+    Vmproxy,
+    daemon_environment,
+    dump,
+    files,
+    ours,
+    settled,
+    shim,
+    stop,
+)
 from vmproxy import converge
+from vmproxy.model import Event
 
 
 class Hook:
@@ -107,9 +121,40 @@ def test_at_each_later_start_it_is_a_no_op(slow: NamespaceVM, tmp_path: Path, ho
     slow.boot()
     silent(Hook(vmproxy, "--wait", "60", "--no-verify").ended())
     slow.restart_boot()
+    ran = vmproxy.status("--wait", "60")  # until Docker is up, and the boot script has made the rules
+    assert ran.code == 0 and "in sync" in ran.all, ran
     settled(slow)
     with unchanged(slow):
         silent(Hook(vmproxy).ended())
+
+
+def test_status_waits_for_the_boot_script_and_for_nothing_else(base: Base, vmproxy: Vmproxy) -> None:
+    """Rules that the VM makes by itself are waited for as long as --wait allows; a file that differs, and rules whose
+    boot script does, come by nothing: that is said at once, whatever --wait allows."""
+    wait = {"wait_seconds": 3600.0}
+    report = vmproxy.tell(converge.status, **wait)
+    assert report.message == "not applied"
+    assert vmproxy.tell(converge.apply, check=False, verify=False).ok
+    base.machine.run("iptables -w -F VMPROXY-FORWARD && iptables -w -t nat -F VMPROXY-PREROUTING")
+    assert vmproxy.tell(converge.status).exit == 1
+    looks = 0
+
+    def boot(event: Event) -> None:
+        nonlocal looks
+        looks += event.text == "looking"
+        if event.text == "looking" and looks == 2:
+            base.machine.run(["sh", BOOTLOCAL])
+
+    report = converge.status(vmproxy.target, vmproxy.settings(**wait), progress=boot)
+    assert report.message == "in sync" and looks >= 2
+    settled(base.machine)
+    for path, words in ((BOOTLOCAL, b"rules are in place"), (PROFILE, b"export HTTPS_PROXY=")):
+        content = base.machine.path(path).read_bytes()
+        base.machine.run("iptables -w -F VMPROXY-FORWARD")
+        base.machine.path(path).write_bytes(content.replace(words, b"#"))
+        report = vmproxy.tell(converge.status, **wait)
+        assert report.exit == 1 and any(path in found.subject for found in report.findings), report
+        base.machine.path(path).write_bytes(content)
 
 
 def test_the_no_op_is_one_look(base: Base, vmproxy: Vmproxy) -> None:
