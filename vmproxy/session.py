@@ -11,7 +11,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vmproxy import guests, machines, targets, tools, transports
-from vmproxy.errors import Interrupted, LostContact, Refused, RolledBack, Unreachable, Untrusted, UsageError
+from vmproxy.errors import (
+    Interrupted,
+    LostContact,
+    NotPermitted,
+    Refused,
+    RolledBack,
+    Unreachable,
+    Untrusted,
+    UsageError,
+)
 from vmproxy.machines import Judge, Look, Machine, Outcome, Terms, Verdict
 from vmproxy.model import Desired, Facts, Plan, Settings, Target, printable
 from vmproxy.stopping import Stop
@@ -262,6 +271,7 @@ class Session:
             reached=self._stop.turns.reached,
             secrets=_secrets_of_this_process(),
             meanwhile=self.look_for_all,  # its guests are imported with it
+            stoppable=self._stop.calling,
         )
         _check_options(target, settings)
         by_program = target.transport == "ssh" and settings.ssh == "openssh"
@@ -285,6 +295,9 @@ class Session:
                 self._stop.check()  # the signal came meanwhile: that is what ended it, whatever the VM would have done
                 if not self._pause():
                     raise
+            except NotPermitted:
+                self._stop.check()  # what was cut off in the middle is taken for a no
+                raise
 
     def _pause(self) -> bool:
         """Wait a little if ``--wait`` allows it."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vmproxy import converge, session
-from vmproxy.errors import Interrupted, LostContact, NotPermitted
+from vmproxy.errors import Interrupted, LostContact, NotPermitted, Unreachable, Untrusted, VmproxyError
 from vmproxy.machines import Look, Outcome, Terms
 from vmproxy.model import Plan, Settings, Target
 from vmproxy.stopping import Stop
@@ -155,3 +155,23 @@ def test_f28_a_session_whose_begin_fails_is_forgotten(machine: Machine, monkeypa
         converge.status("ssh://u@192.0.2.1", Settings(), stop=stop)
     stop.set(2)
     assert machine.told == ["close"]
+
+
+@pytest.mark.parametrize("kind", [NotPermitted, Unreachable, LostContact, Untrusted])
+def test_f28_a_log_in_that_is_cut_off_is_the_signals(kind: type[VmproxyError], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends a log-in at a signal looks like a VM that says no, or nothing at all: it is 128 + n. That somebody else
+    has taken the VM's place is said all the same."""
+    stop = Stop()
+
+    def connect(_target: Target, *, options: SshOptions, first: str) -> None:
+        cut = threading.Event()
+        with options.stoppable(cut.set):
+            stop.set(2)
+            assert cut.wait(SECONDS)
+            raise kind("not let in")
+
+    loaded = SimpleNamespace(connect=connect, open=None, first_command=lambda **_: "")
+    monkeypatch.setattr("vmproxy.transports.load", lambda _name: loaded)
+    monkeypatch.setattr("vmproxy.machines.load", lambda _name: loaded)
+    with pytest.raises(kind if kind is Untrusted else Interrupted):
+        opened(stop)

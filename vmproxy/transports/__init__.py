@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import field
 from typing import Protocol, cast
 
@@ -47,6 +48,11 @@ def _nothing() -> None:
     """What is to be done while the server works, where nothing is."""
 
 
+def _never(_call: Callable[[], None]) -> AbstractContextManager[None]:
+    """The context of somebody whom nothing stops but an exception."""
+    return nullcontext()
+
+
 @dataclass(frozen=True, kw_only=True)
 class SshOptions:
     """How to get in, as the user said it; "" and () mean "not said". Each transport takes what concerns it.
@@ -58,6 +64,8 @@ class SshOptions:
     question must not outlive a signal. ``notify`` takes one printable line at a time; ``reached`` is told how long a
     round trip to the VM takes, as soon as that is known, None where it cannot be told;
     ``meanwhile`` may be called while the server works at the log-in, and must not wait for anything.
+    ``stoppable(call)`` is a context in which ``call`` may come from another thread, at a signal: what the caller waits
+    for there is to end then, in whatever error. It raises Interrupted where the signal came before.
     ``output_limit_bytes`` bounds what one command may say on stdout, whatever the caller bounds.
     """
 
@@ -76,6 +84,7 @@ class SshOptions:
     notify: Callable[[str], None] = field(default=_keep_quiet, repr=False)
     reached: Callable[[float | None], None] = field(default=_know_nothing, repr=False)
     meanwhile: Callable[[], object] = field(default=_nothing, repr=False)
+    stoppable: Callable[[Callable[[], None]], AbstractContextManager[None]] = field(default=_never, repr=False)
 
 
 class Channel(Protocol):

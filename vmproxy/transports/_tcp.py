@@ -7,12 +7,14 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 
 from vmproxy.errors import Unreachable
 from vmproxy.model import printable
 
 _TCP_INFO_BYTES, _RTT_OFFSET = 72, 68
 """struct tcp_info (linux/tcp.h): eight bytes, then words of four; the sixteenth of them is tcpi_rtt."""
+_AGAIN_SECONDS = 0.05
 GREETING = "SSH-2.0-vmproxy"
 """The line with which we say who we are (RFC 4253 section 4.2), without its end."""
 
@@ -44,34 +46,65 @@ def _looked_up(host: str, port: int) -> list[_Address]:
     return [(info[0], info[4]) for info in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)]  # type: ignore[misc]
 
 
+class Line:
+    """What a log-in hangs on, for another thread that has to end it: then every wait for the other side ends."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cut = False
+        self._end: Callable[[], None] | None = None
+
+    def hangs_on(self, end: Callable[[], None]) -> None:
+        """From now on :meth:`cut` calls ``end``; at once where it was cut already."""
+        with self._lock:
+            self._end = end
+            cut = self._cut
+        if cut:
+            end()
+
+    def cut(self) -> None:
+        """End it, and whatever it comes to hang on later."""
+        with self._lock:
+            self._cut = True
+            end = self._end
+        if end is not None:
+            end()
+
+
 class Dial:
     """One connection attempt over all addresses of a name, started at once in a daemon thread.
 
     The thread also takes the name look-up, which has no time limit of its own; where there is neither a name to look up
-    nor anything to be done meanwhile (not ``busy``), there is none. Nothing here reads ``*_proxy``.
+    nor anything to be done meanwhile (not ``busy``), there is none. Nothing here reads ``*_proxy``. Where ``line`` is
+    cut the attempt ends, and so does the connection that came of it.
     """
 
-    def __init__(self, host: str, port: int, *, timeout_seconds: float, busy: bool = True) -> None:
+    def __init__(
+        self, host: str, port: int, *, timeout_seconds: float, busy: bool = True, line: Line | None = None
+    ) -> None:
         self.host = host
         self.port = port
         self.deadline = time.monotonic() + timeout_seconds
         self._timeout_seconds = timeout_seconds
         self._socket: socket.socket | None = None
         self._error: Exception | None = None
+        self._trying: socket.socket | None = None
         self._given_up = False
+        self._over = threading.Event()
         self._lock = threading.Lock()
         self._addresses = _literal(host, port)
-        self._thread = None
-        if busy or not self._addresses:
-            self._thread = threading.Thread(target=self._run, name="vmproxy-dial", daemon=True)
-            self._thread.start()
-        else:
+        self._waited_for = False
+        if line is not None:
+            line.hangs_on(self.give_up)
+        if not busy and self._addresses:
+            self._waited_for = True
             self._run()
+        else:
+            threading.Thread(target=self._run, name="vmproxy-dial", daemon=True).start()
 
     def result(self) -> socket.socket:
         """The connected socket. Raises Unreachable at the deadline at the latest, with host and port."""
-        if self._thread is not None:
-            self._thread.join(max(0.0, self.deadline - time.monotonic()) + 0.05)
+        self._over.wait(max(0.0, self.deadline - time.monotonic()) + 0.05)
         with self._lock:
             self._given_up = True
             if self._socket is not None:
@@ -92,7 +125,24 @@ class Dial:
             f"cannot connect: {reason}", where=where, hint="is the VM running, and its ssh server?"
         ) from error
 
+    def give_up(self) -> None:
+        """End it from another thread: :meth:`result`, and every wait on the socket that it gave."""
+        with self._lock:
+            self._given_up = True
+        if self._waited_for:
+            # A shutdown before the connect is begun is forgotten, and ends one under way only where the system lets it.
+            while not self._over.wait(_AGAIN_SECONDS) and time.monotonic() < self.deadline:
+                _hang_up(self._trying)
+        self._over.set()
+        _hang_up(self._socket or self._trying)
+
     def _run(self) -> None:
+        try:
+            self._make()
+        finally:
+            self._over.set()
+
+    def _make(self) -> None:
         try:
             found = self._connect()
         except (OSError, UnicodeError) as error:
@@ -109,9 +159,9 @@ class Dial:
         last: OSError = OSError("the name has no address")
         for index, (family, address) in enumerate(addresses):
             left = self.deadline - time.monotonic()
-            if left <= 0:
+            if left <= 0 or self._given_up:
                 raise TimeoutError
-            sock = _Greeter(family, socket.SOCK_STREAM)
+            sock = self._trying = _Greeter(family, socket.SOCK_STREAM)
             try:
                 sock.settimeout(left / (len(addresses) - index))
                 sock.connect(address)
@@ -145,6 +195,13 @@ class _Greeter(socket.socket):
         if ahead and data[: len(ahead)] == ahead:
             return len(ahead)
         return super().send(data, flags)
+
+
+def _hang_up(sock: socket.socket | None) -> None:
+    """Wake up whoever waits on it; one that is closed, or not there, has nobody."""
+    with contextlib.suppress(OSError):
+        if sock is not None:
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 def round_trip(sock: socket.socket) -> float | None:

@@ -24,7 +24,7 @@ from vmproxy.transports._channel import SshConnection, shut
 from vmproxy.transports._library import first as first_to_import
 from vmproxy.transports._library import library as _library
 from vmproxy.transports._route import route
-from vmproxy.transports._tcp import GREETING, Dial, place, round_trip
+from vmproxy.transports._tcp import GREETING, Dial, Line, place, round_trip
 from vmproxy.transports._tunnel import Passage, Tunnel
 
 if TYPE_CHECKING:
@@ -45,19 +45,21 @@ def connect(target: Target, *, options: SshOptions, first: str = "") -> SshConne
     *jumps, endpoint = route(target, options)
     pin = _known_hosts.check_pin(options.host_key or target.host_key) if options.host_key or target.host_key else ""
     path = Path(options.known_hosts or target.known_hosts or _known_hosts.default_path()).expanduser()
-    below = _through(jumps, options) if jumps else None
-    try:
-        if first:
-            with contextlib.suppress(NoBurst):
-                return _connect(endpoint, options, pin, path, first, below)
-        return _connect(endpoint, options, pin, path, "", below)
-    except BaseException:
-        if below is not None:
-            below.close()
-        raise
+    line = Line()
+    with options.stoppable(line.cut):
+        below = _through(jumps, options, line) if jumps else None
+        try:
+            if first:
+                with contextlib.suppress(NoBurst):
+                    return _connect(endpoint, options, pin, path, first, below, line)
+            return _connect(endpoint, options, pin, path, "", below, line)
+        except BaseException:
+            if below is not None:
+                below.close()
+            raise
 
 
-def _through(jumps: list[Endpoint], options: SshOptions) -> SshConnection:
+def _through(jumps: list[Endpoint], options: SshOptions, line: Line) -> SshConnection:
     """A connection to the last of the jump hosts. What the user said for the VM alone is not for them: its pin, its
     password (RELIABILITY T02)."""
     path = Path(options.known_hosts or _known_hosts.default_path()).expanduser()
@@ -66,7 +68,7 @@ def _through(jumps: list[Endpoint], options: SshOptions) -> SshConnection:
     below: SshConnection | None = None
     for endpoint in jumps:
         try:
-            below = _connect(endpoint, theirs, "", path, "", below)
+            below = _connect(endpoint, theirs, "", path, "", below, line)
         except BaseException as error:
             if below is not None:
                 below.close()
@@ -79,16 +81,17 @@ def _through(jumps: list[Endpoint], options: SshOptions) -> SshConnection:
 
 
 def _connect(
-    endpoint: Endpoint, options: SshOptions, pin: str, path: Path, first: str, below: SshConnection | None
+    endpoint: Endpoint, options: SshOptions, pin: str, path: Path, first: str, below: SshConnection | None, line: Line
 ) -> SshConnection:
-    """One connection, trusted and logged in, over ``below`` where there is one; that stays open when this fails.
+    """One connection, trusted and logged in, over ``below`` where there is one; that stays open when this fails. What
+    it hangs on, the lowest of all, is ``line``'s.
 
     Raises NoBurst where ``first`` cannot be started along with it.
     """
     dial: Dial | Tunnel
     if below is None:
         seconds = options.connect_timeout_seconds
-        dial = Dial(endpoint.host, endpoint.port, timeout_seconds=seconds, busy=first_to_import())
+        dial = Dial(endpoint.host, endpoint.port, timeout_seconds=seconds, busy=first_to_import(), line=line)
     else:
         dial = Tunnel(below, endpoint.host, endpoint.port, timeout_seconds=options.connect_timeout_seconds)
     name = endpoint.key_name or _known_hosts.host_name(endpoint.host, endpoint.port)
