@@ -8,7 +8,8 @@
  *   LIB.careless   while this file is there, a signature does not say that somebody touched the device
  *   LIB.log        one line for each thing that was asked: "enroll FLAGS", "sign FLAGS COUNTER", in hexadecimal
  *
- * As in a real one, the handle holds the private key, and the device has nothing but a counter (the log's size).
+ * Its PIN is 2468, for keys that want to be verified. As in a real one, the handle holds the private key, and the
+ * device has nothing but a counter (the log's size).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -38,7 +39,10 @@ int EVP_DigestSignInit(EVP_MD_CTX *context, void **inner, const EVP_MD *kind, vo
 int EVP_DigestSign(EVP_MD_CTX *context, unsigned char *out, size_t *out_size, const unsigned char *data, size_t size);
 
 /* What OpenSSH and its middleware hand each other. */
-enum { VERSION = 0x000a0000, PRESENCE = 0x01, ECDSA = 0, GENERAL = -1, UNSUPPORTED = -2, NO_DEVICE = -4, HASH = 32 };
+enum { VERSION = 0x000a0000, ECDSA = 0, HASH = 32 };
+enum { PRESENCE = 0x01, VERIFICATION = 0x04 };
+enum { GENERAL = -1, UNSUPPORTED = -2, WRONG_PIN = -3, NO_DEVICE = -4 };
+#define PIN "2468"
 
 struct sk_enroll_response {
 	uint8_t flags;
@@ -151,11 +155,13 @@ int sk_sign(uint32_t kind, const uint8_t *data, size_t size, const char *applica
 	EVP_MD_CTX *context;
 	long counter;
 
-	(void)pin, (void)options;
+	(void)options;
 	if (kind != ECDSA)
 		return UNSUPPORTED;
 	if (access(beside("unplugged"), F_OK) == 0)
 		return NO_DEVICE;
+	if ((flags & VERIFICATION) && (!pin || strcmp(pin, PIN)))
+		return WRONG_PIN;
 	if ((flags & PRESENCE) && touched() < 0)
 		return GENERAL;
 	if ((counter = note("sign", flags)) < 0)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+PIN = "2468"
 _SOURCE = Path(__file__).resolve().parent / "securitykey.c"
 
 
@@ -37,6 +38,11 @@ class SecurityKey:
         words = [line.split() for line in self._beside("log").read_text().splitlines()]
         return [int(flags, 16) for what, flags, _counter in words if what == "sign"]
 
+    def fingerprint(self, name: str) -> str:
+        """``SHA256:…`` of a key beside the library."""
+        argv = ["ssh-keygen", "-l", "-f", str(self.library.with_name(f"{name}.pub"))]
+        return subprocess.run(argv, check=True, timeout=60, capture_output=True, text=True).stdout.split()[1]
+
     def put(self, *states: str) -> None:
         """The device is so from now on: ``unplugged``, ``waits``, ``careless``; and in no other way."""
         for state in ("unplugged", "waits", "careless", "touch"):
@@ -46,8 +52,13 @@ class SecurityKey:
                 self._beside(state).unlink(missing_ok=True)
 
     def touch(self) -> None:
-        """One touch: of the signature that waits for it, or of the next one."""
+        """One touch: of the signature that waits for it, or of the next one; ``felt`` when one has taken it."""
         self._beside("touch").touch()
+
+    @property
+    def felt(self) -> bool:
+        """Whether a signature has taken the last touch."""
+        return not self._beside("touch").exists()
 
     def _beside(self, ending: str) -> Path:
         return self.library.with_name(f"{self.library.name}.{ending}")

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from vmproxy.errors import NotPermitted, Unreachable, Untrusted, UsageError, VmproxyError
 from vmproxy.model import printable
-from vmproxy.transports._sshsaid import Offence, Said
+from vmproxy.transports._sshsaid import Offence, Said, awaited_key
+from vmproxy.transports._touch import Touch
 
 SHOWN = "SHA256:" + "A" * 43
+SK = "ECDSA-SK SHA256:" + "b" * 43
 KEY = f"debug1: Server host key: ssh-ed25519 {SHOWN}\n"
 CHANGED = (
     "@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\r\n"
@@ -170,3 +172,63 @@ def test_t03_anything_becomes_one_printable_line(log: str, more: str) -> None:
     error = said(log, more)
     for text in (str(error), error.hint):
         assert printable(text, limit=1200) == text
+
+
+ACCEPTED = (
+    f"debug1: Offering public key: /k 1 {SK} explicit authenticator\ndebug1: Server accepts key: /k 1 {SK} explicit"
+)
+
+
+@pytest.mark.parametrize(
+    ("log", "waits"),
+    [
+        (f"{ACCEPTED} authenticator\n", True),
+        (f"{ACCEPTED} authenticator\r\ndebug1: start_helper: starting /usr/lib/openssh/ssh-sk-helper \r\n", True),
+        (f"debug1: Server accepts key: {SK} authenticator agent\n", True),
+        (f'{ACCEPTED}\ndebug1: sshsk_sign: provider "internal", key ECDSA-SK, flags 0x05 with-pin\n', True),
+        (f'{ACCEPTED}\ndebug1: sshsk_sign: provider "internal", key ECDSA-SK, flags 0x00\n', False),
+        (f'{ACCEPTED}\nsign_and_send_pubkey: signing failed for ECDSA-SK "/k 1": device not found\n', False),
+        (f"{ACCEPTED}\ndebug1: Authentications that can continue: publickey\n", False),
+        (f"{ACCEPTED}\ndebug1: Offering public key: /other ED25519 SHA256:x explicit\n", False),
+        (f'{ACCEPTED}\nAuthenticated to vm ([::1]:22) using "publickey".\n', False),
+        (f"{ACCEPTED}\ndebug1: Server accepts key: /other ED25519 SHA256:x explicit\n", False),
+        (f"debug1: Offering public key: /k {SK} explicit authenticator\n", False),
+        ("debug1: Server accepts key: \x1b[2J-SK SHA256:x\n", False),
+        ("", False),
+    ],
+)
+def test_which_security_key_is_waited_for(log: str, waits: bool) -> None:
+    """The last key that the server took, until ssh has gone on."""
+    assert awaited_key(log) == (SK if waits else "")
+
+
+def test_a_touch_is_asked_for_once_it_is_missing() -> None:
+    """Not of a key that signs at once, once for each wait, and again for another key."""
+    asked: list[str] = []
+    keys = iter(["", SK, SK, "", "", SK, SK, SK, SK, SK, *["ED25519-SK SHA256:z"] * 4])
+    touch = Touch(lambda: next(keys), asked.append)
+    for _ in range(10):
+        touch()
+    assert len(asked) == 1 and SK in asked[0]
+    for _ in range(4):
+        touch()
+    assert len(asked) == 2 and "SHA256:z" in asked[1]
+    missed = Touch(lambda: SK, asked.append).missed(40, "me@vm:22")
+    assert missed and missed.exit == 5 and SK in str(missed) and missed.hint
+    assert Touch(lambda: "", asked.append).missed(40, "me@vm:22") is None
+
+
+def test_a_security_key_that_does_not_sign_is_told() -> None:
+    """Not as refused: the server would have taken it. The hint is about the device."""
+    error = said(
+        KEY
+        + f"debug1: Offering public key: /k {SK} explicit authenticator\n"
+        + 'sign_and_send_pubkey: signing failed for ECDSA-SK "/k": device not found\r\n'
+        + f"debug1: Offering public key: me@home {SK} authenticator agent\n"
+        + 'sign_and_send_pubkey: signing failed for ECDSA-SK "me@home" from agent: agent refused operation\r\n'
+        + "debug1: Offering public key: /other ED25519 SHA256:x explicit\n"
+        + "me@vm: Permission denied (publickey).\r\n"
+    )
+    told = "key /k (device not found), agent's me@home (agent refused operation), key /other (refused)"
+    assert type(error) is NotPermitted and told in str(error)
+    assert "plugged in" in error.hint

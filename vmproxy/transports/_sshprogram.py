@@ -297,7 +297,7 @@ def _file(target: Target, options: SshOptions, hops: tuple[tuple[Hop, Place], ..
         places = [place for hop, place in hops if hop.host == name]
         files = dict.fromkeys(path for place in places for path in (str(kept), *place.files))
         lines.append(f"Host {name}")
-        lines.append("ControlMaster no")
+        lines += ["ControlMaster no", "LogLevel DEBUG1"]  # so we hear of a key that waits for a touch
         lines.append(f"UserKnownHostsFile={' '.join(map(_quoted, files))}")
         strict = all(place.strict for place in places)
         lines.append(f"StrictHostKeyChecking={'yes' if strict else 'accept-new'}")

@@ -19,24 +19,25 @@ _NOISE = re.compile(
 )
 TOO_OLD = "this ssh is too old: OpenSSH 7.6 is needed"
 """The oldest with RemoteCommand and ``StrictHostKeyChecking=accept-new``; ``-G`` came with 6.8."""
+_SECURITY_KEY = r"[A-Z0-9]+-SK(?:-CERT)? (?:SHA256|MD5):[\w+/:]+"
 _PRESENCE = 0x01  # SSH_SK_USER_PRESENCE_REQD of sk-api.h
 _OLD = frozenset({"ssh-rsa", "ssh-dss", "ssh-rsa-cert-v01@openssh.com", "ssh-dss-cert-v01@openssh.com"})
 
 
 def awaited_key(log: str) -> str:
     """The security key whose signature ssh waits for as its log ends, as ``ECDSA-SK SHA256:…``; "" where it waits for
-    none, or for one that wants no touch.
+    none, or for one that wants no touch as far as that is told (not in a ``-E`` file).
 
-    ssh itself asks for the touch on a terminal, or by a window, and never with BatchMode on a terminal (readpass.c).
+    ssh itself asks for the touch on a terminal, or by a window, and with BatchMode never on a terminal (readpass.c).
     """
-    accepted = [*re.finditer(r"^debug1: Server accepts key: .*?(\S+) (SHA256:\S+)(.*)$", log, re.MULTILINE)]
-    if not accepted or " authenticator" not in accepted[-1][3]:
+    accepted = [*re.finditer(r"^debug1: Server accepts key: (?:.* )?(\S+ \w+:[\w+/:]+)", log, re.MULTILINE)]
+    if not accepted or not (key := re.fullmatch(_SECURITY_KEY, accepted[-1][1])):
         return ""
     after = log[accepted[-1].end() :]
     if re.search(r"^(?:Authenticated|sign_and_send|debug1: (?:Authenti|Next|Offering|Trying))", after, re.MULTILINE):
         return ""
     asked = re.search(r"^debug1: sshsk_sign: provider .* flags 0x([0-9a-f]+)", after, re.MULTILINE)
-    return "" if asked and not int(asked[1], 16) & _PRESENCE else f"{accepted[-1][1]} {accepted[-1][2]}"
+    return "" if asked and not int(asked[1], 16) & _PRESENCE else key[0]
 
 
 @dataclass(frozen=True, kw_only=True)

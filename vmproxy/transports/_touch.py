@@ -9,6 +9,7 @@ from vmproxy.errors import NotPermitted
 from vmproxy.model import printable
 
 _SECONDS = 0.5  # a key that wants no touch has signed by then
+_LOOKS = 3  # the same at four a second
 
 
 def wanted(key: str) -> str:
@@ -17,25 +18,29 @@ def wanted(key: str) -> str:
 
 
 class Touch:
-    """Looks, each time it is called, for a key that is waited for; ``awaited`` names it, "" for none. Said once."""
+    """Looks, each time it is called, for a key that is waited for; ``awaited`` names it, "" for none. It is said once,
+    when it was there three times in a row: one that wants no touch has signed by then."""
 
     def __init__(self, awaited: Callable[[], str], notify: Callable[[str], None]) -> None:
         self._awaited, self._notify = awaited, notify
-        self._told = ""
+        self._seen, self._times = "", 0
 
     def __call__(self) -> None:
-        """Say it where there is one that was not said yet."""
+        """Say it where it is time to."""
         key = self._awaited()
-        if key and key != self._told:
+        self._times = self._times + 1 if key == self._seen else 1
+        self._seen = key
+        if key and self._times == _LOOKS:
             self._notify(wanted(key))
-        self._told = key or self._told
 
     def missed(self, seconds: float, where: str) -> NotPermitted | None:
         """The error where that time has passed and the key is still waited for."""
         if not (key := self._awaited()):
             return None
         what = f"no touch of the security key within {seconds:g} s: {printable(key, limit=120)}"
-        return NotPermitted(what, where=where, hint="-i FILE with IdentitiesOnly in ssh_config names another key")
+        return NotPermitted(
+            what, where=where, hint="once more, with a touch where it blinks; or -i FILE names another key"
+        )
 
 
 class Reminder:

@@ -192,7 +192,11 @@ class _Opening:
             *("-o", f"ControlPath={control_socket(self._directory.path('s'))}"),
             *(*self._way.words, "-T", "--", self._way.host, _HOLD),
         ]
-        touch = Touch(lambda: awaited_key(_read(log)), self._options.notify)
+        # Without hops, what stands on stderr are words of the VM's.
+        touch = Touch(
+            lambda: awaited_key(_read(log)) or (awaited_key(_text(process)) if self._way.hops else ""),
+            self._options.notify,
+        )
         process = SshProcess(popen(argv, own_session=batch), _NOISE_LIMIT_BYTES, where=self._way.place.text, idle=touch)
         limit = _LOG_IN_SECONDS + (1 + len(self._way.hops)) * self._options.connect_timeout_seconds
         limit = limit if batch else _PERSON_SECONDS
@@ -218,7 +222,7 @@ class _Opening:
             )
         return Said(
             log=text,
-            more=process.stderr.decode("utf-8", "replace"),
+            more=re.sub(r"^debug\d: .*\n?", "", _text(process), flags=re.MULTILINE),
             where=self._way.place.text,
             pin=self._pin,
             timeout_seconds=self._options.connect_timeout_seconds,
@@ -359,6 +363,11 @@ def _read(path: str) -> str:
             return stream.read(_LOG_LIMIT_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+def _text(process: SshProcess) -> str:
+    """What the ssh processes of jump hosts say, and the servers' banners."""
+    return process.stderr.decode("utf-8", "replace")
 
 
 def _known_there(said: Said) -> str:
