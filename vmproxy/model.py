@@ -226,7 +226,8 @@ class Facts:
 
     ``dumps`` are iptables-save bytes by variant (nft, legacy, default); ``dump_errors`` what that program said where
     it failed. ``dumps6`` are ip6tables-save's, only where a bridge has an IPv6 address that is not link-local.
-    ``listeners`` are (address, port) pairs of listening TCP sockets. ``paths`` are those asked for that exist.
+    ``listeners`` are (address, port) pairs of listening TCP sockets. ``bare`` says that nobody looked at them, nor at
+    owners, links and modes of ``files``. ``paths`` are those asked for that exist.
     ``real`` says where a directory of these is when symbolic links are followed.
     ``texts`` are bytes of files that are only read.
     ``resolved`` are IPv4 addresses of the name asked for. ``route_save`` are ``ip route save`` bytes, empty where
@@ -249,6 +250,7 @@ class Facts:
     interfaces: frozenset[str] = frozenset()
     bridges: frozenset[str] = frozenset()
     listeners: tuple[tuple[str, int], ...] = ()
+    bare: bool = False
     mounts: tuple[Mount, ...] = ()
     files: Mapping[str, File] = field(default_factory=dict)
     syntax: Mapping[str, Syntax] = field(default_factory=dict)

@@ -69,6 +69,7 @@ class Session:
         self._only_look = only_look
         self._ask_docker = False
         self._listeners = self._stats = True
+        self._early = False
         self._deadline = time.monotonic() + settings.wait_seconds
         self._given_up = False
         self._target = targets.resolve(name, environ=os.environ)
@@ -137,15 +138,22 @@ class Session:
             docker=settings.via == _BY_DAEMON_JSON or self._ask_docker,
             listeners=self._listeners,
             stats=self._stats,
+            early=self._early,
         )
+
+    def look_after(self, *, resolve: str) -> Look:
+        """The look behind a change: nobody asks any more what listens, which was known before."""
+        return replace(self.look_for_all(), listeners=False, stats=True, early=False, resolve=resolve)
 
     def begin(self, *, change: bool = False) -> None:
         """Send the first look on its way; :meth:`scene` waits for what it says, or tries again.
 
         ``change`` says that one may follow. One VM has what it takes sent along, to save a round trip; of many most
-        have nothing to change, and what only a change would need is looked at then: all of them are on one host.
+        have nothing to change, and what only a change would need is looked at then, or where no rule of ours is seen:
+        all of them are on one host.
         """
         self._listeners = self._alone or not change
+        self._early = change and not self._alone and self._a_door_is_likely()
         self._stats = self._alone or self.settings.via == _BY_DAEMON_JSON
         change = change and self._alone
         with contextlib.suppress(LostContact):
@@ -153,6 +161,12 @@ class Session:
         # What it takes to read the answer is imported while the VM looks.
         from vmproxy.guests import _boot, _payload  # noqa: F401
         from vmproxy.machines import reading  # noqa: F401
+
+    def _a_door_is_likely(self) -> bool:
+        from vmproxy.proxyenv import is_loopback
+
+        proxy = self.settings.proxy  # None: what the VM's record says, and most of them are on the host
+        return self.settings.forward or proxy is None or is_loopback(proxy.host)
 
     def scene(self, *, wait_for_docker: bool = True, with_tools: bool = True) -> Scene:
         """One look, or as many as ``--wait`` allows until Docker has made its bridge and rules.
@@ -173,7 +187,8 @@ class Session:
             resolve = wish.proxy.host
         # Where daemon.json has proxies, Docker was asked already; else only the record told of them.
         # To keep a daemon.json's mode in the record, it has to be known before anything is wished for.
-        self._stats = self._stats or _BY_DAEMON_JSON in (wish.via, scene.seen.via if scene.seen else "")
+        if facts.bare:
+            self._stats = self._stats or _BY_DAEMON_JSON in (wish.via, scene.seen.via if scene.seen else "")
         self._ask_docker = self._ask_docker or (wish.via == _BY_DAEMON_JSON and not scene.facts.docker_version)
         if with_tools:
             self._know({*wish.tools, *(scene.seen.tools if scene.seen else ())})
@@ -213,8 +228,7 @@ class Session:
 
         self.tell("planning")
         found = made()
-        unknown = found.rules is not None and desired.door is not None and not self._listeners
-        if unknown or (found.files and not self._stats):
+        if scene.facts.bare and (found.files or (found.rules is not None and desired.door is not None)):
             self._listeners = self._stats = True
             seen = self.observe(self.look_for_all())
             scene.facts = replace(scene.facts, listeners=seen.listeners, files=seen.files)

@@ -164,7 +164,7 @@ class Story:
     def _terms(self, scene: Scene, *, check: Question | None = None, proof: Question | None = None) -> Terms:
         settings = self._settings
         return Terms(
-            look=replace(self._session.look_for_all(), resolve=scene.wish.proxy.host if scene.facts.resolved else ""),
+            look=self._session.look_after(resolve=scene.wish.proxy.host if scene.facts.resolved else ""),
             lock_timeout_seconds=settings.lock_timeout_seconds,
             # --yes has answered already: then the restart is part of this change, and is put back with it (F46).
             restart="always" if settings.yes and settings.restart == "auto" else settings.restart,

@@ -404,9 +404,8 @@ def test_f40_a_share_without_owners_gets_the_content(base: Base, vmproxy: Vmprox
 def test_f40_credentials_are_not_put_where_anybody_can_read(base: Base, vmproxy: Vmproxy) -> None:
     """The same with credentials in the proxy's URL is refused: the file's mode could not be narrowed."""
     base.write(PROFILE, b"# mine\n", mode="644")
-    for name in ("chown", "chmod"):
-        shim(base.machine, name, NO_OWNERS)
-    shim(base.machine, "dd", 'umask 022; exec /usr/bin/dd "$@"')
+    shim(base.machine, "chown", NO_OWNERS)
+    shim(base.machine, "chmod", f'/usr/bin/chmod 0644 "$2"; {NO_OWNERS}')
     said = {"VMPROXY_PROXY": "http://me:hunter22@127.0.0.1:8123"}
     with unchanged(base.machine):
         refused(vmproxy.apply(*QUIET, environ=said), 6, PROFILE, secrets=("hunter22",))

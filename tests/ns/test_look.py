@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from vmproxy import converge
 from vmproxy.machines import shell
 from vmproxy.model import Facts
 from vmproxy.session import Session
+from vmproxy.stopping import Stop
 from vmproxy.transports._tcp import Dial
 
 
@@ -94,6 +96,26 @@ def looked(vmproxy: Vmproxy) -> Facts:
     """One look, with all that an apply asks for."""
     with Session(vmproxy.target, vmproxy.settings(), tell=str, news=str, ask=None) as session:
         return session.observe(session.look_for_all())
+
+
+def test_one_of_many_tells_all_where_no_rule_of_ours_is_seen(stub_vm: NamespaceVM, tmp_path: Path) -> None:
+    """Beside others a VM in sync is asked for less; one without our rules tells at once what its change will need."""
+    vmproxy = Vmproxy(stub_vm, tmp_path)
+
+    def beside_others() -> Facts:
+        words: dict[str, Any] = {"tell": str, "news": str, "ask": None}
+        with Session(vmproxy.target, vmproxy.settings(), stop=Stop(), only_look=True, **words) as session:
+            session.begin(change=True)
+            return session.observe(session.look_for_all())
+
+    alone, early = looked(vmproxy), beside_others()
+    assert not early.bare
+    assert vars(early) == vars(alone)
+    assert alone.listeners
+    assert vmproxy.tell(converge.apply, check=False, verify=False).changed
+    applied = beside_others()
+    assert applied.bare and not applied.listeners
+    assert applied.dumps == looked(vmproxy).dumps
 
 
 def test_a_vm_with_poorer_tools_is_seen_the_same(bare_vm: NamespaceVM, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from vmproxy import converge, session
 from vmproxy.errors import Refused
 from vmproxy.machines import Look, Outcome, Terms
 from vmproxy.model import Facts, Plan, Report, Settings, Syntax
+from vmproxy.proxyenv import parse_proxy
 from vmproxy.stopping import Stop
 
 LISTENING = (("172.17.0.1", 8123),)
@@ -26,19 +27,21 @@ class Machine:
         self.begun: list[tuple[bool, bool]] = []
         self.looks: list[bool] = []
         self.plans: list[Plan] = []
+        self.after: list[Look] = []
 
     def begin(self, look: Look, *, change: bool = False) -> None:
         self.begun.append((look.listeners, change))
 
     def observe(self, look: Look) -> Facts:
         self.looks.append(look.listeners)
-        return self.facts if look.listeners else replace(self.facts, listeners=())
+        return self.facts if look.listeners else replace(self.facts, listeners=(), bare=True)
 
     def check(self, files: tuple[str, ...]) -> dict[str, Syntax]:
         return {path: Syntax(parses=True, tail_lives=True) for path in files}
 
     def commit(self, plan: Plan, terms: Terms, **_words: object) -> Outcome:
         self.plans.append(plan)
+        self.after.append(terms.look)
         return Outcome(status="kept")
 
     def interrupt(self) -> bool:
@@ -52,10 +55,17 @@ class Machine:
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     """``told(machine, story, beside=True)``: a story of a VM that is one of many, or alone."""
 
-    def tell(machine: Machine, story: Callable[..., Report] = converge.apply, *, beside: bool, **words: bool) -> Report:
+    def tell(
+        machine: Machine,
+        story: Callable[..., Report] = converge.apply,
+        *,
+        beside: bool,
+        settings: Settings = Settings(),  # noqa: B008 - frozen
+        **words: bool,
+    ) -> Report:
         monkeypatch.setattr(session.Session, "_connect", lambda _self, _target: machine)
         stop = Stop() if beside else None
-        return story("ssh://u@192.0.2.1", Settings(), stop=stop, **words)
+        return story("ssh://u@192.0.2.1", settings, stop=stop, **words)
 
     return tell
 
@@ -112,3 +122,28 @@ def test_status_sees_a_listener_beside_others_too(told: Told) -> None:
         "something in the VM already listens at 172.17.0.1:8123",
     ]
     assert machine.looks == [True]
+
+
+@pytest.mark.parametrize(("proxy", "early"), [(None, True), ("http://127.0.0.1:8123", True), ("http://p.test:1", False)])
+def test_of_many_one_without_our_rules_tells_all_at_once(proxy: str | None, early: bool, told: Told) -> None:
+    """Where a door is likely, a VM without a rule of ours is told to look at what a change needs: one look is enough."""
+
+    class Early(Machine):
+        def observe(self, look: Look) -> Facts:
+            if look.early and not look.listeners:
+                self.looks.append(False)
+                return self.facts
+            return super().observe(look)
+
+    machine = Early(fresh("fresh-nft"))
+    assert told(machine, beside=True, settings=Settings(proxy=parse_proxy(proxy) if proxy else None)).changed
+    assert machine.looks == ([False] if early else [False, True])
+
+
+def test_behind_a_change_nobody_asks_what_listens(told: Told) -> None:
+    """It was known before; owner, links and mode of the files are looked at again."""
+    for beside in (True, False):
+        machine = Machine(fresh("fresh-nft"))
+        assert told(machine, beside=beside).changed
+        (after,) = machine.after
+        assert (after.listeners, after.early, after.stats) == (False, False, True)

@@ -64,7 +64,7 @@ class Machine(Recorded):
             path: replace(file, mode=0o755 if file.mode & 0o111 else 0o644, uid=0, gid=0, links=1)
             for path, file in self.facts.files.items()
         }
-        return replace(self.facts, files=bare)
+        return replace(self.facts, files=bare, bare=True)
 
 
 def owned(facts: Facts, **words: int) -> Facts:

@@ -121,17 +121,6 @@ def test_f06_the_loader_knows_why_not(vm: Start, monkeypatch: pytest.MonkeyPatch
     assert len(made.commands) == 2
 
 
-def test_a_shell_that_ends_after_its_first_look(vm: Start) -> None:
-    """Nothing was asked of it yet: the next script, a look or not, gets a loader, and the dead shell is let go."""
-    made = vm()
-    machine = made.machine("docker")
-    look = Look(root=False)
-    machine.observe(look)
-    made.channels[0].end_input()
-    assert machine.observe(look).uid == 0
-    assert made.commands == [shell.PLAIN_USER, shell.AS_USER]
-
-
 def test_f06_a_shell_that_ends_before_a_change(vm: Start) -> None:
     """A change that cannot begin says that nothing was changed, whichever shell it was meant for."""
     made = vm("dash", 'shift; exec "$@"')

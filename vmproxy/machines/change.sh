@@ -115,7 +115,24 @@ undo_singly() { # table: where another tool has taken some of it away already (F
 }
 
 rules_as_seen() {
-  cas_dump | cmp -s - "$work/seen" && { [ ! -e "$work/seen6" ] || cas_dump 6 | cmp -s - "$work/seen6"; }
+  as_dumped '' "$text_seen" && { [ ! -e "$work/seen6" ] || as_dumped 6 "$text_seen6"; }
+}
+
+as_dumped() { # 6 for IPv6, the text that was seen where it is short
+  if [ -n "$2" ]; then # without sed and cmp, where it can be told so
+    dump=$(save_rules "$1") now=''
+    set -f; IFS=$nl
+    for line in $dump; do
+      case $line in
+        '#'*) continue ;;
+        *' ['*']') counters=${line##*" ["}; case ${counters%"]"} in *[!0-9:]*) ;; *) line=${line%" ["*} ;; esac ;;
+      esac
+      now=$now$line$nl
+    done
+    unset IFS; set +f
+    [ "$now" != "$2" ] || return 0
+  fi
+  cas_dump "$1" | cmp -s - "$work/seen$1"
 }
 
 put_back() { # exit-code text…
@@ -165,14 +182,15 @@ tail_of_error() { sed -e '/^#/d' -e q "$err" 2>/dev/null; } # its first line tha
 
 measure_nap() { # a fifth of a second where sleep(1) knows fractions (coreutils, busybox), else a second; `naps` make one
   if [ -n "$naps" ]; then return; fi
-  if sleep 0.01 2>/dev/null; then nap=0.2 naps=5; else nap=1 naps=1; fi
+  if sleep 0.02 2>/dev/null; then nap=0.2 naps=5; else nap=1 naps=1; fi
 }
 
 doze() { # the N-th nap in a row: the first ones are short, since some things are quick
   case $naps:$1 in
     1:*) speak; sleep 1 ;;
-    *:[0-3]) sleep 0.02 ;;
-    *:[4-7]) sleep 0.05 ;;
+    *:[01]) sleep 0.02 ;;
+    *:[23]) sleep 0.05 ;;
+    *:[45]) sleep 0.1 ;;
     *) speak; sleep "$nap" ;;
   esac
 }
@@ -204,10 +222,13 @@ as_written() { # I: does file I stand as we have written it?
   if [ "$2" = write ]; then same "$1" "$work/new.$3"; else [ ! -e "$1" ] && [ ! -L "$1" ]; fi
 }
 
-cas_dump() { # 6 for IPv6
+save_rules() { # 6 for IPv6
   case $variant in nft|legacy) tool=tables-$variant-save ;; *) tool=tables-save ;; esac
-  "ip${1:-}$tool" 2>/dev/null 9>&- |
-    sed -e '/^#/d' -e 's/ \[[0-9]*:[0-9]*\]$//'
+  "ip${1:-}$tool" 2>/dev/null 9>&-
+}
+
+cas_dump() { # without remarks and counters
+  save_rules "$@" | sed -e '/^#/d' -e 's/ \[[0-9]*:[0-9]*\]$//'
 }
 
 uptime() { # REPLY: seconds since the boot, which no clock can set (F58); 0 where that cannot be read
@@ -234,7 +255,7 @@ restart() { did_restart=1; begin_restart; restarted; }
 
 begin_restart() {
   # In its own session with a clean environment and none of our descriptors: it must outlive us, and the daemon must not hold our lock.
-  rm -f "$work/rc"
+  [ ! -e "$work/rc" ] || rm -f "$work/rc"
   if have setsid; then new=setsid; else new=''; fi
   in_flight=1
   # One command a line, of plain words; each runs where the one before succeeded.
@@ -263,19 +284,19 @@ restarted() {
 
 test_tables() { # all of them, before the first change, since a restore is atomic per table only (RELIABILITY §0b)
   err=$work/err.tables
-  for t in $tables; do
-    if [ -s "$work/$t.do" ]; then restore "$work/$t.do" --test; rc=$?; [ "$rc" = 0 ] || { echo "$rc $t" > "$work/untested"; return 1; }; fi
+  for six in '' 6; do
+    if [ -s "$work/rules$six.do" ]; then restore "$work/rules$six.do" --test; rc=$?; [ "$rc" = 0 ] || { echo "$rc" > "$work/untested"; return 1; }; fi
   done
 }
 
 parse_files() { # the very bytes that will stand there, by the VM's own shell
   err=$work/err.parse i=0
   while [ "$i" -lt "$files" ]; do
-    eval "new=\$new_$i:\$shell_$i"
+    eval "new=\$new_$i:\$shell_$i was=\$was_$i text=\$text_$i"
     if [ "$new" = write:sh ]; then
       sh -n "$work/new.$i" 2>"$err" || { echo "$i parse" > "$work/parse"; return 1; }
-      # The here-document probe of observe.sh (RELIABILITY §0.3).
-      if { cat "$work/new.$i"; printf '\n)\n'; } | sh -n 2>/dev/null; then echo "$i tail" > "$work/parse"; return 1; fi
+      # The here-document probe of observe.sh (RELIABILITY §0.3): somebody else's may be open, and not ours.
+      if [ "$was" != absent ] && { if [ -n "$text" ]; then printf %s "$text"; else cat "$work/new.$i"; fi; printf '\n)\n'; } | sh -n 2>/dev/null; then echo "$i tail" > "$work/parse"; return 1; fi
     fi
     i=$((i + 1))
   done

@@ -7,7 +7,7 @@ trap : PIPE
 
 # In the order of writing; those that end in 6 are ip6tables'.
 tables='filter nat filter6 nat6'
-boot='' files=0 variant='' xwait=5 lock_timeout=0 restart_argv='' policy=never python='' package='' seen_pid='' ask_at='' locked='' watcher='' did_restart='' reload_argv='' did_reload='' own_dirs='' in_flight='' old_pid='' log='' did_nat='' did_filter='' did_nat6='' did_filter6='' old_restore='' proof_args='' beside='' checks='' testing='' parsing='' counting='' naps='' nap=1 us=''
+boot='' files=0 variant='' xwait=5 lock_timeout=0 restart_argv='' policy=never python='' package='' seen_pid='' ask_at='' locked='' watcher='' did_restart='' reload_argv='' did_reload='' own_dirs='' in_flight='' old_pid='' log='' did_nat='' did_filter='' did_nat6='' did_filter6='' old_restore='' proof_args='' beside='' checks='' testing='' parsing='' counting='' naps='' nap=1 us='' text_seen='' text_seen6=''
 while IFS='	 ' read -r key _ value _; do # as in look_system
   case $key in Uid:) us=$value ;; Gid:) us=$us:$value; break ;; esac
 done </proc/self/status 2>/dev/null
@@ -27,11 +27,15 @@ while IFS= read -r line; do
   case $line in
     .) complete=1; break ;;
     'blob '*) set -f; set -- $line; set +f; blob "$2" "$3" || break ;;
-    'lines '*) set -f; set -- $line; set +f; lines "$2" "$3" || leave undone 7 "cannot write to $work" ;;
+    'lines '*)
+      set -f; set -- $line; set +f
+      lines "$2" "$3" || leave undone 7 "cannot write to $work"
+      # Kept at hand, so that no program is needed to read or to compare it.
+      case $2 in seen*) eval "text_$2=\$text" ;; new.*) eval "text_${2#new.}=\$text" ;; esac ;;
     'file '*) # file I MODE OWNER WAS NEW SHELL PATH
       set -f; set -- $line; set +f
       i=$2 files=$((i + 1))
-      eval "mode_$i=\$3 owner_$i=\$4 was_$i=\$5 new_$i=\$6 shell_$i=\$7 stage_$i='' did_file_$i='' own_$i=''"
+      eval "mode_$i=\$3 owner_$i=\$4 was_$i=\$5 new_$i=\$6 shell_$i=\$7 text_$i='' stage_$i='' did_file_$i='' own_$i=''"
       p=${line#file * * * * * * }; eval "path_$i=\$p" ;;
     'directory '*) eval "own_${line#directory }=1" ;;
     'reload '*) reload_argv=${line#reload } ;;
@@ -56,7 +60,6 @@ for t in $beside; do step "cleared $t"; done
 unset IFS; set +f
 
 # Two checks run beside what follows; they are waited for before the first file is staged, and before the first rule.
-know_limits
 if [ -n "$variant" ]; then test_tables 8>&- 9>&- & testing=$! checks="$checks $!"; fi
 parse_files 8>&- 9>&- & parsing=$! checks="$checks $!"
 
@@ -111,7 +114,7 @@ if ! wait "$parsing"; then
 fi
 i=0 s='' stage_in='' staged=''
 while [ "$i" -lt "$files" ]; do
-  eval "p=\$path_$i was=\$was_$i new=\$new_$i mode=\$mode_$i owner=\$owner_$i own=\$own_$i"
+  eval "p=\$path_$i was=\$was_$i new=\$new_$i mode=\$mode_$i owner=\$owner_$i own=\$own_$i text=\$text_$i"
   if [ -n "$own" ]; then # the directory is ours: here from now on, and gone in the end where it is empty
     d=${p%/*}
     if [ ! -d "$d" ]; then
@@ -128,7 +131,10 @@ while [ "$i" -lt "$files" ]; do
   fi
   eval "stage_$i=\$s"
   if [ "$new" = write ]; then
-    { dd if="$work/new.$i" of="$s/new.$i" bs=65536 2>"$err" && cmp -s "$work/new.$i" "$s/new.$i"; } || put_back 7 "cannot write beside $p: $(tail_of_error)"
+    # dash, ash and bash answer for what their printf could not write; dd says why.
+    { [ -n "$text" ] && printf %s "$text" > "$s/new.$i"; } 2>/dev/null ||
+      { dd if="$work/new.$i" of="$s/new.$i" bs=65536 2>"$err" && cmp -s "$work/new.$i" "$s/new.$i"; } ||
+      put_back 7 "cannot write beside $p: $(tail_of_error)"
     # A share (vfat, vboxsf, 9p) may know no owners and modes. Then the content is all there is, unless it must not be read (F40).
     if ! { owned "$owner" "$s/new.$i" || chown "$owner" "$s/new.$i"; } 2>"$err" || ! chmod "$mode" "$s/new.$i" 2>"$err"; then
       case $(cat "$err") in
@@ -165,22 +171,21 @@ case $policy in auto|never) if docker_pid; then count_containers 7<&- 8>&- 9>&- 
 if [ -n "$variant" ]; then
   step rules
   if ! wait "$testing"; then
-    REPLY='1 ?'; first_line "$work/untested"; err=$work/err.tables
-    case ${REPLY% *} in
+    REPLY=1; first_line "$work/untested"; err=$work/err.tables
+    case $REPLY in
       4|124|143) put_back 8 'the xtables lock is held by another program' ;;
-      *) put_back 6 "iptables-restore --test refuses table ${REPLY#* }: $(tail_of_error)" ;;
+      *) put_back 6 "iptables-restore --test refuses the rules: $(tail_of_error)" ;;
     esac
   fi
-  for t in $tables; do
-    if [ -s "$work/$t.do" ]; then
-      step "rules $t"
-      eval "did_$t=1"
-      restore "$work/$t.do"; rc=$?
+  for six in '' 6; do # all tables of a family by one program
+    if [ -s "$work/rules$six.do" ]; then
+      # Each COMMIT is whole or nothing; where one fails, those before it were written, and putting back looks which.
+      for t in filter nat; do if [ -s "$work/$t$six.undo" ]; then eval "did_$t$six=1"; fi; done
+      restore "$work/rules$six.do"; rc=$?
       case $rc in
         0) ;;
-        # Nothing of this table was written: exit 4 is the lock, any other failure of a single COMMIT leaves the table as it was.
-        4|124|143) eval "did_$t=''"; put_back 8 'the xtables lock is held by another program' ;;
-        *) eval "did_$t=''"; put_back 7 "iptables-restore fails for table $t: $(tail_of_error)" ;;
+        4|124|143) put_back 8 'the xtables lock is held by another program' ;;
+        *) put_back 7 "iptables-restore fails: $(tail_of_error)" ;;
       esac
     fi
   done

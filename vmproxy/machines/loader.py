@@ -38,7 +38,8 @@ AS_USER = f"exec sh -c {shlex.quote(_LOADER)} vmproxy"
 AS_ROOT = f"exec sh -c {shlex.quote(_BECOME_ROOT)} vmproxy {shlex.quote(_LOADER)}"
 
 # Where nothing is likely to follow the look: a plain shell, which takes its first script as text. That is two programs
-# less, of the seven or eight that a look starts.
+# less, of the seven or eight that a look starts. Behind it comes the loader, for what may follow all the same: a shell
+# reads ahead, but nothing more is sent before the first script has been answered.
 PLAIN_USER = "exec sh -s"
 PLAIN_ROOT = "exec sudo -n sh -s"
 
@@ -54,7 +55,7 @@ class NoShell(LostContact):
 class Loader:
     """The channel of one loader: it takes one script after the other. It has the functions of the ``known`` files.
 
-    ``plain`` is the command of a plain shell, which is no loader until it is made one for its second script.
+    ``plain`` is the command of a plain shell, which is made a loader along with its first script.
     """
 
     def __init__(self, connection: Connection, *, root: bool, plain: str = "") -> None:
@@ -63,30 +64,6 @@ class Loader:
         self.channel: Channel = connection.start(plain or (AS_ROOT if root else AS_USER))
         self.heard = False
         self.known: set[str] = set()
-
-    def settled(self) -> bool:
-        """Whether it takes a script now: a plain shell that has run its first is made a loader. False where it will
-        not be one; then a new one is needed, and nothing is lost but time."""
-        if self.plain and self.heard:
-            try:
-                self._settle()
-            except LostContact:
-                return False
-        return True
-
-    def _settle(self) -> None:
-        """A shell reads ahead, so nothing is sent behind these lines until they have been run. Raises LostContact."""
-        said = f"\n@{os.urandom(16).hex()} settled\n".encode("ascii")
-        words = said.decode("ascii").split()
-        lines = f"printf '\\n%s %s\\n' {words[0]} {words[1]}\n{_LOADER}\n"
-        self.channel.send(f"{{ {lines}}}\n".encode("ascii"), timeout_seconds=LOOK_SECONDS)
-        heard, deadline = b"", time.monotonic() + LOOK_SECONDS
-        while said not in heard:
-            piece = self.channel.receive(timeout_seconds=max(0.0, deadline - time.monotonic()))
-            if not piece or len(heard) > OUTPUT_LIMIT_BYTES:
-                raise LostContact("the VM's shell does not go on")
-            heard += piece
-        self.plain = False
 
 
 class Run:
@@ -100,8 +77,10 @@ class Run:
         self.begun = False
         self._unsent: LostContact | None = None
         data = f"{nonce}\n".encode("ascii") + data
-        if loader.plain:  # all of it is read before any of it is run; where there is no here-document, a loader will do
-            self._send(f"{{ {_SETTLED}umask 077\n{script}}} <<'.' || exit\n".encode() + data)
+        self._plain, loader.plain = loader.plain, False
+        if self._plain:  # all of it is read before any of it is run; where there is no here-document, a loader will do
+            text = f"{{ {_SETTLED}umask 077\n{script}}} <<'.' || exit\n".encode()
+            self._send(text + data + f"{_LOADER}\n".encode("ascii"))
         else:
             self.send_script(script, data)
 
@@ -168,7 +147,7 @@ class Run:
     def _explain(self) -> None:
         """Nothing of the script was heard: sudo said no, or there is no usable shell."""
         status = self._channel.wait(timeout_seconds=10)
-        if self._loader.plain:
+        if self._plain:
             raise NoShell("the VM's shell does not answer")
         said = printable((self._channel.stderr or self._splitter.noise).strip(), limit=120)
         if self._loader.root and not self._loader.heard and "sudo" in said:

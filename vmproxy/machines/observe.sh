@@ -19,28 +19,25 @@ frame() { printf '%s\n@%s %s\n' "$said" "$nonce" "$*"; said=''; }
 tell() { said="$said$nl@$nonce $*$nl"; }
 # What a function says, in one piece, which is one packet: sshd sends small pieces only one for each answer of ours.
 whole() { "$@" | dd ibs=65536 obs=262144 2>/dev/null; said=''; }
-lines() { # name count: so many lines of stdin into a work file; short plain text, for which no program is needed
-  n=$2
-  while [ "$n" -gt 0 ] && IFS= read -r line; do
-    printf '%s\n' "$line" || { n=-1; break; }
-    n=$((n - 1))
-  done > "$work/$1" || n=-1
-  [ "$n" != -1 ]
+lines() { # name count: so many lines of stdin into a work file, and text; short and plain, no program is needed
+  n=$2 text=''
+  while [ "$n" -gt 0 ] && IFS= read -r line; do text=$text$line$nl; n=$((n - 1)); done
+  printf %s "$text" > "$work/$1"
 }
 have() { command -v "$1" >/dev/null 2>&1; }
 first_line() { [ -r "$1" ] && { IFS= read -r REPLY < "$1" || [ -n "$REPLY" ]; }; } 2>/dev/null
 
 guarded=''
-# timeout(1) of coreutils and of busybox since 1.30 share this form; where it is missing the client's own limit ends the run.
+# timeout(1) of coreutils and of busybox since 1.30 share this form; others say 125 or more, and have run nothing. Where
+# it is missing the client's own limit ends the run.
 limits=''
-know_limits() { # which form there is, is tried when first needed
-  if [ -n "$limits" ]; then return; fi
-  limits=no
-  if have timeout && timeout 5 true 2>/dev/null; then limits=yes; fi
-}
 limit() { # SECONDS COMMAND...
-  know_limits
-  if [ "$limits" = yes ]; then timeout "$@"; else shift; "$@"; fi
+  if [ -n "$limits" ] || have timeout; then
+    timeout "$@" && limits=yes
+    limited=$?
+    case $limits:$limited in :12[567]) ;; *) limits=yes; return "$limited" ;; esac
+  fi
+  shift; "$@"
 }
 
 docker_pid() { # REPLY: the running daemon's process id; a stale pid file names another program or none
@@ -117,20 +114,30 @@ at_work() { # does a run that holds the lock live? It has written down its proce
   return 1
 }
 
-look_rules() {
-  # What a run that was killed left in its work area; beside the files, see look_files.
-  for d in /run/vmproxy/work /var/run/vmproxy/work; do [ -n "$busy" ] || { [ -e "$d" ] && tell "leftover $d" && break; }; done
+look_listeners() {
   # ss asks for these sockets alone; to print /proc/net/tcp the kernel goes through a table for all connections that
   # there could ever be, which takes 4 ms on a host of 24 GiB. 0A is TCP_LISTEN (include/net/tcp_states.h).
-  if [ -n "$want_listeners" ]; then
-    frame listeners
-    if have ss && ss -ltn 2>/dev/null; then :; else grep -h ' 0A ' /proc/net/tcp /proc/net/tcp6 2>/dev/null; fi
-  fi
+  frame listeners
+  if have ss && ss -ltn 2>/dev/null; then :; else grep -h ' 0A ' /proc/net/tcp /proc/net/tcp6 2>/dev/null; fi
+}
+
+look_rules() {
+  ours=''
+  # What a run that was killed left in its work area; beside the files, see look_files.
+  for d in /run/vmproxy/work /var/run/vmproxy/work; do [ -n "$busy" ] || { [ -e "$d" ] && tell "leftover $d" && break; }; done
   later /proc/mounts
   # One of many looks (they leave out what listens) that hangs is ended by the client; in the middle of a change
   # (commit.sh: guarded) the change has to go on.
   dump() { # not by limit: where timeout takes its words otherwise, it says 127 and has run nothing
     frame "dump $1"
+    if [ -n "$want_early" ]; then
+      dumped=$("$2" 2>/dev/null)
+      rc=$?
+      printf '%s\n' "$dumped"
+      case $dumped in *VMPROXY*) ours=1 ;; esac
+      tell "dumped $1 $rc"
+      return
+    fi
     rc=127
     if [ -n "$guarded$want_listeners" ] && have timeout; then timeout 20 "$2" 2>/dev/null; rc=$?; fi
     if [ "$rc" = 127 ]; then "$2" 2>/dev/null; rc=$?; fi
@@ -156,6 +163,9 @@ look_rules() {
       fi
     elif have ip6tables-save; then dump default6 ip6tables-save; fi
   fi
+  # No rule of ours: then there is going to be a change, and this is what else it needs to know.
+  if [ -n "$want_early" ] && [ -z "$ours" ]; then want_listeners=1 want_stats=1; fi
+  if [ -n "$want_listeners" ]; then look_listeners; fi
   if docker_pid; then tell "daemon $REPLY"; later "/proc/$REPLY/environ"; fi
   look_docker
 }

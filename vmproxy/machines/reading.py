@@ -61,9 +61,10 @@ class _Reader:
         self._addresses: tuple[Address, ...] = ()
         self._interfaces: set[str] = set()
         self._bridges: set[str] = set()
-        self._listeners: tuple[tuple[str, int], ...] = ()
+        self._listeners: tuple[tuple[str, int], ...] | None = None
         self._mounts: tuple[Mount, ...] = ()
         self._stats: dict[str, File] = {}
+        self._bare = False
         self._contents: dict[str, bytes] = {}
         self._bodies: dict[str, bytes] = {}
         self._apart = False
@@ -109,7 +110,8 @@ class _Reader:
             addresses=self._addresses,
             interfaces=frozenset(self._interfaces),
             bridges=frozenset(self._bridges),
-            listeners=self._listeners,
+            listeners=self._listeners or (),
+            bare=self._bare or self._listeners is None,
             mounts=self._mounts,
             files=files,
             syntax=self._syntax,
@@ -228,6 +230,7 @@ class _Reader:
     def _take_kind(self, frame: Frame) -> None:
         """Without stats: ``file``, ``program`` (it can be run), ``link``, ``dir`` or ``other``, and the path."""
         kind, path = (*frame.words[1:], "", "")[:2]
+        self._bare = True
         if path in self._stats and kind in _BARE_KINDS:
             self._stats[path] = File(path=path, **_BARE_KINDS[kind])
 

@@ -117,10 +117,11 @@ class Shell:
         if self._begun is not None:  # its answer is still to come, and nobody wants it any more
             self._let_go()
         loader = self._loaded(root=look.root)
+        may_follow = change and not loader.plain  # a plain shell reads ahead
         run = Run(loader, observe_script(look, loader.known), look_lines(look))
         loader.known.add(_LOOK)
         self._begun = (look, run)
-        if change and not loader.plain:
+        if may_follow:
             # They travel and are read while the answer is on its way.
             run.send_script(_functions((_ASK, _CHANGE), loader.known))
             loader.known.update((_ASK, _CHANGE))
@@ -205,7 +206,7 @@ class Shell:
 
     def _loaded(self, *, root: bool) -> Loader:
         """The loader that is there, or a new one where that has other rights."""
-        if self._loader is not None and (self._loader.root != root or not self._loader.settled()):
+        if self._loader is not None and self._loader.root != root:
             self._let_go()
         if self._loader is None:
             plain, self._plain = self._plain, ""
