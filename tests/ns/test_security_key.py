@@ -7,6 +7,7 @@ import dataclasses
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -131,6 +132,33 @@ def test_the_person_hears_that_a_touch_is_waited_for(vmproxy: Vmproxy, device: S
     quiet = vmproxy.run("detect-gateway", *target, "-i", str(device.library.parent / "quiet"))
     assert quiet.code == 0, quiet
     assert device.signatures[-2:] == [1, 0]
+
+
+def test_f31_ctrl_c_while_a_touch_is_waited_for(vmproxy: Vmproxy, device: SecurityKey, config: Path) -> None:
+    """It ends with 130, and so does whatever waits for the device: no later touch is taken by somebody who is gone."""
+    device.put("waits")
+    words = ("detect-gateway", "--vm", "ssh:vm", "-F", str(config), "--ssh", "openssh")
+    err = vmproxy.home / "err"
+    with err.open("wb") as stderr:
+        process = subprocess.Popen(vmproxy.argv(*words), env=vmproxy.environ, stdin=-3, stdout=-3, stderr=stderr)
+    try:
+        until(lambda: process.poll() is not None or ASKED in err.read_text(), "the line", seconds=60)
+        assert users(device)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130, err.read_text()
+    finally:
+        stop(process)
+    until(lambda: not users(device), "the end of the helper", seconds=60)
+
+
+def users(device: SecurityKey) -> list[str]:
+    """The processes that have the device's library loaded."""
+    found = []
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            if str(device.library) in maps.read_text():
+                found.append(maps.parent.name)
+    return found
 
 
 def test_a_touch_for_the_jump_host(vmproxy: Vmproxy, device: SecurityKey, config: Path, tmp_path: Path) -> None:
