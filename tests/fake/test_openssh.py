@@ -272,7 +272,7 @@ def test_f02_silence_with_a_person(short: Path, monkeypatch: pytest.MonkeyPatch)
     place = Place(user="u", host="vm", port=22, name="vm", files=(), strict=True)
     found = Way(program=str(program), where=(), words=(), host="vm", place=place, known_hosts=short / "known")
     with pytest.raises(Unreachable, match=r"no log-in within 0\.5 s"):
-        openssh._Opening(found, SshOptions(), "", openssh._Directory())._try(batch=False)
+        openssh._Opening(found, SshOptions(), "", openssh.RunDirectory())._try(batch=False)
 
 
 @pytest.mark.parametrize(("name", "taken"), [("plain+1_a.b-c", True), ("a b", False), ("a'b", False), ("$x", False)])
@@ -282,7 +282,7 @@ def test_t05_the_directory_for_ssh_has_a_plain_name(
     """ssh puts it into a shell's text: a TMPDIR that the shell would not take as it stands is not used."""
     (short / name).mkdir()
     monkeypatch.setenv("TMPDIR", str(short / name))
-    directory = openssh._Directory()
+    directory = openssh.RunDirectory()
     try:
         assert (Path(directory.path("s")).parent.parent == short / name) is taken
     finally:

@@ -26,6 +26,7 @@ from vmproxy.errors import LostContact, NotPermitted, Unreachable, UsageError
 from vmproxy.model import Target, printable
 from vmproxy.transports import SshOptions, _known_hosts
 from vmproxy.transports._jump import check_name
+from vmproxy.transports._rundir import RunDirectory
 from vmproxy.transports._sshprocess import END_SECONDS, SshProcess, popen
 from vmproxy.transports._sshprogram import Way, control_socket, options_of_run, usual_algorithms, way
 from vmproxy.transports._sshsaid import Said, awaited_key
@@ -40,7 +41,6 @@ _PERSON_SECONDS = 300.0
 _LOG_LIMIT_BYTES = 256 << 10
 _SETTLE_SECONDS = 1.0
 _FLUSH_SECONDS = 0.02  # for what ssh has not yet read of our pipe
-_SOCKET_ROOM = 60  # a unix socket's path ends at 104 or 108 bytes, and ssh adds 17 of its own
 _PASSING_BY = "trap '' INT QUIT HUP; exec \"$@\""
 # For keys it goes first: such a server may promise better and not keep it.
 _OLD = ("-o", "PubkeyAcceptedAlgorithms=^ssh-rsa")
@@ -67,12 +67,12 @@ def connect(target: Target, *, options: SshOptions, first: str = "") -> OpensshC
     pin = _known_hosts.check_pin(options.host_key or target.host_key) if options.host_key or target.host_key else ""
     found = way(target, options, pin, environ=os.environ)
     if found.socket and _listens(found.socket):
-        return _begun(OpensshConnection(found, options, _Directory(), found.socket, None), first, options.meanwhile)
+        return _begun(OpensshConnection(found, options, RunDirectory(), found.socket, None), first, options.meanwhile)
     if not pin and not found.place.strict:
         _known_hosts.prepare(found.known_hosts)
     if not all(place.strict for _hop, place in found.hops):
         _known_hosts.prepare(_hop_file(options))
-    directory = _Directory()
+    directory = RunDirectory()
     try:
         with _new_keys(found, options, pin):
             master = _Opening(found, options, pin, directory).master()
@@ -116,43 +116,11 @@ def _new_keys(found: Way, options: SshOptions, pin: str) -> Iterator[None]:
                     options.notify(f"new host key of {printable(name)} kept: {kept} ({path})")
 
 
-class _Directory:
-    """A directory of this run's, for ssh's own words and the socket; nobody else can read it."""
-
-    def __init__(self) -> None:
-        usual = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - a name that nobody guesses, made by us or not at all
-        # ssh makes a shell's text of the way through jump hosts, with the path of its configuration as it stands.
-        plain = len(usual) < _SOCKET_ROOM and re.fullmatch(r"[A-Za-z0-9_./+-]+", os.path.abspath(usual))
-        parent = usual if plain and os.path.isdir(usual) else "/tmp"  # noqa: S108
-        self._path = os.path.join(os.path.abspath(parent), f"vmproxy-{os.urandom(6).hex()}")
-        try:
-            os.mkdir(self._path, 0o700)
-        except OSError as error:
-            raise UsageError(f"no directory for ssh's socket: {error.strerror}", where=parent, hint="TMPDIR") from error
-        self._logs = 0
-
-    def path(self, name: str) -> str:
-        """A file in it."""
-        return os.path.join(self._path, name)
-
-    def log(self) -> str:
-        """The path of one more log file."""
-        self._logs += 1
-        return self.path(f"log{self._logs}")
-
-    def remove(self) -> None:
-        """Gone; safe to call twice."""
-        with contextlib.suppress(OSError):
-            for name in os.listdir(self._path):
-                os.unlink(os.path.join(self._path, name))
-            os.rmdir(self._path)
-
-
 class _Opening:
     """The tries to open one connection: without a person; with one, where that can help; with SHA-1, where the VM
     knows nothing better and nobody has forbidden it."""
 
-    def __init__(self, found: Way, options: SshOptions, pin: str, directory: _Directory) -> None:
+    def __init__(self, found: Way, options: SshOptions, pin: str, directory: RunDirectory) -> None:
         self._way, self._options, self._pin, self._directory = found, options, pin, directory
 
     def master(self) -> SshProcess:
@@ -243,7 +211,7 @@ class OpensshConnection:
     """
 
     def __init__(
-        self, found: Way, options: SshOptions, directory: _Directory, path: str, master: SshProcess | None
+        self, found: Way, options: SshOptions, directory: RunDirectory, path: str, master: SshProcess | None
     ) -> None:
         self.place = found.place.text
         self._way, self._options, self._directory, self._socket = found, options, directory, path
