@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -87,6 +89,33 @@ def relay() -> Iterator[Callable[..., Relay]]:
     yield start
     for one in running:
         one.close()
+
+
+class Silent:
+    """A port whose clients are let connect, and hear nothing."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(60.0)
+        self.port: int = self._listener.getsockname()[1]
+
+    def client(self) -> socket.socket:
+        """The next one, once it has said who it is."""
+        sock, _ = self._listener.accept()
+        sock.settimeout(60.0)
+        assert sock.recv(4).startswith(b"S")
+        return sock
+
+    def close(self) -> None:
+        """End it."""
+        self._listener.close()
+
+
+@pytest.fixture
+def silent() -> Iterator[Silent]:
+    """A port that does not greet."""
+    with contextlib.closing(Silent()) as port:
+        yield port
 
 
 @pytest.fixture

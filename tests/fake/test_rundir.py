@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake.conftest import Silent
 from vmproxy.transports import _rundir
 from vmproxy.transports._rundir import RunDirectory
 
@@ -102,3 +103,17 @@ def test_another_users_stays(place: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.undo()
     _rundir.sweep(str(place))
     assert not left.exists()
+
+
+def test_a_killed_vmproxy_leaves_nothing_for_long(place: Path, silent: Silent) -> None:
+    """``--ssh openssh``, killed in the middle of its log-in: the next run has its directory away, and its own."""
+    words = ("status", "--ssh", "openssh", "--vm", f"ssh://u@127.0.0.1:{silent.port}", "--connect-timeout")
+    argv = [sys.executable, "-m", "vmproxy", *words]
+    own = {"HOME": str(place / "home"), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TMPDIR": str(place)}
+    killed = subprocess.Popen([*argv, "600"], env=own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    with silent.client():
+        ended(killed)
+        assert len(list(place.glob("vmproxy-*"))) == 1
+        again = subprocess.run([*argv, "0.5"], env=own, capture_output=True, text=True, timeout=120, check=False)
+    assert again.returncode == 4, again
+    assert list(place.glob("vmproxy-*")) == []

@@ -13,39 +13,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fake.conftest import Keys
+from tests.fake.conftest import Keys, Silent
 from vmproxy.errors import Interrupted, NotPermitted, Unreachable
 from vmproxy.stopping import Stop
 from vmproxy.transports import _auth, ssh
 
 HOUR, SECONDS = 3600.0, 60.0
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class Silent:
-    """A port whose clients are let connect, and hear nothing."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(SECONDS)
-        self.port: int = self._listener.getsockname()[1]
-
-    def client(self) -> socket.socket:
-        """The next one, once it has said who it is."""
-        sock, _ = self._listener.accept()
-        sock.settimeout(SECONDS)
-        assert sock.recv(4).startswith(b"S")
-        return sock
-
-    def close(self) -> None:
-        """End it."""
-        self._listener.close()
 
 
 def closed_by(client: socket.socket) -> bool:
@@ -55,13 +35,6 @@ def closed_by(client: socket.socket) -> bool:
             while client.recv(4096):
                 pass
         return True
-
-
-@pytest.fixture
-def silent() -> Iterator[Silent]:
-    """One such port."""
-    with contextlib.closing(Silent()) as port:
-        yield port
 
 
 @pytest.fixture
