@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake.conftest import Keys, read_all
+from tests.fake.conftest import By, Keys, read_all
 from tests.fake.realservers import sshd
 from tests.fake.test_openssh import comes
 from tests.lab.securitykey import SecurityKey
@@ -60,17 +60,32 @@ def held(device: SecurityKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         process.wait(30)
 
 
-def test_the_agent_signs_with_a_security_key(
-    log_in: Start, held: Callable[[Path], None], device: SecurityKey, keys: Keys, tmp_path: Path
-) -> None:
-    """As one of the agent's, and where the file is named that the library cannot read: sshd lets in by it."""
-    key = device.library.parent / "touch"
-    signed = len(device.signatures)
-    with sshd(tmp_path, authorized=key.with_name("touch.pub"), host_key=Path(keys.path("host_ed25519"))) as place:
-        for named in ((), (str(key),)):
-            connection = log_in(place[0], target={**ANY, "user": place[1], "identities": named})
-            assert read_all(connection.start("echo in")) == b"in\n"
-    assert device.signatures[signed:] == [1, 1]
+class TestByBoth:
+    """What the library and the ssh program do alike."""
+
+    @pytest.fixture(params=["ssh", "openssh"])
+    def by(self, request: pytest.FixtureRequest) -> By:
+        """Each of the two."""
+        return By(request.param)
+
+    def test_the_agent_signs_with_a_security_key(
+        self, log_in: Start, held: Callable[[Path], None], device: SecurityKey, keys: Keys, tmp_path: Path
+    ) -> None:
+        """As one of the agent's, and where its file is named: sshd lets in once the person, who was asked, has touched
+        the device."""
+        device.put("waits")
+        key = device.library.parent / "touch"
+        signed = len(device.signatures)
+
+        def hear(line: str) -> None:
+            if device.fingerprint("touch") in line:
+                device.touch()
+
+        with sshd(tmp_path, authorized=key.with_name("touch.pub"), host_key=Path(keys.path("host_ed25519"))) as place:
+            for named in ((), (str(key),)):
+                target = {**ANY, "user": place[1], "identities": named}
+                assert read_all(log_in(place[0], target=target, notify=hear).start("echo in")) == b"in\n"
+        assert device.signatures[signed:] == [1, 1]
 
 
 def test_no_touch_is_asked_for_where_another_key_will_do(

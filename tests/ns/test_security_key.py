@@ -143,7 +143,7 @@ def test_f31_ctrl_c_while_a_touch_is_waited_for(vmproxy: Vmproxy, device: Securi
         process = subprocess.Popen(vmproxy.argv(*words), env=vmproxy.environ, stdin=-3, stdout=-3, stderr=stderr)
     try:
         until(lambda: process.poll() is not None or ASKED in err.read_text(), "the line", seconds=60)
-        assert users(device)
+        until(lambda: process.poll() is not None or users(device), "the helper", seconds=60)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130, err.read_text()
     finally:
