@@ -189,6 +189,9 @@ def test_several_vms_want_a_touch_each_and_an_open_connection_none(
     ran = touched(vmproxy, device, "status", *both, *words, count=2)
     assert sorted(line.partition(": ")[0] for line in news(ran)) == ["ssh:one", "ssh:two"], ran
     assert ran.code == 1, ran  # nothing is applied, and both say so
+    device.put("unplugged")
+    ran = vmproxy.run("status", *both, *words)
+    assert (ran.code, ran.err.count("device not found"), "without --jobs" in ran.err) == (5, 2, True), ran
     argv = ["ssh", "-F", str(config), "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={vmproxy.home}/k"]
     device.put()
     subprocess.run([*argv, "-MNf", "--", "vm"], check=True, timeout=60, stdout=-3, stderr=-3)

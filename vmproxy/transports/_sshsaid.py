@@ -80,6 +80,11 @@ class Said:
         return bool(re.search(r"^\S+: Permission denied \(", self._text, re.MULTILINE))
 
     @property
+    def device_failed(self) -> bool:
+        """Whether a security key that the VM takes has not signed."""
+        return bool(re.search(r"^sign_and_send_pubkey: signing failed for \S+-SK", self.log, re.MULTILINE))
+
+    @property
     def needs_sha1(self) -> bool:
         """Whether the VM knows RSA with SHA-1 alone, as the key that it shows or as the one that it takes."""
         if "no matching host key type found" in self.log:
@@ -163,7 +168,7 @@ class Said:
         hint = "-i FILE names the key; ssh-add, or a terminal to ask on, for a passphrase or a password"
         if self._on_the_way:
             tried, hint = "by this jump host", "its key is what ssh_config says for it, or the agent has it"
-        elif re.search(r"signing failed for \S+-SK", self.log):
+        elif self.device_failed:
             hint = "is the security key plugged in, and was it touched? ssh_config's SecurityKeyProvider is its library"
         elif self.password:
             hint = "without --ssh openssh: the usual password of such a VM is tried then"

@@ -138,7 +138,9 @@ class _Opening:
                 opened = self._try(batch=False, old=old)
         if isinstance(opened, Said):
             error = opened.error(_known_there(opened))
-            if may_help and self._options.side_by_side:
+            if self._options.side_by_side and opened.device_failed:
+                error.hint = "is the security key plugged in? without --jobs one VM after another asks it to sign"
+            elif may_help and self._options.side_by_side:
                 error.hint = "ssh-add, or without --jobs: several VMs at a time, ssh asks nothing"
             raise error
         return opened
