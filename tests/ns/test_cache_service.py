@@ -98,6 +98,15 @@ def test_it_comes_up_again_and_ends_when_it_is_asked_to(seen: dict[str, Any]) ->
     assert seen["elsewhere"]["code"] == 0 and seen["elsewhere"]["running"] == [False, True], seen["elsewhere"]
 
 
+def test_one_in_the_background_is_kept_as_the_hint_says(seen: dict[str, Any]) -> None:
+    """Beside a proxy in the background ``install`` is exit 6 and changes nothing; its hint's two commands end in a
+    service with that one's options."""
+    found = seen["background"]
+    assert (found["begun"], found["code"], found["active"]) == (0, 6, "active"), found
+    assert found["options"] == ["--port=4004", "--allow=10.9.0.0/16"]
+    assert seen["kept"] == {"codes": [0, 0], "options": found["options"], "unit": True}, found
+
+
 def test_it_goes_without_a_trace(seen: dict[str, Any]) -> None:
     """``uninstall`` ends it and takes file, link and directories; where the port is taken nothing stays either."""
     found = seen["gone"]

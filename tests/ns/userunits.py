@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -94,9 +95,18 @@ def tell(directory: Path) -> dict[str, Any]:
     step("moved", vmproxy("cache", "install", *where, "--port", "4003"), listen=status(directory)["listen"])
     done = vmproxy("cache", "install", "--dir", str(directory / "e"), "--port", "4003")
     step("elsewhere", done, running=[status(directory, name)["running"] for name in "de"])
+    begun = vmproxy("cache", "start", "--dir", str(directory / "f"), "--port", "4004", "--allow", "10.9.0.0/16")
+    told = status(directory, "f")["options"]
+    done = vmproxy("cache", "install", "--dir", str(directory / "f"))
+    step("background", done, begun=begun.returncode, options=told, active=show("ActiveState"))
+    hint = done.stderr.splitlines()[-1].removeprefix("hint: ")
+    both = [vmproxy(*shlex.split(words)[1:]) for words in hint.split(" && ")]
+    now = status(directory, "f")
+    seen["kept"] = {"codes": [run.returncode for run in both], "options": now["options"]}
+    seen["kept"]["unit"] = now["pid"] == int(show("MainPID"))
     done = vmproxy("cache", "uninstall")
     left = sorted(str(p) for p in (directory / "c").rglob("*"))
-    step("gone", done, active=show("ActiveState"), left=left, running=status(directory, "e")["running"])
+    step("gone", done, active=show("ActiveState"), left=left, running=status(directory, "f")["running"])
     return seen
 
 
