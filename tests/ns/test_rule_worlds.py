@@ -196,6 +196,41 @@ def test_f16_what_the_kernel_lacks_is_found_before_any_change(world: World, modu
     assert not world.machine.path("/run/late").exists()
 
 
+HALF = """
+case " $* " in *' --test '*) exec /usr/sbin/{name} "$@" ;; esac
+text=$(cat)
+case $text in *'*filter'*'*nat'*) ;; *) printf '%s\\n' "$text" | /usr/sbin/{name} "$@"; exit ;; esac
+{meanwhile}
+printf '%s\\n' "${{text%%'*nat'*}}" | /usr/sbin/{name} "$@"
+echo 'line 99 failed' >&2
+exit {code}
+"""
+
+
+@pytest.mark.parametrize("meanwhile", ["", "iptables -A INPUT -s 198.51.100.7 -j DROP"])
+@pytest.mark.parametrize(("code", "exits"), [(1, 7), (4, 8)])
+@pytest.mark.parametrize("command", ["apply", "remove"])
+def test_f19_a_table_that_fails_behind_one_that_was_written(
+    world: World, command: str, code: int, exits: int, meanwhile: str
+) -> None:
+    """filter is committed, nat is not: all is as before, also where somebody else adds a rule at that moment."""
+    if command == "remove":
+        assert world.vmproxy.apply("--no-verify").code == 0
+    before, held = dump(world.machine), files(world.machine)
+    name = f"iptables-{world.variant}-restore"
+    meanwhile = meanwhile.replace("iptables", f"iptables-{world.variant}")
+    shimmed = shim(world.machine, name, HALF.format(name=name, code=code, meanwhile=meanwhile))
+    ran = world.vmproxy.command(command, *(["--no-verify"] if command == "apply" else []))
+    assert ran.code == exits, ran
+    assert "INCOMPLETE" not in ran.err, ran
+    added = ["-A INPUT -s 198.51.100.7/32 -j DROP"] if meanwhile else []
+    assert sorted(set(dump(world.machine)) - set(before)) == added
+    assert not set(before) - set(dump(world.machine))
+    assert files(world.machine) == held
+    world.machine.path(shimmed).unlink()
+    assert world.vmproxy.command(command, *(["--no-verify"] if command == "apply" else [])).code == 0
+
+
 @pytest.mark.parametrize("booted", ["legacy"], indirect=True)
 def test_f13_a_lock_that_is_soon_free_is_waited_for(world: World) -> None:
     """Another program holds the xtables lock for three seconds: apply waits and succeeds."""

@@ -124,9 +124,9 @@ def test_status_sees_a_listener_beside_others_too(told: Told) -> None:
     assert machine.looks == [True]
 
 
-@pytest.mark.parametrize(("proxy", "early"), [(None, True), ("http://127.0.0.1:8123", True), ("http://p.test:1", False)])
+@pytest.mark.parametrize(("proxy", "early"), [(None, True), ("http://127.0.0.1:8123", True), ("http://p.test", False)])
 def test_of_many_one_without_our_rules_tells_all_at_once(proxy: str | None, early: bool, told: Told) -> None:
-    """Where a door is likely, a VM without a rule of ours is told to look at what a change needs: one look is enough."""
+    """Where a door is likely, a VM without a rule of ours is to look at what a change needs: one look is enough."""
 
     class Early(Machine):
         def observe(self, look: Look) -> Facts:

@@ -105,13 +105,17 @@ restore() { # file of iptables-restore text, named after its table
 }
 
 undo_singly() { # table: where another tool has taken some of it away already (F22), each line by itself, and then a look
-  case $1 in *6) six=6 ;; *) six='' ;; esac
   set -- "$1" "${1%6}"
   while IFS= read -r line; do
     case $line in \**|COMMIT|'') ;; *) printf '*%s\n%s\nCOMMIT\n' "$2" "$line" > "$work/$1.line"; restore "$work/$1.line" ;; esac
   done < "$work/$1.undo"
-  cas_dump $six | sed -n "/^\*$2/,/^COMMIT/p" | grep VMPROXY > "$work/$1.line"
-  sed -n "/^\*$2/,/^COMMIT/p" "$work/seen$six" | grep VMPROXY | cmp -s - "$work/$1.line"
+  table_as_seen "$1"
+}
+
+table_as_seen() { # table: what is ours there is as it was before the change, whatever others have done
+  case $1 in *6) set -- "$1" "${1%6}" 6 ;; *) set -- "$1" "$1" '' ;; esac
+  cas_dump $3 | sed -n "/^\*$2/,/^COMMIT/p" | grep VMPROXY > "$work/$1.line"
+  sed -n "/^\*$2/,/^COMMIT/p" "$work/seen$3" | grep VMPROXY | cmp -s - "$work/$1.line"
 }
 
 rules_as_seen() {
@@ -147,7 +151,8 @@ put_back() { # exit-code text…
   if [ -n "$did_nat$did_filter$did_nat6$did_filter6" ] && ! rules_as_seen; then
     for t in $tables; do
       eval "done=\$did_$t"
-      if [ -n "$done" ]; then restore "$work/$t.undo" || restore "$work/$t.undo" || undo_singly "$t" || bad="$bad iptables-$t"; fi
+      # Of two tables that one program was to write, the second may not have been.
+      if [ -n "$done" ] && ! table_as_seen "$t"; then restore "$work/$t.undo" || restore "$work/$t.undo" || undo_singly "$t" || bad="$bad iptables-$t"; fi
     done
   fi
   i=$files
