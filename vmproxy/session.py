@@ -69,7 +69,6 @@ class Session:
         self._only_look = only_look
         self._ask_docker = False
         self._listeners = self._stats = True
-        self._early = False
         self._deadline = time.monotonic() + settings.wait_seconds
         self._given_up = False
         self._target = targets.resolve(name, environ=os.environ)
@@ -138,22 +137,19 @@ class Session:
             docker=settings.via == _BY_DAEMON_JSON or self._ask_docker,
             listeners=self._listeners,
             stats=self._stats,
-            early=self._early,
         )
 
     def look_after(self, *, resolve: str) -> Look:
         """The look behind a change: nobody asks any more what listens, which was known before."""
-        return replace(self.look_for_all(), listeners=False, stats=True, early=False, resolve=resolve)
+        return replace(self.look_for_all(), listeners=False, stats=True, resolve=resolve)
 
     def begin(self, *, change: bool = False) -> None:
         """Send the first look on its way; :meth:`scene` waits for what it says, or tries again.
 
         ``change`` says that one may follow. One VM has what it takes sent along, to save a round trip; of many most
-        have nothing to change, and what only a change would need is looked at then, or where no rule of ours is seen:
-        all of them are on one host.
+        have nothing to change, and what only a change would need is looked at then: all of them are on one host.
         """
         self._listeners = self._alone or not change
-        self._early = change and not self._alone and self._a_door_is_likely()
         self._stats = self._alone or self.settings.via == _BY_DAEMON_JSON
         change = change and self._alone
         with contextlib.suppress(LostContact):
@@ -161,12 +157,6 @@ class Session:
         # What it takes to read the answer is imported while the VM looks.
         from vmproxy.guests import _boot, _payload  # noqa: F401
         from vmproxy.machines import reading  # noqa: F401
-
-    def _a_door_is_likely(self) -> bool:
-        from vmproxy.proxyenv import is_loopback
-
-        proxy = self.settings.proxy  # None: what the VM's record says, and most of them are on the host
-        return self.settings.forward or proxy is None or is_loopback(proxy.host)
 
     def scene(self, *, wait_for_docker: bool = True, with_tools: bool = True) -> Scene:
         """One look, or as many as ``--wait`` allows until Docker has made its bridge and rules.
@@ -230,8 +220,12 @@ class Session:
         found = made()
         if scene.facts.bare and (found.files or (found.rules is not None and desired.door is not None)):
             self._listeners = self._stats = True
-            seen = self.observe(self.look_for_all())
-            scene.facts = replace(scene.facts, listeners=seen.listeners, files=seen.files)
+            look = self.look_for_all()
+            facts = _filled_in(scene.facts, self.observe(replace(look, rest=True)))
+            if facts is None:  # a file has come or gone meanwhile
+                seen = self.observe(look)
+                facts = replace(scene.facts, listeners=seen.listeners, files=seen.files, bare=False)
+            scene.facts = facts
             found = made()
         changed = {change.before.path for change in found.files if change.shell and change.before.content is not None}
         if desired.blocks and not changed <= set(scene.facts.syntax):
@@ -320,6 +314,18 @@ class Session:
             return False
         self.rest(min(_PAUSE_SECONDS, left))
         return True
+
+
+def _filled_in(facts: Facts, seen: Facts) -> Facts | None:
+    """The first look with what it had left out. None where the two do not see the same files."""
+    files = {
+        path: replace(file, content=facts.files[path].content)
+        for path, file in seen.files.items()
+        if path in facts.files and facts.files[path].kind == file.kind
+    }
+    if len(files) != len(facts.files):
+        return None
+    return replace(facts, listeners=seen.listeners, files=files, bare=False)
 
 
 def _check_options(target: Target, settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.ns.story import PROFILE, Vmproxy, shim, until
 from vmproxy import converge
 from vmproxy.machines import shell
 from vmproxy.model import Facts
-from vmproxy.session import Session
+from vmproxy.session import Session, _filled_in
 from vmproxy.stopping import Stop
 from vmproxy.transports._tcp import Dial
 
@@ -98,24 +99,22 @@ def looked(vmproxy: Vmproxy) -> Facts:
         return session.observe(session.look_for_all())
 
 
-def test_one_of_many_tells_all_where_no_rule_of_ours_is_seen(stub_vm: NamespaceVM, tmp_path: Path) -> None:
-    """Beside others a VM in sync is asked for less; one without our rules tells at once what its change will need."""
+def test_what_one_of_many_has_left_out_is_filled_in(stub_vm: NamespaceVM, tmp_path: Path) -> None:
+    """Beside others a VM is asked for less; what is missing comes by a look for it alone, and is as seen at once."""
     vmproxy = Vmproxy(stub_vm, tmp_path)
-
-    def beside_others() -> Facts:
-        words: dict[str, Any] = {"tell": str, "news": str, "ask": None}
-        with Session(vmproxy.target, vmproxy.settings(), stop=Stop(), only_look=True, **words) as session:
-            session.begin(change=True)
-            return session.observe(session.look_for_all())
-
-    alone, early = looked(vmproxy), beside_others()
-    assert not early.bare
-    assert vars(early) == vars(alone)
-    assert alone.listeners
-    assert vmproxy.tell(converge.apply, check=False, verify=False).changed
-    applied = beside_others()
-    assert applied.bare and not applied.listeners
-    assert applied.dumps == looked(vmproxy).dumps
+    stub_vm.path(PROFILE).write_bytes(b"# mine\r\n\0\xff no end")
+    stub_vm.path(PROFILE).chmod(0o640)
+    alone = looked(vmproxy)
+    words: dict[str, Any] = {"tell": str, "news": str, "ask": None}
+    with Session(vmproxy.target, vmproxy.settings(), stop=Stop(), only_look=True, **words) as session:
+        session.begin(change=True)
+        bare = session.observe(session.look_for_all())
+        rest = session.observe(replace(session.look_for_all(), listeners=True, stats=True, rest=True))
+    assert bare.bare and not bare.listeners and bare.files[PROFILE].mode == 0o644
+    assert not rest.dumps and not rest.routes and not rest.texts
+    filled = _filled_in(bare, rest)
+    assert filled is not None and vars(filled) == vars(alone)
+    assert alone.listeners and alone.files[PROFILE].mode == 0o640
 
 
 def test_a_vm_with_poorer_tools_is_seen_the_same(bare_vm: NamespaceVM, tmp_path: Path) -> None:

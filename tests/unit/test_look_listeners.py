@@ -12,9 +12,9 @@ from vmproxy import converge, session
 from vmproxy.errors import Refused
 from vmproxy.machines import Look, Outcome, Terms
 from vmproxy.model import Facts, Plan, Report, Settings, Syntax
-from vmproxy.proxyenv import parse_proxy
 from vmproxy.stopping import Stop
 
+PROFILE = "/var/lib/boot2docker/profile"
 LISTENING = (("172.17.0.1", 8123),)
 Told = Callable[..., Report]
 
@@ -28,6 +28,8 @@ class Machine:
         self.looks: list[bool] = []
         self.plans: list[Plan] = []
         self.after: list[Look] = []
+        self.rests: list[bool] = []
+        self.kind = ""
 
     def begin(self, look: Look, *, change: bool = False) -> None:
         self.begun.append((look.listeners, change))
@@ -55,17 +57,10 @@ class Machine:
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     """``told(machine, story, beside=True)``: a story of a VM that is one of many, or alone."""
 
-    def tell(
-        machine: Machine,
-        story: Callable[..., Report] = converge.apply,
-        *,
-        beside: bool,
-        settings: Settings = Settings(),  # noqa: B008 - frozen
-        **words: bool,
-    ) -> Report:
+    def tell(machine: Machine, story: Callable[..., Report] = converge.apply, *, beside: bool, **words: bool) -> Report:
         monkeypatch.setattr(session.Session, "_connect", lambda _self, _target: machine)
         stop = Stop() if beside else None
-        return story("ssh://u@192.0.2.1", settings, stop=stop, **words)
+        return story("ssh://u@192.0.2.1", Settings(), stop=stop, **words)
 
     return tell
 
@@ -124,20 +119,24 @@ def test_status_sees_a_listener_beside_others_too(told: Told) -> None:
     assert machine.looks == [True]
 
 
-@pytest.mark.parametrize(("proxy", "early"), [(None, True), ("http://127.0.0.1:8123", True), ("http://p.test", False)])
-def test_of_many_one_without_our_rules_tells_all_at_once(proxy: str | None, early: bool, told: Told) -> None:
-    """Where a door is likely, a VM without a rule of ours is to look at what a change needs: one look is enough."""
+def test_the_second_look_is_only_for_what_the_first_has_left_out(told: Told) -> None:
+    """What was seen is not looked at again: contents come from the first look; where files have come, all is."""
 
-    class Early(Machine):
+    class Sparing(Machine):
         def observe(self, look: Look) -> Facts:
-            if look.early and not look.listeners:
-                self.looks.append(False)
-                return self.facts
-            return super().observe(look)
+            self.rests.append(look.rest)
+            if not look.rest:
+                return super().observe(look)
+            files = {path: replace(file, content=b"") for path, file in self.facts.files.items()}
+            files[PROFILE] = replace(files[PROFILE], kind=self.kind)
+            return Facts(files=files, listeners=self.facts.listeners)
 
-    machine = Early(fresh("fresh-nft"))
-    assert told(machine, beside=True, settings=Settings(proxy=parse_proxy(proxy) if proxy else None)).changed
-    assert machine.looks == ([False] if early else [False, True])
+    for kind, looks in (("absent", [False, True]), ("file", [False, True, False])):
+        sparing, whole = Sparing(fresh("fresh-nft")), Machine(fresh("fresh-nft"))
+        sparing.kind = kind
+        assert told(sparing, beside=True).changed and told(whole, beside=False).changed
+        assert sparing.rests == looks
+        assert sparing.plans == whole.plans
 
 
 def test_behind_a_change_nobody_asks_what_listens(told: Told) -> None:
@@ -146,4 +145,4 @@ def test_behind_a_change_nobody_asks_what_listens(told: Told) -> None:
         machine = Machine(fresh("fresh-nft"))
         assert told(machine, beside=beside).changed
         (after,) = machine.after
-        assert (after.listeners, after.early, after.stats) == (False, False, True)
+        assert (after.listeners, after.rest, after.stats) == (False, False, True)

@@ -25,9 +25,9 @@ class Look:
     ``configs`` are places of daemon.json: a Docker that may have proxies from there is asked for them, and ``docker``
     asks it in any case, and for its version; for their ``bip`` they are read where there is no live bridge to look at.
     ``save`` adds ``ip route save`` bytes; ``listeners`` what listens for TCP; without ``stats`` a file's owner,
-    links and mode are not looked at, but for whether it can be run; ``early`` has both looked at all the same where
-    there is no rule of ours. ``syntax`` asks the VM's shell about the files at once (see :meth:`Machine.check`);
-    ``resolve`` is a name whose IPv4 addresses the VM shall look up.
+    links and mode are not looked at, but for whether it can be run; ``rest`` is for a second look which is only to
+    fill in these: who sees more in it may give all. ``syntax`` asks the VM's shell about the files at once (see
+    :meth:`Machine.check`); ``resolve`` is a name whose IPv4 addresses the VM shall look up.
     """
 
     root: bool = True
@@ -40,7 +40,7 @@ class Look:
     docker: bool = False
     listeners: bool = True
     stats: bool = True
-    early: bool = False
+    rest: bool = False
     resolve: str = ""
 
 

@@ -122,7 +122,6 @@ look_listeners() {
 }
 
 look_rules() {
-  ours=''
   # What a run that was killed left in its work area; beside the files, see look_files.
   for d in /run/vmproxy/work /var/run/vmproxy/work; do [ -n "$busy" ] || { [ -e "$d" ] && tell "leftover $d" && break; }; done
   later /proc/mounts
@@ -130,14 +129,6 @@ look_rules() {
   # (commit.sh: guarded) the change has to go on.
   dump() { # not by limit: where timeout takes its words otherwise, it says 127 and has run nothing
     frame "dump $1"
-    if [ -n "$want_early" ]; then
-      dumped=$("$2" 2>/dev/null)
-      rc=$?
-      printf '%s\n' "$dumped"
-      case $dumped in *VMPROXY*) ours=1 ;; esac
-      tell "dumped $1 $rc"
-      return
-    fi
     rc=127
     if [ -n "$guarded$want_listeners" ] && have timeout; then timeout 20 "$2" 2>/dev/null; rc=$?; fi
     if [ "$rc" = 127 ]; then "$2" 2>/dev/null; rc=$?; fi
@@ -163,8 +154,6 @@ look_rules() {
       fi
     elif have ip6tables-save; then dump default6 ip6tables-save; fi
   fi
-  # No rule of ours: then there is going to be a change, and this is what else it needs to know.
-  if [ -n "$want_early" ] && [ -z "$ours" ]; then want_listeners=1 want_stats=1; fi
   if [ -n "$want_listeners" ]; then look_listeners; fi
   if docker_pid; then tell "daemon $REPLY"; later "/proc/$REPLY/environ"; fi
   look_docker
@@ -256,6 +245,11 @@ parse_files_there() { # what this VM's shell says of the files
 }
 
 look_syntax() { parse_files_there; frame end; }
+
+look_rest() { # what a look of many has left out
+  busy='' bodies='' want_texts=''
+  look_listeners; look_files; frame end
+}
 
 look() {
   busy='' bodies=''; if at_work; then busy=1; tell busy; fi

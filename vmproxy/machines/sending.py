@@ -31,7 +31,6 @@ def look_words(look: Look) -> str:
         "docker": look.docker,
         "listeners": look.listeners,
         "stats": look.stats,
-        "early": look.early,
     }
     lists = {
         "files": [_path(path) for path in look.files],

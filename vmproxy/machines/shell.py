@@ -47,7 +47,7 @@ _LOOK, _ASK, _PROVE, _CHANGE = "observe.sh", "ask.sh", "prove.sh", "change.sh"
 
 def observe_script(look: Look, known: Container[str] = ()) -> str:
     """The look alone. Of ``known`` files the loader has the functions."""
-    return _functions((_LOOK,), known) + look_words(look) + "hear\nwhole look\n"
+    return _functions((_LOOK,), known) + look_words(look) + f"hear\nwhole {'look_rest' if look.rest else 'look'}\n"
 
 
 def syntax_script(files: tuple[str, ...], known: Container[str] = ()) -> str:
