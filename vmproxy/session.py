@@ -258,6 +258,7 @@ class Session:
                 self.machine = self._connect(self._target)
 
     def _connect(self, target: Target) -> Machine:
+        _check_options(target, self.settings)
         if target.directory:
             if target.machine == "image":
                 image: Machine = machines.load("image").open(target.directory, rewrite=self.settings.rewrite)
@@ -281,7 +282,6 @@ class Session:
             meanwhile=self.look_for_all,  # its guests are imported with it
             stoppable=self._stop.calling,
         )
-        _check_options(target, settings)
         by_program = target.transport == "ssh" and settings.ssh == "openssh"
         if target.transport == "ssh" and not by_program and not self._alone:
             self._stop.turns.take()
