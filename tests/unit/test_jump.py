@@ -27,6 +27,8 @@ from vmproxy.transports._jump import LIMIT, Hop, parse
         ("ssh://me@bastion:22/", (Hop(host="bastion", user="me", port=22),)),
         ("[::1]:22,10.0.0.1", (Hop(host="::1", port=22), Hop(host="10.0.0.1"))),
         ("me@[fe80::2]", (Hop(host="fe80::2", user="me"),)),
+        ("[127.0.0.1]:2222,[10]", (Hop(host="127.0.0.1", port=2222), Hop(host="10"))),
+        ("ssh://root@[::1]:2222", (Hop(host="::1", user="root", port=2222),)),
     ],
 )
 def test_forms(text: str, hops: tuple[Hop, ...]) -> None:
@@ -40,6 +42,7 @@ def test_forms(text: str, hops: tuple[Hop, ...]) -> None:
     [
         *("-oProxyCommand=x", "a,-b", "-l@a", "a b", "a,,b", ",", "a,", "@a", "a@", "a:0", "a:65536", "a:", "a:x"),
         *("::1", "[::1", "[::1]x", "[a]", "[]", "a*", "a;b", "$(x)", "`x`", "a|b", "%h", "é", "a:٣", "a\n", "\x1b[2J"),
+        *("[1a]", "[.]", "[10]x", "[10"),
         *("me:secret@a", "ssh://me:secret@a", "ssh://", "http://a", "a/b", "none,a,none,a", "[fe80::1%eth0]"),
         ",".join(f"h{number}" for number in range(LIMIT + 1)),
     ],

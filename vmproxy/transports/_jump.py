@@ -13,6 +13,7 @@ LIMIT = 8
 """How many hosts there may be on the way."""
 _HINT = "-J [USER@]HOST[:PORT], several with commas; an IPv6 address in brackets"
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
+_NUMBERS = re.compile(r"[0-9][0-9.]{0,254}")  # ssh -G has these in brackets, too (readconf.c)
 _USER = re.compile(r"[A-Za-z0-9_.\\][A-Za-z0-9_.\\@+=-]{0,254}")
 
 
@@ -62,7 +63,8 @@ def _hop(text: str, where: str) -> Hop:
         raise UsageError("a password does not belong in the name of a jump host", where=where, hint=_HINT)
     if place.startswith("["):
         host, bracket, port = place[1:].partition("]")
-        good = bool(bracket) and _is_ipv6(host) and (not port or port.startswith(":"))
+        good = _is_ipv6(host) or bool(_NUMBERS.fullmatch(host))
+        good = good and bool(bracket) and (not port or port.startswith(":"))
         colon, port = port[:1], port[1:]
     else:
         host, colon, port = place.partition(":")

@@ -101,7 +101,9 @@ def way(target: Target, options: SshOptions, pin: str, *, environ: Mapping[str, 
     where = theirs if target.provider == "ssh" else ("-F", "none")
     words: tuple[str, ...] = ("-l", target.user) if target.user else ()
     words += ("-p", str(target.port)) if target.port else ()
-    jump = ("-o", f"ProxyJump={options.jump if parse(options.jump) else 'none'}") if options.jump else ()
+    # In our own words: ssh takes no IPv6 address in an ssh:// of -J.
+    wanted = ",".join(hop.text for hop in parse(options.jump)) or "none"
+    jump = ("-o", f"ProxyJump={wanted}") if options.jump else ()
     said = _ask(program, (*where, *words, *jump, *(_pinned(pin) if pin else ())), target.host, environ)
     own = Path(options.known_hosts or target.known_hosts or _known_hosts.default_path()).expanduser()
     place = _place(said, own, users=target.provider == "ssh")

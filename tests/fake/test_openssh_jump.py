@@ -1,0 +1,91 @@
+"""Through jump hosts with ssh: how they may be named, and which of them is named when one of them fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake.conftest import By, Keys, read_all
+from tests.fake.realservers import open_directory
+from vmproxy.model import Target
+from vmproxy.transports import SshOptions
+from vmproxy.transports._sshprogram import options_of_run, way
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def by() -> By:
+    """ssh."""
+    return By("openssh")
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary directory of the test's own, of a short name. No agent."""
+    with open_directory(0o700) as directory:
+        monkeypatch.setenv("TMPDIR", str(directory))
+        monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+        yield directory
+
+
+@pytest.fixture
+def written(tmp_path: Path, keys: Keys) -> Callable[..., str]:
+    """Write an ssh_config: ``written(one=port, two=port, more="…")``; each host has the key ``ecdsa``."""
+
+    def write(more: str = "", key: str = "ecdsa", **ports: int) -> str:
+        path = tmp_path / "ssh_config"
+        hosts = (f"Host {name}\n HostName 127.0.0.1\n Port {port}\n User guard\n" for name, port in ports.items())
+        common = f"Host *\n IdentityFile {keys.path(key)}\n IdentitiesOnly yes\n"
+        path.write_text("".join(hosts) + more + common)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def door(serve: Start, keys: Keys) -> Callable[[], Any]:
+    """A jump host that lets ``ecdsa`` in."""
+    return lambda: serve(host=("host_rsa",), keys=frozenset({keys.blob("ecdsa")}), forward=True)
+
+
+@pytest.mark.parametrize(
+    "form", ["guard@127.0.0.1:{}", "ssh://guard@127.0.0.1:{}", "guard@[127.0.0.1]:{}", "ProxyJump"]
+)
+def test_a_jump_host_that_is_an_ipv4_address(
+    serve: Start, log_in: Start, door: Callable[[], Any], written: Callable[..., str], form: str
+) -> None:
+    """However it is named, by -J or in ssh_config; ssh itself repeats it in brackets."""
+    first, vm = door(), serve()
+    proxy = f" ProxyJump guard@127.0.0.1:{first.port}\n" if form == "ProxyJump" else ""
+    more = f"Host dev\n HostName 127.0.0.1\n Port {vm.port}\n User docker\n{proxy}"
+    target = {"provider": "ssh", "host": "dev", "port": 0, "user": ""}
+    jump = "" if proxy else form.format(first.port)
+    connection = log_in(0, target=target, ssh_config=written(more), jump=jump)
+    assert read_all(connection.start("echo in")) == b"in\n"
+    assert f"direct-tcpip 127.0.0.1:{vm.port}" in first.seen
+
+
+@pytest.mark.parametrize(
+    ("jump", "text"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("ssh://root@[::1]:2222", "root@[::1]:2222"),
+        ("a,ssh://[::1]", "a,[::1]"),
+        ("ssh://me@a:22/,[::1]:23,127.1", "me@a:22,[::1]:23,127.1"),
+        ("10", "10"),
+    ],
+)
+def test_ssh_is_given_forms_that_it_takes(jump: str, text: str) -> None:
+    """What the reference allows and ssh does not comes to it in its own form, and back from ``ssh -G``."""
+    vm = Target(name="vm", provider="ssh", host="vm.invalid", user="me", port=22)
+    options = SshOptions(ssh_config="none", jump=jump)
+    found = way(vm, options, "", environ=os.environ)
+    assert ",".join(hop.text for hop in found.jumps) == text
+    assert [hop for hop, _place in found.hops] == list(found.jumps)
+    words = options_of_run(found, options, "", batch=True)
+    assert words[words.index("-J") + 1] == text
