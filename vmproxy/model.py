@@ -235,6 +235,8 @@ class Facts:
     ``busy``: another run of vmproxy held the lock and lived.
     ``live`` is False where only files are reached: then there are no rules, no daemon and nobody to ask.
     ``docker_version`` is "" where it was not asked for or cannot be told.
+    Of an image: ``superseded`` are those of ``leftovers`` that are backups of an earlier one, ``notes`` what else a
+    reader is to know of what lies beside it, ``needs`` options without which an ``apply`` cannot write it.
     """
 
     live: bool = True
@@ -261,6 +263,9 @@ class Facts:
     daemon: Daemon | None = None
     docker_version: str = ""
     leftovers: tuple[str, ...] = ()
+    superseded: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     busy: bool = False
     resolved: tuple[str, ...] = ()
 
