@@ -31,13 +31,19 @@ def without_ours(image: Image) -> bytes:
         span = image.spans[number]
         start = span.start - mark.padding
         if start < at or any(image.content[start : span.start]):
-            raise ForeignFile("what we appended to the image does not stand as it was written")
+            what = "what vmproxy appended to the image does not stand as it was written"
+            raise ForeignFile(what, hint="put the image back as its maker has it")
         kept.append(whole[at:start])
         at = span.end
     if not kept:
         return image.content
     kept.append(whole[at:])
     return b"".join(kept)
+
+
+def can_follow(image: Image) -> bool:
+    """Whether a kernel finds what is appended to the image."""
+    return image.spans[image.members[-1]].kind in APPENDABLE
 
 
 def append(base: Image, files: Collection[File], *, mode: int | None) -> bytes:
@@ -47,7 +53,7 @@ def append(base: Image, files: Collection[File], *, mode: int | None) -> bytes:
     Raises ForeignFile where nothing can follow that, or the directory of a file is missing.
     """
     kind = base.spans[base.members[-1]].kind
-    if kind not in APPENDABLE:
+    if not can_follow(base):
         raise ForeignFile(
             f"after {kind} data a kernel does not find what is appended", hint="--rewrite, which packs the member anew"
         )

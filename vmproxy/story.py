@@ -52,6 +52,7 @@ class Story:
                 return self._report(scene, "in sync, nothing to do")
             self._preconditions(scene, made)
             if dry_run:
+                self._session.machine.rehearse(made)
                 return self._report(scene, "would change", diff=preview.plan_text(made, scene.hidden))
             ask = question(scene) if scene.facts.live else None
             terms = self._terms(
@@ -84,6 +85,7 @@ class Story:
                 return self._report(scene, "removed" if changed else "nothing to do", changed=changed)
             self._writable(scene, made)
             if dry_run:
+                self._session.machine.rehearse(made)
                 return self._report(scene, "would change", diff=preview.plan_text(made, scene.hidden))
             outcome, failed = self._commit(scene, made, Desired(), self._terms(scene))
             if attempt + 1 < _TRIES and _meanwhile(outcome, failed):

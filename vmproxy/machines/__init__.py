@@ -128,6 +128,10 @@ class Machine(Protocol):
         ``verdict`` on the
         second look and the proof, while everything can still be put back. Raises LostContact, NotPermitted."""
 
+    def rehearse(self, plan: Plan) -> None:
+        """For ``--dry-run``: raises what :meth:`commit` would, as far as that can be known without asking the VM once
+        more."""
+
     def prove(self, question: Question) -> tuple[Finding, ...]:
         """Ask from each vantage point; nothing stays behind. Raises LostContact, NotPermitted."""
 

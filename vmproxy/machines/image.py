@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from vmproxy import blocks, dockerversion, guests, initrdedit
 from vmproxy.dirlock import settle
 from vmproxy.errors import ForeignFile, Refused
 from vmproxy.initrd import Image
 from vmproxy.initrdmark import Mark, fingerprint
-from vmproxy.machines import Conversation, Judge, Look, Outcome, Terms, Verdict, imagefile
+from vmproxy.machines import Conversation, Judge, Look, Outcome, Terms, Verdict, imagebackup, imagefile
 from vmproxy.machines.reading import FILE_LIMIT_BYTES, os_release
 from vmproxy.machines.tree import bridge, syntax_of
 from vmproxy.model import Facts, File, Finding, Plan, Syntax, printable
 from vmproxy.proof import Question
 
-BACKUP = ".vmproxy-backup"
+BACKUP = imagebackup.SUFFIX
+_WHAT = "is the file whole, and an initramfs image?"
 
 
 def open(path: str, *, rewrite: bool = False) -> ImageFile:
@@ -66,21 +68,22 @@ class ImageFile:
             now = self._files(self._image, paths)
             if any(now[change.before.path] != change.before for change in plan.files):
                 return _moved()
+            for change in plan.files:
+                step(f"file {change.after.path}")
+            made = self._prepared(plan) if plan.files else None
             if plan.leftovers:
                 self._clear()
-            if not plan.files:
+            if made is None:
                 return Outcome(status="kept", restart="none", facts=self._facts(self._image, terms.look))
-            for change in plan.files:
-                if change.shell and change.after.content is not None and not syntax_of(change.after.content).parses:
-                    raise Refused("the file would not parse any more", where=change.after.path)
-                step(f"file {change.after.path}")
-            base = self._base()
-            wanted = self._wanted(base, plan)
-            mode = self._own_mode()
-            secret = any(file.mode & 0o077 == 0 for file in wanted) and mode != _private(mode)
-            image = self._made(base, wanted, mode if secret else None)
-            self._compare(base, image, wanted)
-            return self._replace(base, image, _private(mode) if secret else mode, terms, verdict)
+            return self._replace(made, terms, verdict)
+
+    def rehearse(self, plan: Plan) -> None:
+        """Make the new image, and forget it."""
+        with imagefile.named(self._path):
+            if plan:
+                imagefile.must_be_replaceable(self._seen)
+            if plan.files:
+                self._prepared(plan)
 
     def prove(self, question: Question) -> tuple[Finding, ...]:
         """Files cannot be asked."""
@@ -108,18 +111,28 @@ class ImageFile:
             image = Image(content)
             image.must_be_read()
         except ForeignFile as error:
-            where = f"{self._path}, {error.where}" if error.where else self._path
-            hint = error.hint if error.hint != error.usual_hint else "is the file whole, and an initramfs image?"
-            raise ForeignFile(error.what, where=where, hint=hint) from None
+            raise self._of_this(error) from None
         return image
 
+    def _of_this(self, error: ForeignFile) -> ForeignFile:
+        """The error with the file's name, and a hint that helps: ``status`` would say the same."""
+        where = f"{self._path}, {error.where}" if error.where else self._path
+        return ForeignFile(error.what, where=where, hint=error.hint if error.hint != error.usual_hint else _WHAT)
+
     def _facts(self, image: Image, look: Look) -> Facts:
+        try:
+            return self._read(image, look)
+        except ForeignFile as error:
+            raise self._of_this(error) from None
+
+    def _read(self, image: Image, look: Look) -> Facts:
         files = self._files(image, look.files)
         texts = {path: name for pattern in look.texts for path in self._matching(image, pattern)
                  if (name := self._plain(image, path)) is not None}  # fmt: skip
         others = {path: name for path in ("/etc/os-release", *look.configs)
                   if (name := self._plain(image, path)) is not None}  # fmt: skip
         read = image.contents({*texts.values(), *others.values()}, limit_bytes=FILE_LIMIT_BYTES)
+        backup, notes = self._beside(image)
         return Facts(
             live=False,
             os_release=os_release(read[others["/etc/os-release"]] if "/etc/os-release" in others else b""),
@@ -130,8 +143,24 @@ class ImageFile:
             bridges=frozenset({"docker0"}),
             interfaces=frozenset({"docker0"}),
             docker_version=dockerversion.installed(lambda path: self._whole(image, path)) if look.docker else "",
-            leftovers=imagefile.leftovers(self._seen.path, None if image.marks else self._backup, image.content),
+            leftovers=(left := imagefile.leftovers(self._seen.path, (self._backup,) if backup else ())),
+            superseded=frozenset({printable(self._backup)} & {*left} if backup == "earlier" else ()),
+            notes=notes,
+            needs=() if self._rewrite or initrdedit.can_follow(image) else ("--rewrite",),
         )
+
+    def _beside(self, image: Image) -> tuple[str, tuple[str, ...]]:
+        """A backup of ours that no image needs, ``ours`` or ``earlier``, else ""; and a line about one that is not
+        ours."""
+        if self._rewritten_in(image) is not None:
+            return "", ()
+        try:
+            found = imagebackup.state(self._backup, initrdedit.without_ours(image))
+        except (OSError, ForeignFile):
+            return "", ()  # who needs it is told then
+        if found == "foreign" or (found == "same" and not image.marks):
+            return "", (f"{printable(self._backup)} is not a backup that vmproxy made; it is left alone",)
+        return ("" if image.marks or found in ("none", "same") else found), ()
 
     def _whole(self, image: Image, path: str) -> bytes | None:
         name = self._plain(image, path)
@@ -157,11 +186,11 @@ class ImageFile:
 
     @property
     def _backup(self) -> str:
-        return self._seen.path + BACKUP
+        return imagebackup.path(self._seen.path)
 
-    @property
-    def _rewritten(self) -> Mark | None:
-        return next((mark for mark in self._image.marks.values() if not mark.appended), None)
+    @staticmethod
+    def _rewritten_in(image: Image) -> Mark | None:
+        return next((mark for mark in image.marks.values() if not mark.appended), None)
 
     def _own_mode(self) -> int:
         """The image file's mode without us."""
@@ -172,7 +201,7 @@ class ImageFile:
 
     def _base(self) -> Image:
         """The image without us. Raises Refused where a rewritten one is not the one that we wrote."""
-        mark = self._rewritten
+        mark = self._rewritten_in(self._image)
         if mark is None:
             content = initrdedit.without_ours(self._image)
             return self._image if content is self._image.content else self._parsed(content)
@@ -202,7 +231,7 @@ class ImageFile:
         after = {change.after.path: change.after for change in plan.files}
         own = {number for number, mark in self._image.marks.items() if mark.appended}
         paths = [name.decode("utf-8", "surrogateescape") for name in self._image.names_in(own)]
-        if self._rewritten is not None:
+        if self._rewritten_in(self._image) is not None:
             differing = initrdedit.differing(base, self._image)
             paths += ["/" + name.decode("utf-8", "surrogateescape").removeprefix("./").strip("/") for name in differing]
         kept = tuple(path for path in dict.fromkeys(paths) if path not in after)
@@ -221,6 +250,22 @@ class ImageFile:
         return tuple(wanted)
 
     # ---- writing ----------------------------------------------------------------------------------------------------
+
+    def _prepared(self, plan: Plan) -> _Made:
+        """The new image, whole and checked, nothing of it written. Raises Refused, NotPermitted, OSError."""
+        imagefile.must_be_replaceable(self._seen)
+        for change in plan.files:
+            if change.shell and change.after.content is not None and not syntax_of(change.after.content).parses:
+                raise Refused("the file would not parse any more", where=change.after.path)
+        base = self._base()
+        wanted = self._wanted(base, plan)
+        mode = self._own_mode()
+        secret = any(file.mode & 0o077 == 0 for file in wanted) and mode != _private(mode)
+        image = self._made(base, wanted, mode if secret else None)
+        self._compare(base, image, wanted)
+        if image is not base:
+            imagebackup.must_be_free(self._backup, base.content)
+        return _Made(base, image, _private(mode) if secret else mode)
 
     def _made(self, base: Image, wanted: tuple[File, ...], mode: int | None) -> Image:
         """The new image. ``mode`` is the file's own where it is made private, for the sake of a file in it that is."""
@@ -244,15 +289,14 @@ class ImageFile:
         if not right:
             raise Refused("the new image would differ in more than these files", where=self._path)
 
-    def _replace(self, base: Image, image: Image, mode: int, terms: Terms, verdict: Verdict) -> Outcome:
-        seen, gone = self._seen, image is base
-        backup = self._backup
-        notes: tuple[str, ...] = ()
-        with imagefile.new_file(seen, image.content, mode) as name:
+    def _replace(self, made: _Made, terms: Terms, verdict: Verdict) -> Outcome:
+        seen, base, image = self._seen, made.base, made.image
+        gone, notes = image is base, ()
+        with imagefile.new_file(seen, image.content, made.mode) as name:
             outcome = Outcome(status="kept", restart="none", facts=self._facts(image, terms.look))
             if not verdict(outcome):
                 return Outcome(status="undone", exit=7, text="the second look differs")
-            fresh = not gone and self._keep(backup, base)
+            fresh = not gone and imagebackup.keep(seen, base.content)
             try:
                 if imagefile.identity(seen.path) != seen.identity:
                     return _moved()
@@ -260,38 +304,25 @@ class ImageFile:
                 fresh = False
             finally:
                 if fresh:
-                    os.unlink(backup)
-        if gone and os.path.lexists(backup):
-            notes = self._drop(backup, base)
+                    os.unlink(self._backup)
+        if gone:
+            notes = imagebackup.drop(self._backup, base.content)
         settle(os.path.dirname(seen.path))
         return Outcome(status="kept", restart="none", facts=outcome.facts, notes=notes)
 
-    def _keep(self, backup: str, base: Image) -> bool:
-        """See that the image without us stands beside it; whether that is new. Raises Refused, OSError."""
-        there = os.path.lexists(backup)
-        if there:
-            if os.path.islink(backup) or not os.path.isfile(backup):
-                raise Refused("this is not a plain file", where=printable(backup), hint="move it away")
-            if imagefile.holds(backup, base.content):
-                return False
-        with imagefile.new_file(self._seen, base.content, 0o600) as name:
-            os.replace(name, backup)
-        settle(os.path.dirname(backup))
-        return not there
-
     def _clear(self) -> None:
         """Take away the backup of an image without us; parts of a new one are gone when the directory is locked."""
-        if not self._image.marks and os.path.lexists(self._backup):
-            self._drop(self._backup, self._image)
+        if not self._image.marks:
+            imagebackup.drop(self._backup, self._image.content)
             settle(os.path.dirname(self._backup))
 
-    def _drop(self, backup: str, base: Image) -> tuple[str, ...]:
-        """Take the backup away, if it is this image's; else say that it stays."""
-        plain = os.path.isfile(backup) and not os.path.islink(backup)
-        if plain and imagefile.holds(backup, base.content):
-            os.unlink(backup)
-            return ()
-        return (f"{printable(backup)} is of another image, and stays",)
+
+class _Made(NamedTuple):
+    """The image without us, the new one (the same where nothing of ours is wanted), and the new file's mode."""
+
+    base: Image
+    image: Image
+    mode: int
 
 
 def _bytes(path: str) -> bytes:

@@ -21,18 +21,21 @@ from vmproxy.values import dataclass
 _LIMIT_BYTES = 1 << 31
 _PIECE_BYTES = 1 << 20
 _MARK = ".vmproxy-"
+_WHICH = "initrd:FILE is the VM's initramfs image"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """One image file. ``path`` is where symbolic links lead; ``identity`` changes with every write."""
+    """One image file. ``path`` is where symbolic links lead; ``identity`` changes with every write, and ends with the
+    time of the last one in ns; ``links`` counts the file's names."""
 
     path: str
     content: bytes
     mode: int
     owner: tuple[int, int]
     identity: tuple[int, ...]
+    links: int = 1
 
 
 def identity(path: str) -> tuple[int, ...]:
@@ -53,10 +56,11 @@ def read(path: str) -> Seen:
         seen = os.fstat(handle)
         if not stat.S_ISREG(seen.st_mode):
             os.close(handle)
-            raise ForeignFile("this is no plain file", where=path)
+            hint = "rootfs:DIR is for a directory" if stat.S_ISDIR(seen.st_mode) else _WHICH
+            raise ForeignFile("this is no plain file", where=path, hint=hint)
         with os.fdopen(handle, "rb") as stream:
             if seen.st_size >= _LIMIT_BYTES:
-                raise ForeignFile(f"this is no image of less than {_LIMIT_BYTES >> 30} GiB", where=path)
+                raise ForeignFile(f"this is no image of less than {_LIMIT_BYTES >> 30} GiB", where=path, hint=_WHICH)
             content = stream.read(seen.st_size)  # of a greater number Python takes the memory first
     return Seen(
         path=real,
@@ -64,13 +68,29 @@ def read(path: str) -> Seen:
         mode=stat.S_IMODE(seen.st_mode),
         owner=(seen.st_uid, seen.st_gid),
         identity=(seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns),
+        links=seen.st_nlink,
     )
 
 
+def must_be_replaceable(seen: Seen) -> None:
+    """Raises ForeignFile for a file that would be replaced under one of its names only, NotPermitted where nothing can
+    be written beside it; as far as that can be known without writing."""
+    if seen.links > 1:
+        what, hint = "the file has more than one hard link", "make it a file of its own and run vmproxy again"
+        raise ForeignFile(what, where=printable(seen.path), hint=hint)
+    directory = os.path.dirname(seen.path)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        read_only = hasattr(os, "statvfs") and os.statvfs(directory).f_flag & os.ST_RDONLY
+        number = errno.EROFS if read_only else errno.EACCES
+        raise _meant(OSError(number, os.strerror(number)), printable(seen.path))
+
+
 @contextmanager
-def new_file(seen: Seen, content: bytes, mode: int) -> Iterator[str]:
+def new_file(seen: Seen, content: bytes, mode: int, *, date_ns: int | None = None) -> Iterator[str]:
     """A file beside the one seen, with that content, mode and its owner, on the disk and read back; it is gone at the
-    end unless it has got another name. Raises OSError, RolledBack where the disk gives back other bytes."""
+    end unless it has got another name. ``date_ns`` is the time of its last change, None for now.
+
+    Raises OSError, NotPermitted, RolledBack where the disk gives back other bytes."""
     directory = os.path.dirname(seen.path)
     handle, name = tempfile.mkstemp(prefix=_prefix(seen.path), dir=directory)
     try:
@@ -80,8 +100,10 @@ def new_file(seen: Seen, content: bytes, mode: int) -> Iterator[str]:
             if os.name == "posix":
                 own = os.fstat(stream.fileno())
                 if seen.owner != (own.st_uid, own.st_gid):
-                    os.fchown(stream.fileno(), *seen.owner)
+                    _give(stream.fileno(), seen, own.st_uid)
                 os.fchmod(stream.fileno(), mode)
+            if date_ns is not None:
+                os.utime(stream.fileno() if os.utime in os.supports_fd else name, ns=(date_ns, date_ns))
             os.fsync(stream.fileno())
         if not holds(name, content):
             raise RolledBack("what was written reads differently; the image is as it was", where=seen.path)
@@ -89,6 +111,20 @@ def new_file(seen: Seen, content: bytes, mode: int) -> Iterator[str]:
     finally:
         with suppress(FileNotFoundError):
             os.unlink(name)
+
+
+def _give(handle: int, seen: Seen, own: int) -> None:
+    """Make the file the owner's of the one seen. Raises NotPermitted where only root may do that."""
+    try:
+        os.fchown(handle, *seen.owner)
+    except PermissionError:
+        user, group = seen.owner
+        if user != own:
+            what, hint = f"the file would lose its owner (uid {user})", "run vmproxy as that user, or with sudo"
+        else:
+            what = f"the file would lose its group (gid {group}), which you are not in"
+            hint = "give it a group of yours (chgrp), or run vmproxy with sudo"
+        raise NotPermitted(f"not permitted: {what}", where=printable(seen.path), hint=hint) from None
 
 
 def holds(path: str, content: bytes) -> bool:
@@ -120,14 +156,13 @@ def locked(path: str, seconds: float) -> Iterator[None]:
             os.close(handle)
 
 
-def leftovers(path: str, backup: str | None, content: bytes) -> tuple[str, ...]:
-    """What a run cut short has left beside the image: parts of a new one; ``backup``, where one may be left, if it is
-    what the image still is. Nothing while another run is at it, or where there are no locks to tell."""
+def leftovers(path: str, backups: tuple[str, ...]) -> tuple[str, ...]:
+    """What a run cut short has left beside the image: parts of a new one; and those ``backups``, which are left over
+    if no run is at work. Nothing while another run is at it, or where there are no locks to tell."""
     directory = os.path.dirname(path)
     try:
         found = [os.path.join(directory, name) for name in os.listdir(directory) if name.startswith(_prefix(path))]
-        if backup is not None and os.path.isfile(backup) and not os.path.islink(backup) and holds(backup, content):
-            found.append(backup)
+        found += backups
         handle = lock(directory, 0, where=path) if found else None
     except (OSError, Busy):
         return ()
@@ -149,10 +184,13 @@ def named(path: str) -> Iterator[None]:
 def _meant(error: OSError, path: str) -> VmproxyError:
     reason = error.strerror or type(error).__name__
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return NotPermitted(f"not permitted: {reason}", where=path)
+        hint = "run vmproxy as the user who may, or with sudo"
+        if error.errno == errno.EROFS:
+            hint = "name a copy of the image on a disk that can be written"
+        return NotPermitted(f"not permitted: {reason}", where=path, hint=hint)
     if error.errno in _FULL:
         return RolledBack(f"it cannot be written: {reason}; it is as it was", where=path, hint="make room")
-    return Refused(f"it cannot be read or written: {reason}; nothing was changed", where=path)
+    return Refused(f"it cannot be read or written: {reason}; nothing was changed", where=path, hint=_WHICH)
 
 
 def _prefix(path: str) -> str:

@@ -64,6 +64,9 @@ class Native:
             terms = replace(terms, legacy_writer=(sys.executable, _package_root()))
         return self._scripts.commit(plan, terms, judge=judge, verdict=verdict, step=step)
 
+    def rehearse(self, plan: Plan) -> None:
+        """Nothing: what was looked at has told all."""
+
     def prove(self, question: Question) -> tuple[Finding, ...]:
         """As of any VM."""
         return self._scripts.prove(question)

@@ -132,6 +132,9 @@ class Tree:
             self._put_back(done, Outcome(status="undone"))
             raise
 
+    def rehearse(self, plan: Plan) -> None:
+        """Nothing: what was looked at has told all."""
+
     def prove(self, question: Question) -> tuple[Finding, ...]:
         """Files cannot be asked."""
         raise Refused("a directory of files cannot ask a proxy", where=self._root, hint="vmproxy status")

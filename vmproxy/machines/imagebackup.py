@@ -1,0 +1,92 @@
+"""The backup beside an image: the image without us, while it has something of ours. Part of the machine ``image``.
+
+Somebody else's file may stand under the backup's name. Ours is known by its date: that of the image, with the last six
+digits made from the content. A file that differs from the image and has no such date is not ours: it is neither
+replaced nor taken away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from typing import Literal
+
+from vmproxy.dirlock import settle
+from vmproxy.errors import Refused
+from vmproxy.machines import imagefile
+from vmproxy.model import printable
+
+SUFFIX = ".vmproxy-backup"
+_MODE = 0o600
+_SECOND_NS = 1_000_000_000
+_STEP_NS = 1_000  # Linux and macOS keep the time to 1 ns, NTFS to 100 ns
+_PIECE_BYTES = 1 << 20
+
+State = Literal["none", "ours", "earlier", "same", "foreign"]
+
+
+def path(image: str) -> str:
+    """Where the backup of an image stands."""
+    return image + SUFFIX
+
+
+def state(backup: str, base: bytes) -> State:
+    """What stands there: ``ours``, the backup of this image; ``earlier``, ours of another image; ``same``, somebody
+    else's file with the bytes of this image; ``foreign``, anything else. ``base`` is the image without us.
+
+    Where file times are whole seconds, ours of another image cannot be told, and is foreign. Raises OSError.
+    """
+    if not os.path.lexists(backup):
+        return "none"
+    seen = os.lstat(backup)
+    if not stat.S_ISREG(seen.st_mode):
+        return "foreign"
+    private = os.name != "posix" or stat.S_IMODE(seen.st_mode) == _MODE
+    digits = seen.st_mtime_ns % _SECOND_NS
+    if seen.st_size == len(base) and imagefile.holds(backup, base):
+        return "ours" if private and digits in (0, _digits_of(hashlib.sha256(base).digest())) else "same"
+    return "earlier" if private and digits and not digits % _STEP_NS and digits == _digits(backup) else "foreign"
+
+
+def must_be_free(backup: str, base: bytes) -> None:
+    """Raises Refused where somebody else's file stands in the way of a backup, OSError."""
+    if state(backup, base) == "foreign":
+        what = "this file is in the way of the image's backup, and is not one that vmproxy made"
+        raise Refused(what, where=printable(backup), hint="move it away and run vmproxy again")
+
+
+def keep(seen: imagefile.Seen, base: bytes) -> bool:
+    """See that the image without us stands beside it; whether that is new. Raises Refused, OSError."""
+    backup = path(seen.path)
+    must_be_free(backup, base)
+    before = state(backup, base)
+    if before in ("ours", "same"):
+        return False
+    date = seen.identity[-1] // _SECOND_NS * _SECOND_NS + _digits_of(hashlib.sha256(base).digest())
+    with imagefile.new_file(seen, base, _MODE, date_ns=date) as name:
+        os.replace(name, backup)
+    settle(os.path.dirname(backup))
+    return before == "none"
+
+
+def drop(backup: str, base: bytes) -> tuple[str, ...]:
+    """Take the backup away, if it is ours; else say that it stays. Raises OSError."""
+    found = state(backup, base)
+    if found in ("ours", "earlier"):
+        os.unlink(backup)
+        return ()
+    return () if found == "none" else (f"{printable(backup)} is not a backup that vmproxy made, and stays",)
+
+
+def _digits(backup: str) -> int:
+    made = hashlib.sha256()
+    with open(backup, "rb") as stream:
+        while piece := stream.read(_PIECE_BYTES):
+            made.update(piece)
+    return _digits_of(made.digest())
+
+
+def _digits_of(digest: bytes) -> int:
+    """Nanoseconds within a second, never 0."""
+    return (1 + int.from_bytes(digest[:8], "big") % 999_999) * _STEP_NS
