@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from vmproxy import dialects, direct, pip
 from vmproxy.errors import Refused
 from vmproxy.model import Door, Facts, Wish
-from vmproxy.plan import View, bridge_address, host_gateway
+from vmproxy.plan import View, bridge_address, gateway_of, host_gateway
 from vmproxy.proxyenv import is_loopback, variables, with_host
-from vmproxy.routes import choose_gateway
 
 
 def container_variables(
@@ -34,7 +33,7 @@ def container_variables(
     if pip_index:
         host = ""
         if pip.loopback_host(pip_index):
-            host = seen.gateway or choose_gateway(facts.routes).gateway
+            host = seen.gateway or gateway_of(facts)
         more = pip.variables(pip_index, host=host)
         hosts = (*hosts, pip.direct_host(pip_index, host=host))
     vm = direct.of_vm(facts.addresses, wish.bridges)
@@ -46,7 +45,7 @@ def container_view(facts: Facts, wish: Wish, *, names: Sequence[str] = (), pip_i
     gateway = host_gateway(facts, wish) or wish.gateway
     here = bool(host_gateway(facts, wish)) or wish.forward
     if not gateway and wish.https_proxy is not None and is_loopback(wish.https_proxy.host):
-        gateway = choose_gateway(facts.routes).gateway
+        gateway = gateway_of(facts)
     proxy, https = wish.proxy, wish.https_proxy
     door = None
     address = bridge_address(facts, wish, "")

@@ -1,4 +1,4 @@
-"""commit.sh's last word as an error of ours. PURE."""
+"""commit.sh's last word as an error of ours, and in words. PURE."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from vmproxy import preview
 from vmproxy.errors import Busy, LostContact, NoProxy, Refused, RolledBack, VmproxyError
 from vmproxy.machines import Outcome
+from vmproxy.managed import DRIFT
 from vmproxy.model import Finding, printable
 
 # What iptables-restore says before the reason: "iptables-nft-restore v1.8.9 (nf_tables): ", "Warning: ".
@@ -18,6 +19,17 @@ def short(text: str) -> str:
     is left comes behind."""
     text = _NOISE.sub("", text)
     return text if len(text) <= 120 else f"{text[:68]}…{text[-51:]}"
+
+
+def running(count: str) -> str:
+    """How many containers run, in words."""
+    return "1 container runs" if count == "1" else f"{count} containers run"
+
+
+def meanwhile(outcome: Outcome, failed: Finding | None) -> bool:
+    """Whether somebody else wrote while we did (our own boot script, beside Docker's start): then it is worth
+    another look."""
+    return outcome.status == "moved" or (outcome.status == "undone" and failed is not None and failed.code == DRIFT)
 
 
 def failure(outcome: Outcome, failed: Finding | None, hidden: tuple[str, ...]) -> VmproxyError:

@@ -33,6 +33,7 @@ from vmproxy.ruleplan import listener
 from vmproxy.values import dataclass
 from vmproxy.wish import record, recorded
 
+_SAY = "--gateway IP, this host as the VM sees it"
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -82,7 +83,7 @@ def view(facts: Facts, wish: Wish, variant: str) -> View:
     if here:
         proxy = with_host(proxy, gateway)
     if https is not None and is_loopback(https.host):
-        https = with_host(https, gateway or choose_gateway(facts.routes).gateway)
+        https = with_host(https, gateway or gateway_of(facts))
     door = None
     if here or wish.forward:
         if not address:
@@ -108,12 +109,21 @@ def host_gateway(facts: Facts, wish: Wish) -> str:
     """The host's address as the VM sees it where the proxy is on the host, also where that very address was named; ""
     where the proxy is elsewhere. Raises NoGateway."""
     if is_loopback(wish.proxy.host):
-        return wish.gateway or choose_gateway(facts.routes).gateway
+        return wish.gateway or gateway_of(facts)
     here = wish.gateway
     if not here:
         with suppress(NoGateway):
-            here = choose_gateway(facts.routes).gateway
+            here = gateway_of(facts)
     return here if here == wish.proxy.host else ""
+
+
+def gateway_of(facts: Facts) -> str:
+    """The gateway of the VM's routes. Raises NoGateway, for files too, which have none."""
+    if not facts.live:
+        raise NoGateway(
+            "files have no route table to tell the host's address", hint=f"{_SAY}, or --proxy URL of one elsewhere"
+        )
+    return choose_gateway(facts.routes).gateway
 
 
 def _resolve(host: str, facts: Facts) -> str:
@@ -215,7 +225,14 @@ def diff(
         managed.must_start_again(facts, guest)
     drift += stale
     drift += [
-        Finding(subject=f"file {path}", ok=False, code=DRIFT, detail="left behind by a run that was cut short")
+        Finding(
+            subject=f"file {path}",
+            ok=False,
+            code=DRIFT,
+            detail="vmproxy's backup of an earlier image"
+            if path in facts.superseded
+            else "left behind by a run that was cut short",
+        )
         for path in facts.leftovers
     ]
     return Plan(
@@ -357,6 +374,7 @@ __all__ = [
     "desire",
     "diff",
     "disk",
+    "gateway_of",
     "listener",
     "moved_gateway",
     "not_taken",

@@ -11,7 +11,6 @@ from vmproxy.guests import Guest
 from vmproxy.model import Facts, Finding, Settings, Wish, printable
 from vmproxy.proof import Question
 from vmproxy.proof import question as ask_proxy
-from vmproxy.routes import choose_gateway
 from vmproxy.wish import choose, host_notes
 
 
@@ -34,7 +33,7 @@ class Scene:
     def gateway(self) -> str:
         """The host's address, "" where it cannot be told."""
         try:
-            return self.wish.gateway or choose_gateway(self.facts.routes).gateway
+            return self.wish.gateway or planning.gateway_of(self.facts)
         except VmproxyError:
             return ""
 
@@ -60,7 +59,7 @@ def read(facts: Facts, settings: Settings) -> Scene:
     seen = planning.seen_wish(facts, guest)
     wish = choose(settings, seen)
     unknown = _unknown_bridges(facts, settings.bridges)
-    warnings = [text for text in (warning, *host_notes(settings, wish, seen), *unknown) if text]
+    warnings = [text for text in (warning, *host_notes(settings, wish, seen), *unknown, *facts.notes) if text]
     return Scene(
         facts=facts,
         guest=guest,

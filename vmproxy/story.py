@@ -14,7 +14,7 @@ from vmproxy import plan as planning
 from vmproxy.errors import Busy, NoGateway, Refused, RolledBack
 from vmproxy.machines import Look, Outcome, Terms
 from vmproxy.model import Desired, Facts, Finding, Plan, Report, Route
-from vmproxy.outcomes import failure, short
+from vmproxy.outcomes import failure, meanwhile, running, short
 from vmproxy.proof import LEGS, USUAL, Question
 from vmproxy.routes import Sighting, agree, choose_gateway, default_routes, link_networks, parse
 from vmproxy.scene import Scene, judged, question, read, why_not_asked
@@ -59,7 +59,7 @@ class Story:
                 scene, check=ask if self._settings.check else None, proof=ask if self._settings.verify else None
             )
             outcome, failed = self._commit(scene, made, desired, terms)
-            if attempt + 1 < _TRIES and _meanwhile(outcome, failed):
+            if attempt + 1 < _TRIES and meanwhile(outcome, failed):
                 self._session.rest(_PAUSE_SECONDS)
                 scene = self._session.scene()
                 continue
@@ -88,7 +88,7 @@ class Story:
                 self._session.machine.rehearse(made)
                 return self._report(scene, "would change", diff=preview.plan_text(made, scene.hidden))
             outcome, failed = self._commit(scene, made, Desired(), self._terms(scene))
-            if attempt + 1 < _TRIES and _meanwhile(outcome, failed):
+            if attempt + 1 < _TRIES and meanwhile(outcome, failed):
                 self._session.rest(_PAUSE_SECONDS)
                 scene = self._session.scene(wait_for_docker=False)
                 continue
@@ -235,7 +235,7 @@ class Story:
         wrong = tuple(finding for finding in outcome.findings if not judged(finding, scene))
         legs = tuple(replace(finding, ok=judged(finding, scene)) for finding in outcome.findings)
         if pending:
-            why = "Docker does not say what runs" if count in ("", "?") else _run(count)
+            why = "Docker does not say what runs" if count in ("", "?") else running(count)
             if self._settings.restart == "never":
                 why = "--restart never"
             return self._report(
@@ -266,7 +266,15 @@ class Story:
     def status(self) -> Report:
         """See :func:`vmproxy.converge.status`."""
         scene = self._session.booted()
-        desired = planning.desire(scene.facts, scene.guest, scene.wish, scene.variant)
+        hint = " ".join(("vmproxy apply --vm", self._name, *scene.facts.needs))
+        try:
+            desired = planning.desire(scene.facts, scene.guest, scene.wish, scene.variant)
+        except NoGateway:
+            if scene.facts.live or scene.seen is not None:
+                raise
+            # Without a record nothing of ours is in these files, wherever the host may be.
+            found = [*self._plan(scene, Desired()).drift]
+            return self._not_as_wished(scene, found, hint=f"{hint} --gateway IP")
         made = self._plan(scene, desired)
         found = [*made.drift, *planning.overridden(scene.facts, scene.guest, desired)]
         if desired.door is not None:
@@ -283,20 +291,18 @@ class Story:
         scene.warnings += made.warnings
         if not found:
             return self._report(scene, "in sync")
+        return self._not_as_wished(scene, found, diff=preview.plan_text(made, scene.hidden), hint=hint)
+
+    def _not_as_wished(self, scene: Scene, found: list[Finding], *, hint: str, diff: str = "") -> Report:
         message = "not applied" if scene.seen is None else f"{len(found)} point{'s' if len(found) > 1 else ''} of drift"
-        return self._report(
-            scene,
-            message,
-            exit=1,
-            code=planning.DRIFT,
-            findings=tuple(found),
-            diff=preview.plan_text(made, scene.hidden),
-            hint=f"vmproxy apply --vm {self._name}",
-        )
+        code = planning.DRIFT
+        return self._report(scene, message, exit=1, code=code, findings=tuple(found), diff=diff, hint=hint)
 
     def verify(self) -> Report:
         """See :func:`vmproxy.converge.verify`."""
         scene = self._session.booted(with_tools=False)
+        if not scene.facts.live:
+            raise Refused("files cannot ask a proxy, only a VM that runs can", hint="vmproxy status tells of files")
         put = question(scene)
         self._tell("asking the proxy from each vantage point")
         findings = tuple(replace(f, ok=judged(f, scene)) for f in self._session.machine.prove(put))
@@ -332,6 +338,9 @@ class Story:
     def detect_gateway(self, probe_port: int | None) -> Sighting:
         """See :func:`vmproxy.converge.detect_gateway`."""
         facts = self._session.observe(Look(root=False, save=True))
+        if not facts.live:
+            hint = "vmproxy detect-gateway --vm NAME, with the VM that runs"
+            return Sighting(vm=self._name, error=NoGateway("files have no route table", hint=hint))
         candidates = default_routes(facts.routes)
         answering = None
         if probe_port is not None:
@@ -373,18 +382,6 @@ class Story:
             warnings=tuple(dict.fromkeys(scene.warnings)),
             gateway=scene.gateway,
         )
-
-
-def _run(count: str) -> str:
-    return "1 container runs" if count == "1" else f"{count} containers run"
-
-
-def _meanwhile(outcome: Outcome, failed: Finding | None) -> bool:
-    """Whether somebody else wrote while we did (our own boot script, beside Docker's start): then it is worth
-    another look."""
-    return outcome.status == "moved" or (
-        outcome.status == "undone" and failed is not None and failed.code == planning.DRIFT
-    )
 
 
 def _saved_routes(facts: Facts) -> tuple[Route, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vmproxy.errors import UsageError
+from vmproxy.errors import Refused, UsageError
 from vmproxy.model import Report
 from vmproxy.options import OPTIONS, SSH, WISH
 
@@ -55,6 +55,8 @@ def whole(hint: str, target: str, said: Mapping[str, str]) -> str:
 
 def complete(report: Report, *, said: Mapping[str, str], command: str) -> Report:
     """A VM's report with its hints whole. ``command`` is the one that ran, as it was typed."""
+    if command == "vmproxy status" and report.hint == Refused.usual_hint:
+        report = replace(report, hint="")  # it has just failed to show that
     hint = f"{command} --help" if report.hint == UsageError.usual_hint else whole(report.hint, report.target, said)
     if hint == report.hint and not any(one.hint for one in report.findings):
         return report

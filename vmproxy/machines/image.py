@@ -291,7 +291,8 @@ class ImageFile:
 
     def _replace(self, made: _Made, terms: Terms, verdict: Verdict) -> Outcome:
         seen, base, image = self._seen, made.base, made.image
-        gone, notes = image is base, ()
+        gone = image is base
+        notes: tuple[str, ...] = ()
         with imagefile.new_file(seen, image.content, made.mode) as name:
             outcome = Outcome(status="kept", restart="none", facts=self._facts(image, terms.look))
             if not verdict(outcome):
