@@ -13,6 +13,10 @@ from tests.lab.nsvm import NamespaceVM
 from tests.ns.conftest import HostProxy
 from tests.ns.endings import Base
 from tests.ns.story import BOOTLOCAL, PROFILE, Vmproxy, daemon_environment, daemon_pid, dump, files, until
+from vmproxy import converge
+from vmproxy.errors import LostContact
+from vmproxy.model import Event, Report, Settings
+from vmproxy.transports import console
 
 pytestmark = pytest.mark.root
 
@@ -122,3 +126,34 @@ def test_a_client_that_is_killed(by_line: Vmproxy, base: Base) -> None:
     until(lambda: left(machine) == b"", "the far end is gone", 60)
     ran = by_line.status()
     assert ran.code == 1, ran
+
+
+@pytest.mark.parametrize("how", ["silence", "hang-up"])
+def test_a_line_that_dies_in_the_middle(
+    by_line: Vmproxy, base: Base, line: SerialVM, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Where no word comes any more, or the line's end: lost, long before the step's own limit, in a line that says what
+    state is left; and the VM puts everything back."""
+    machine = base.machine
+    before = state(machine)
+    monkeypatch.setattr(console, "GONE_SECONDS", 6)
+    machine.run("mkdir -p /run/lab/stub; echo 3 > /run/lab/stub/slow-start")
+
+    def die(_event: Event) -> None:
+        if written(machine) and how == "hang-up":
+            line.hang_up()
+        elif written(machine):
+            line.down = lambda _data: b""
+
+    def apply(target: str, settings: Settings) -> Report:
+        return converge.apply(target, settings, progress=die)
+
+    try:
+        with pytest.raises(LostContact, match=r"no answer|the VM's end") as caught:
+            by_line.tell(apply, verify=False, check=False, connect_timeout_seconds=60.0)
+    finally:
+        line.down = lambda data: data
+    assert caught.value.what.endswith("; the VM puts everything back by itself"), caught.value
+    assert "last seen" not in caught.value.what
+    until(lambda: is_back(machine, before), "everything is put back", 120)
+    until(lambda: left(machine) == b"", "the far end is gone", 60)

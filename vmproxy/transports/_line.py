@@ -36,7 +36,8 @@ def pexpect_module(name: str) -> Any:
 
 
 class Line:
-    """An open line. ``seen`` are the last bytes that came, for messages."""
+    """An open line. ``seen`` are the last bytes that came, for messages; not once it is ``framed``: then they are no
+    words for a person, and take the place of what else is to be said."""
 
     def __init__(self, spawn: Any, place: str, *, restore: Any = None) -> None:
         self._spawn = spawn
@@ -45,6 +46,7 @@ class Line:
         self._errors = pexpect_module("pexpect.exceptions")
         self.place = place
         self.seen = b""
+        self.framed = False
         self.closed = False
         atexit.register(self.close)
 
@@ -81,6 +83,8 @@ class Line:
 
     def last_words(self) -> str:
         """What was seen last, for the end of a message."""
+        if self.framed:
+            return ""
         tail = b" ".join(plain(self.seen).replace(b"\0", b" ").split())[-_TOLD:]
         return f"; last seen: {printable(tail, limit=10 * _TOLD)[-_TOLD:]}" if tail else "; nothing came from it"
 

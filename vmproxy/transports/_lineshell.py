@@ -21,6 +21,9 @@ from vmproxy.transports._lineframes import KERNEL, Answer, Answers, digest, plai
 
 SILENCE_SECONDS = 15
 """After that long without a word from us the VM's end takes us for gone."""
+GONE_SECONDS = 3 * SILENCE_SECONDS
+"""After that long without an answer to anything we take the VM's end for gone; a slow line takes 10 s for a long one,
+and one or two may be lost. The VM's end bears noise without a request of ours for as long."""
 _KEEP_BYTES = 8 << 10
 _QUIET_SECONDS = 0.3
 _BEGIN_SECONDS = 6.0
@@ -59,7 +62,7 @@ def program(mark: str, call: str) -> str:
     """The far end's text, without comments and indentation. ``call`` is what our requests begin with."""
     lines = Path(__file__).with_name("console.sh").read_text("utf-8").splitlines()
     kept = [line.strip(" ") for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    return "\n".join([f"D={mark} U={call} T={SILENCE_SECONDS}", *kept]) + "\n"
+    return "\n".join([f"D={mark} U={call} T={SILENCE_SECONDS} N={GONE_SECONDS}", *kept]) + "\n"
 
 
 class Opener:

@@ -3,7 +3,8 @@
 A serial line is one stream, with echo, for one user, without an end. A small program at its far end (``console.sh``)
 makes it carry commands with their three streams: we ask, it answers, and what is lost or broken on the way is asked
 for again. It holds 8 bits clean data in base64. When we are silent for :data:`_lineshell.SILENCE_SECONDS`, it ends the
-input of what runs, and gives the line back as it was.
+input of what runs, and gives the line back as it was. It answers at once, whatever the command does: so when nothing
+that is an answer comes for :data:`_lineshell.GONE_SECONDS`, the line is dead, and we say no more, so that it does that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from vmproxy.model import Target, printable
 from vmproxy.transports import SshOptions
 from vmproxy.transports._line import Line, open_line
 from vmproxy.transports._lineframes import Answer, body, pieces
-from vmproxy.transports._lineshell import SILENCE_SECONDS, Opener
+from vmproxy.transports._lineshell import GONE_SECONDS, SILENCE_SECONDS, Opener
 
 _STDERR_LIMIT_BYTES = 64 << 10
 _COMMAND_LIMIT_BYTES = 8 << 10
@@ -42,6 +43,7 @@ def connect(target: Target, *, options: SshOptions, first: str = "") -> ConsoleC
     try:
         opener = Opener(line, timeout_seconds=options.connect_timeout_seconds)
         opener.run()
+        line.framed = True
         return ConsoleConnection(line, opener, options)
     except BaseException:
         line.close()
@@ -60,6 +62,8 @@ class ConsoleConnection:
         self._again = 3 * _AGAIN_SECONDS
         self._usual = 0.0
         self._asked = time.monotonic()
+        self._owed = 0.0  # since when the VM owes us an answer, 0 for not at all
+        self._left = False  # the VM's end has said good-bye: whoever reads there now, it is not for us
         self._closing = threading.Event()
         self.place = line.place
         threading.Thread(target=self._stay_alive, name="vmproxy-console", daemon=True).start()
@@ -79,30 +83,47 @@ class ConsoleConnection:
         return ConsoleChannel(self, identity, self._options.output_limit_bytes)
 
     def ask(self, request: str, lines: bytes = b"", *, identity: str = "", deadline: float) -> Answer:
-        """One request and its answer; repeated while none comes. Raises LostContact at the deadline."""
+        """One request and its answer; repeated while none comes. Raises LostContact at the deadline, and as soon as
+        nothing was answered for :data:`GONE_SECONDS`: from then on nothing more is said, which tells the VM's end."""
         with self._lock:
             self._tag += 1
+            if self._left:
+                raise self._bye()
+            if self._is_gone():
+                raise self._silent(self._owed)
             text = f"{self._call} {self._tag} {request} .\n".encode("ascii") + lines
             began = time.monotonic()
+            self._owed = self._owed or began
             first = True
             while True:
+                until = min(deadline, self._owed + GONE_SECONDS)
                 # Half a line of an earlier try, ours or one cut short by a signal, ends here.
                 before, self._torn = (b"\n" if self._torn else b""), True
-                self._line.write(before + text, deadline)
+                self._line.write(before + text, until)
                 self._torn = False
-                answer = self._answer(identity, deadline)
+                answer = self._answer(identity, until)
                 self._asked = time.monotonic()
                 if answer is not None and answer.kind != "bad":
                     if first:  # of a repeated one nobody knows which it is the answer to (Karn's algorithm)
                         self._usual = max(self._asked - began, 0.8 * self._usual)
                         self._again = max(_AGAIN_SECONDS, _AGAIN_TIMES * self._usual)
+                    self._owed = 0.0
                     return answer
                 first = False
+                if self._is_gone():
+                    raise self._silent(self._owed)
                 if time.monotonic() >= deadline:
-                    seconds = time.monotonic() - began
-                    what = f"no answer on the line for {seconds:.0f} s{self._line.last_words()}"
-                    raise LostContact(what, where=self.place)
+                    raise self._silent(began)
                 self._torn = True
+
+    def _is_gone(self) -> bool:
+        return self._owed > 0 and time.monotonic() - self._owed >= GONE_SECONDS
+
+    def _silent(self, since: float) -> LostContact:
+        return LostContact(f"no answer on the line for {time.monotonic() - since:.0f} s", where=self.place)
+
+    def _bye(self) -> LostContact:
+        return LostContact("the VM's end of the line took us for gone", where=self.place)
 
     def close(self) -> None:
         """Say good-bye, within a limit, and give the line back; safe to call twice."""
@@ -112,7 +133,8 @@ class ConsoleConnection:
                 return
             try:
                 with contextlib.suppress(LostContact):
-                    self._say_bye(time.monotonic() + _BYE_SECONDS)
+                    if not self._left:
+                        self._say_bye(time.monotonic() + _BYE_SECONDS)
             finally:
                 self._line.close()
 
@@ -130,10 +152,12 @@ class ConsoleConnection:
         while True:
             data = self._line.read(min(self._again, max(0.0, latest - time.monotonic())))
             for answer in self._answers.feed(data, identity):
+                self._owed = time.monotonic()  # whatever it answers: the VM is there
                 if answer.tag == self._tag:
                     return answer
                 if answer.kind == "bye":
-                    raise LostContact("the VM's end of the line took us for gone", where=self.place)
+                    self._left = True
+                    raise self._bye()
             if self._answers.broken != broken:
                 return None
             if not data or time.monotonic() >= latest:

@@ -1,6 +1,7 @@
 # The far end of a serial line: carries commands and their three streams for the client, one request at a time.
 # Comes behind lines that set: o (the terminal's settings before), D (what our answers begin with), U (what requests
-# begin with), T (seconds of silence after which the client is gone). Needs what the first loop below names.
+# begin with), T (seconds of silence after which the client is gone), N (the same of noise). Needs what the first loop
+# below names.
 #
 # A request is one line, "U TAG VERB …", some with lines of base64 behind it; an answer is one line, "@D TAG …". The
 # client repeats what was not answered, so every request may come twice. Nothing is said that was not asked for.
@@ -156,13 +157,22 @@ answer() {
   esac
 }
 
+# Noise that goes on is silence, too. Where /proc is not, that is not known.
+noise() {
+  { read -r t l </proc/uptime; } 2>/dev/null || return 1
+  t=${t%%.*} since=${since:-$t}
+  [ "$((t - since))" -gt "$N" ]
+}
+
 say '0 ready .'
+since=''
 while hear; do
   case $l in
     # Somebody new is on the line, and begins as one does on a line of which one knows nothing.
     *"$clear"*) break ;;
     "$U "*" bye .") break ;;
-    "$U "*" .") set -- $l; shift; answer "$@" 2>/dev/null ;;
+    "$U "*" .") set -- $l; shift; since=''; answer "$@" 2>/dev/null ;;
+    ?*) if noise; then break; fi ;;
   esac
 done
 # Of a line that goes, the kernel tells us, then the shell we were typed at, then the kernel again: none may end rm.
