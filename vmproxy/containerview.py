@@ -42,6 +42,8 @@ def container_variables(
 
 def container_view(facts: Facts, wish: Wish, *, names: Sequence[str] = (), pip_index: str = "") -> dict[str, str]:
     """The same, from a look without root, which sees no rules: only the address matters. Raises NoGateway, Refused."""
+    if not facts.live and (is_loopback(wish.proxy.host) or wish.forward) and not bridge_address(facts, wish, ""):
+        raise _no_bridge(facts)
     gateway = host_gateway(facts, wish) or wish.gateway
     here = bool(host_gateway(facts, wish)) or wish.forward
     if not gateway and wish.https_proxy is not None and is_loopback(wish.https_proxy.host):
@@ -55,15 +57,21 @@ def container_view(facts: Facts, wish: Wish, *, names: Sequence[str] = (), pip_i
         https = with_host(https, gateway)
     if here:
         if not address:
-            raise Refused(
-                "Docker has no bridge with an IPv4 address in the VM", hint="start Docker in the VM, or --bridge NAME"
-            )
+            raise _no_bridge(facts)
         port = wish.proxy.port
         door = Door(
             gateway=gateway, port=port, listen_port=wish.listen_port or port, bridge_address=address, bridges=()
         )
     seen = View(proxy=proxy, https_proxy=https, door=door, gateway=gateway, bridge_address=address)
     return container_variables(seen, wish, facts, names=names, pip_index=pip_index)
+
+
+def _no_bridge(facts: Facts) -> Refused:
+    if facts.live:
+        what, hint = "Docker has no bridge with an IPv4 address in the VM", "start Docker in the VM, or --bridge NAME"
+    else:
+        what, hint = "the address of Docker's bridge is not in these files", "name the VM that runs with --vm"
+    return Refused(what, hint=hint)
 
 
 def notes(wish: Wish, *, names: Sequence[str] = ()) -> tuple[str, ...]:

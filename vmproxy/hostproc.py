@@ -161,9 +161,15 @@ def _program(process: str) -> str:
 
 
 def run(
-    argv: tuple[str, ...], *, timeout_seconds: float = 10.0, limit_bytes: int = 1 << 20, environ: Mapping[str, str]
+    argv: tuple[str, ...],
+    *,
+    timeout_seconds: float = 10.0,
+    limit_bytes: int = 1 << 20,
+    environ: Mapping[str, str],
+    data: bytes | None = None,
 ) -> Output | None:
-    """Run a program with closed stdin and a clean environment; None where it is not installed.
+    """Run a program with ``data`` on its stdin, None for a closed one, and a clean environment; None where it is not
+    installed.
 
     Raises LostContact at the time limit and Refused at the byte limit; the program and its children are ended then.
     """
@@ -172,7 +178,7 @@ def run(
     try:
         child = subprocess.Popen(  # noqa: S603 - argv, never a shell
             argv,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if data is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=clean_environment(environ),
@@ -181,6 +187,8 @@ def run(
     except (FileNotFoundError, PermissionError, NotADirectoryError):
         return None
     pipes = [_Pipe(child.stdout, child, limit_bytes), _Pipe(child.stderr, child, limit_bytes)]
+    if child.stdin is not None:
+        threading.Thread(target=_feed, args=(child.stdin, data), daemon=True).start()
     deadline = time.monotonic() + timeout_seconds
     try:
         child.wait(timeout_seconds)
@@ -295,6 +303,12 @@ def attend(argv: tuple[str, ...], environ: Mapping[str, str]) -> int:
             with contextlib.suppress(KeyboardInterrupt):
                 child.wait()
         return child.returncode if child.returncode >= 0 else 128 - child.returncode
+
+
+def _feed(stream: IO[bytes], data: bytes) -> None:
+    """Write all that a program takes; it may end before, or be ended."""
+    with contextlib.suppress(OSError, ValueError), stream:
+        stream.write(data)
 
 
 class _Pipe(threading.Thread):

@@ -362,20 +362,17 @@ def _flush_directory(place: str) -> None:
 
 def syntax_of(content: bytes) -> Syntax:
     """The same probes as observe.sh, by this host's sh where it has one."""
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as directory:
-        complaint = _sh_n(directory, content)
-        if complaint is None:
-            return Syntax(parses=True, tail_lives=True)
-        tail = _sh_n(directory, content + b"\n)\n")
-        return Syntax(parses=not complaint, tail_lives=tail != "", message=complaint)
+    complaint = _sh_n(content)
+    if complaint is None:
+        return Syntax(parses=True, tail_lives=True)
+    tail = _sh_n(content + b"\n)\n")
+    return Syntax(parses=not complaint, tail_lives=tail != "", message=complaint)
 
 
-def _sh_n(directory: str, content: bytes) -> str | None:
-    """ "" where the text parses, else the complaint; None where this host has no sh."""
-    path = os.path.join(directory, "text")
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-        stream.write(content)
-    ran = hostproc.run(("sh", "-n", path), environ=os.environ)
+def _sh_n(content: bytes) -> str | None:
+    """ "" where the text parses, else the complaint; None where this host has no sh. The text may hold a password: it
+    goes through a pipe, and no file of it is ever there to be left behind."""
+    ran = hostproc.run(("sh", "-n"), environ=os.environ, data=content)
     if ran is None:
         return None
     return "" if ran.status == 0 else printable(ran.stderr.strip()) or "it does not parse"
