@@ -207,7 +207,7 @@ _ALL: tuple[Option, ...] = (
         field="require_persistent",
         help="Refuse a VM that would forget the change at its next boot.",
     ),
-    Option(name="jobs", kind="int", metavar="N", low=1, high=256, help="Treat N VMs at a time. [1]"),
+    Option(name="jobs", kind="int", metavar="N", low=1, high=256, help="Treat N VMs at a time, at most 256. [1]"),
     # detect-gateway
     Option(name="table", kind="path", metavar="FILE|-", help="Read a recorded routing table instead of asking."),
     Option(name="all", kind="flag", help="Show every default route, the one chosen first."),

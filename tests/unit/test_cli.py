@@ -602,6 +602,13 @@ def test_every_option_has_a_help_text() -> None:
     assert all(option.help.endswith((".", "]")) for option in OPTIONS.values())
 
 
+def test_a_number_that_ends_somewhere_says_where() -> None:
+    """The end of a range is in the help, not only in the error; that of a port everybody knows."""
+    ends = {option.name: option for option in OPTIONS.values() if option.high not in (0, 65535)}
+    assert "jobs" in ends
+    assert all(str(option.high) in option.help for option in ends.values())
+
+
 def test_the_usual_hint_names_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where nobody knows better the hint is that command's own help."""
     config = tmp_path / "vmproxy.toml"
