@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.fake.conftest import By, Keys, read_all
-from tests.fake.realservers import open_directory
+from tests.fake.realservers import free_port, open_directory
+from vmproxy.errors import NotPermitted, Unreachable, VmproxyError
 from vmproxy.model import Target
 from vmproxy.transports import SshOptions
 from vmproxy.transports._sshprogram import options_of_run, way
@@ -89,3 +90,33 @@ def test_ssh_is_given_forms_that_it_takes(jump: str, text: str) -> None:
     assert [hop for hop, _place in found.hops] == list(found.jumps)
     words = options_of_run(found, options, "", batch=True)
     assert words[words.index("-J") + 1] == text
+
+
+def test_which_jump_host_it_was(
+    log_in: Start, serve: Start, door: Callable[[], Any], written: Callable[..., str], keys: Keys
+) -> None:
+    """Of two on the way the one is named that does not let us in, is silent, or is not there for the one before."""
+    one, two, vm, port = door(), door(), serve(), free_port()
+    other = frozenset({keys.blob("other")})
+    ways = {"one": f"guard@127.0.0.1:{one.port}", "two": f"guard@127.0.0.1:{two.port}"}
+    config = written(one=one.port, two=two.port, gone=port)
+
+    def fails(kind: type[VmproxyError], match: str, jump: str = "one,two") -> VmproxyError:
+        with pytest.raises(kind, match=match) as caught:
+            log_in(vm.port, jump=jump, ssh_config=config)
+        return caught.value
+
+    for name, server in (("one", one), ("two", two)):
+        before, server.rules.keys = server.rules.keys, other
+        error = fails(NotPermitted, r"^jump host: not let in: key .*ecdsa \(refused\); it takes publickey")
+        assert error.where == ways[name]
+        assert "ssh_config" in error.hint and "-i FILE" not in error.hint
+        server.rules.keys = before
+    assert fails(Unreachable, "^jump host: cannot connect", "gone,two").where == f"127.0.0.1:{port}"
+    error = fails(Unreachable, "^jump host: the jump host cannot connect", "one,gone")
+    assert error.where == f"guard@127.0.0.1:{port} from {ways['one']}"
+    error = fails(Unreachable, "^jump host: the jump host cannot connect", "one,x@nohost.invalid")
+    assert error.where == f"x@nohost.invalid:22 from {ways['one']}" and "the VM" not in error.hint
+    two.rules.forward = False
+    error = fails(Unreachable, "^the jump host does not pass connections on")
+    assert error.where == f"docker@127.0.0.1:{vm.port} from {ways['two']}"

@@ -81,6 +81,8 @@ def test_t02_passwords_and_keys_for_the_vm_stay_away_from_the_jump_host(
         )
     assert caught.value.exit == 5
     assert caught.value.where == f"guard@127.0.0.1:{door.port}"
+    assert "ssh_config names" in caught.value.hint  # what was named for the VM would not help
+    assert "-i FILE" not in caught.value.hint and "PASSWORD" not in caught.value.hint
     assert "auth password bad" not in door.seen and "auth password good" not in door.seen
     assert [line for line in door.seen if "publickey" in line] == ["auth publickey bad"]  # ecdsa, its own
     assert vm.connections == 0
@@ -207,6 +209,9 @@ def test_f01_no_jump_host(log_in: Start, written: Callable[..., str]) -> None:
     with pytest.raises(Unreachable, match=r"^jump host: cannot connect") as caught:
         log_in(22, jump="door", ssh_config=written(door=port))
     assert caught.value.where == f"127.0.0.1:{port}"
+    with pytest.raises(Unreachable, match=r"^jump host: the host name is not known") as caught:
+        log_in(22, jump="nohost.invalid", ssh_config=written())
+    assert "jump host" in caught.value.hint and "ssh:ALIAS" not in caught.value.hint
 
 
 def test_f02_silence_behind_the_jump_host(log_in: Start, serve: Start, door: Any, written: Callable[..., str]) -> None:
@@ -214,6 +219,14 @@ def test_f02_silence_behind_the_jump_host(log_in: Start, serve: Start, door: Any
     silent = serve(first_bytes=b"", then_silent=True)
     with pytest.raises(Unreachable, match="no SSH handshake in time"):
         log_in(silent.port, jump="door", ssh_config=written(door=door.port), connect_timeout_seconds=1.0)
+
+
+def test_f02_a_jump_host_that_does_not_speak_ssh(log_in: Start, serve: Start, written: Callable[..., str]) -> None:
+    """It is its port that is asked for, not the VM's."""
+    door = serve(first_bytes=b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    with pytest.raises(Unreachable, match=r"^jump host: no SSH handshake") as caught:
+        log_in(22, jump="door", ssh_config=written(door=door.port))
+    assert caught.value.hint == "is this its ssh port?"
 
 
 def test_f03_the_jump_host_goes(

@@ -78,10 +78,14 @@ def test_pin() -> None:
 @pytest.mark.parametrize(
     ("more", "kind", "words"),
     [
-        ("guard@door: Permission denied (publickey).\r\n", NotPermitted, "by this jump host"),
+        (
+            "guard@door: Permission denied (publickey).\r\n",
+            NotPermitted,
+            "a host on the way does not let us in; it takes publickey",
+        ),
         (CHANGED, Untrusted, "has changed"),
         ("channel 0: open failed: administratively prohibited: open failed\r\n", Unreachable, "does not pass"),
-        ("channel 0: open failed: connect failed: Connection refused\r\n", Unreachable, "from the jump host"),
+        ("channel 0: open failed: connect failed: Connection refused\r\n", Unreachable, "the jump host cannot"),
         ("ssh: connect to host door port 22: Connection refused\r\n", Unreachable, "cannot connect"),
     ],
 )
@@ -93,6 +97,51 @@ def test_on_the_way(more: str, kind: type[VmproxyError], words: str) -> None:
     assert words in str(error)
     later = said(KEY + "me@vm: Permission denied (publickey).\n", more)
     assert "the VM takes publickey" in str(later)
+
+
+ONE, TWO = "guard@10.0.0.1:22", "guard@10.0.0.2:2222"
+LET_IN = 'Authenticated to 10.0.0.1 ([10.0.0.1]:22) using "publickey".\r\n'
+BY_MASTER = "debug1: mux_client_request_stdio_fwd: master session id: 2\r\n"
+ENDED = "kex_exchange_identification: Connection closed by remote host\nConnection closed by UNKNOWN port 65535\n"
+SILENT = "Connection timed out during banner exchange\nConnection to UNKNOWN port 65535 timed out\n"
+BANNER = "All connections are Permission denied (to nobody): banner timed out\r\n"
+DENIED = (
+    "debug1: Remote protocol version 2.0, remote software version x\r\n"
+    "debug1: Offering public key: /home/me/k ED25519 SHA256:x explicit\r\n"
+    "guard@10.0.0.2: Permission denied (publickey).\r\n"
+)
+NO_NAME = "channel 0: open failed: connect failed: Name or service not known\r\nstdio forwarding failed\r\n"
+REFUSED_THERE = "channel 0: open failed: connect failed: Connection refused\r\nKilled by signal 1.\r\n"
+NOT_LET_IN = "jump host: not let in: key /home/me/k (refused); it takes publickey"
+NOT_RIGHT = "jump host: the jump host cannot connect: name or service not known"
+FROM_TWO = "the jump host cannot connect: connection refused"
+
+
+@pytest.mark.parametrize(
+    ("log", "more", "words", "where", "hint"),
+    [
+        (ENDED, DENIED, NOT_LET_IN, ONE, "ssh_config"),
+        (ENDED, BANNER + LET_IN + DENIED, NOT_LET_IN, TWO, "ssh_config"),
+        (ENDED, BY_MASTER + DENIED, NOT_LET_IN, TWO, "ssh_config"),
+        (ENDED, LET_IN + NO_NAME, NOT_RIGHT, f"{TWO} from {ONE}", "looks this name up"),
+        (ENDED, LET_IN + REFUSED_THERE, f"jump host: {FROM_TWO}", f"{TWO} from {ONE}", "is it running"),
+        (ENDED, LET_IN + LET_IN + NO_NAME, NOT_RIGHT[11:], f"me@vm:22 from {TWO}", "looks this name up"),
+        (ENDED, LET_IN + LET_IN + REFUSED_THERE, FROM_TWO, f"me@vm:22 from {TWO}", "is the VM running"),
+        (SILENT, "debug1: Connection established.\r\n", "jump host: no answer within 3 s", ONE, "is it running"),
+        (SILENT, BANNER + LET_IN, "jump host: no answer within 3 s", TWO, "is it running"),
+        (SILENT, BANNER + LET_IN + LET_IN, "no answer within 3 s", "me@vm:22", "is the VM running"),
+        (ENDED, "ssh: Could not resolve hostname x: Name or service not known\r\n", "jump host: ", "x", "jump host"),
+        (ENDED, LET_IN + "Host key verification failed.\r\n", "jump host: the host key", TWO, "known"),
+        (ENDED, LET_IN + "something new\r\n", "jump host: something new", TWO, "is it running"),
+    ],
+)
+def test_which_jump_host(log: str, more: str, words: str, where: str, hint: str) -> None:
+    """Of several the one that it failed at is named, and what a banner of another one says does not count. No hint
+    speaks of -i as if it were for jump hosts, nor of the VM."""
+    error = said(log, more, hops=(ONE, TWO))
+    assert error.what.startswith(words)
+    assert error.where == where
+    assert hint in error.hint
 
 
 REFUSED = "ssh: connect to host vm port 22: Connection refused\n"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vmproxy.errors import NotPermitted, Unreachable
 from vmproxy.model import printable
 from vmproxy.transports import SshOptions, _agent
+from vmproxy.transports._jump import JUMP_HINT
 from vmproxy.transports._keyfiles import FILE_LIMIT_BYTES, BadKeyError, NeedsPassphraseError, load_key, public_blob
 from vmproxy.transports._known_hosts import fingerprint
 from vmproxy.transports._tcp import place
@@ -31,7 +32,7 @@ SECONDS = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """Where to log in and with what: the target with ssh_config and the defaults filled in."""
+    """Where to log in and with what: the target, or a jump host, with ssh_config and the defaults filled in."""
 
     host: str
     port: int
@@ -40,6 +41,7 @@ class Endpoint:
     only_identities: bool = False
     passwords: tuple[str, ...] = ()
     key_name: str = ""
+    is_jump_host: bool = False
 
     @property
     def place(self) -> str:
@@ -266,11 +268,14 @@ class Login:
         if self._unsigned and self._touched:
             return "is the security key plugged in, and was it touched? ssh-add -L lists what the agent holds"
         if self._unsigned:
-            return "ssh-add -L lists what the agent holds; -i FILE names another key"
+            another = "ssh_config's IdentityFile" if self._endpoint.is_jump_host else "-i FILE"
+            return f"ssh-add -L lists what the agent holds; {another} names another key"
         if any("not supported" in line for line in self._tried):
             return "--ssh openssh takes every kind of key that this host's ssh does"
         if any("passphrase" in line for line in self._tried):
             return "VMPROXY_SSH_PASSPHRASE, ssh-add, or a terminal to ask on"
+        if self._endpoint.is_jump_host:
+            return JUMP_HINT
         return "-i FILE names the key; VMPROXY_SSH_PASSWORD holds a password"
 
 

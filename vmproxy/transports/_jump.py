@@ -12,6 +12,9 @@ from vmproxy.values import dataclass
 LIMIT = 8
 """How many hosts there may be on the way."""
 _HINT = "-J [USER@]HOST[:PORT], several with commas; an IPv6 address in brackets"
+JUMP_HINT = "ssh_config names a jump host's key (IdentityFile), or the agent has it; -i is for the VM"
+JUMP_NAME_HINT = "is it right? a jump host is a name, an address, or a Host of your ssh_config"
+NAME_HINT = "is it right? ssh:ALIAS is for a Host of your ssh_config, ssh://[user@]host[:port] for any other"
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 _NUMBERS = re.compile(r"[0-9][0-9.]{0,254}")  # ssh -G has these in brackets, too (readconf.c)
 _USER = re.compile(r"[A-Za-z0-9_.\\][A-Za-z0-9_.\\@+=-]{0,254}")

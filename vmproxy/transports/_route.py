@@ -61,7 +61,7 @@ def _way(jumps: list[tuple[Hop, str]], options: SshOptions) -> tuple[Endpoint, .
         if hop in seen or len(seen) >= LIMIT:
             raise UsageError(f"the jump hosts lead in a circle, or are more than {LIMIT}", where=source)
         seen.append(hop)
-        said = Endpoint(host=hop.host, port=hop.port, user=hop.user)
+        said = Endpoint(host=hop.host, port=hop.port, user=hop.user, is_jump_host=True)
         end, proxy = _with_ssh_config(said, options, settled=f"{_PROXY_JUMP}none" if jumps else "")
         ends.insert(0, _complete(end))
         if not jumps:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from vmproxy.errors import Unreachable
 from vmproxy.model import printable
+from vmproxy.transports._jump import NAME_HINT
 
 _TCP_INFO_BYTES, _RTT_OFFSET = 72, 68
 """struct tcp_info (linux/tcp.h): eight bytes, then words of four; the sixteenth of them is tcpi_rtt."""
@@ -112,8 +113,7 @@ class Dial:
         where = place(self.host, self.port)
         error = self._error
         if isinstance(error, socket.gaierror):
-            hint = "is it right? ssh:ALIAS is for a Host of your ssh_config, ssh://[user@]host[:port] for any other"
-            raise Unreachable("the host name is not known", where=where, hint=hint) from error
+            raise Unreachable("the host name is not known", where=where, hint=NAME_HINT) from error
         if error is None or isinstance(error, TimeoutError):
             raise Unreachable(
                 f"no answer within {self._timeout_seconds:g} s",

@@ -33,14 +33,12 @@ class Touch:
         if key and self._times == _LOOKS:
             self._notify(wanted(key))
 
-    def missed(self, seconds: float, where: str) -> NotPermitted | None:
-        """The error where that time has passed and the key is still waited for."""
+    def missed(self, seconds: float, where: str, *, another: str = "-i FILE names another key") -> NotPermitted | None:
+        """The error where that time has passed and the key is still waited for; ``another`` says how to name one."""
         if not (key := self._awaited()):
             return None
         what = f"no touch of the security key within {seconds:g} s: {printable(key, limit=120)}"
-        return NotPermitted(
-            what, where=where, hint="once more, with a touch where it blinks; or -i FILE names another key"
-        )
+        return NotPermitted(what, where=where, hint=f"once more, with a touch where it blinks; or {another}")
 
 
 class Reminder:

@@ -25,7 +25,7 @@ from pathlib import Path
 from vmproxy.errors import LostContact, NotPermitted, Unreachable, UsageError
 from vmproxy.model import Target, printable
 from vmproxy.transports import SshOptions, _known_hosts
-from vmproxy.transports._jump import check_name
+from vmproxy.transports._jump import JUMP_HINT, check_name
 from vmproxy.transports._rundir import RunDirectory
 from vmproxy.transports._sshprocess import END_SECONDS, SshProcess, popen
 from vmproxy.transports._sshprogram import Way, control_socket, options_of_run, usual_algorithms, way
@@ -175,10 +175,11 @@ class _Opening:
             if process.hears(_HELD, limit):
                 return process
         except LostContact:
-            where = self._way.place.text
-            missed = touch.missed(limit, where)
+            said = self._said(log, process)
+            words = {"another": JUMP_HINT} if said.at_jump_host else {}
+            missed = touch.missed(limit, said.stop, **words)
             process.close(0.0)
-            raise missed or Unreachable(f"no log-in within {limit:g} s", where=where) from None
+            raise missed or Unreachable(f"no log-in within {limit:g} s", where=said.stop) from None
         except BaseException:
             process.close(0.0)
             raise
@@ -190,10 +191,14 @@ class _Opening:
                 where=self._way.place.text,
                 hint="a forced command?",
             )
+        return self._said(log, process)
+
+    def _said(self, log: str, process: SshProcess) -> Said:
         return Said(
-            log=text,
-            more=re.sub(r"^debug\d: .*\n?", "", _text(process), flags=re.MULTILINE),
+            log=_read(log),
+            more=_text(process),
             where=self._way.place.text,
+            hops=tuple(place.text for _hop, place in self._way.hops),
             pin=self._pin,
             timeout_seconds=self._options.connect_timeout_seconds,
             direct=self._way.direct,

@@ -21,6 +21,7 @@ from vmproxy.transports import Secrets, SshOptions, _known_hosts
 from vmproxy.transports._auth import SECONDS, Endpoint, Login
 from vmproxy.transports._burst import NoBurst, burst, only_key
 from vmproxy.transports._channel import SshConnection, shut
+from vmproxy.transports._jump import JUMP_HINT, JUMP_NAME_HINT, NAME_HINT
 from vmproxy.transports._library import first as first_to_import
 from vmproxy.transports._library import library as _library
 from vmproxy.transports._route import route
@@ -34,6 +35,9 @@ _WEAK = {
     "macs": ["hmac-sha1", "hmac-md5", "hmac-sha1-96", "hmac-md5-96"],
     "ciphers": ["3des-cbc", "aes128-cbc", "aes192-cbc", "aes256-cbc"],
 }
+
+_HINTS = {NAME_HINT: JUMP_NAME_HINT, JUMP_HINT: JUMP_HINT}
+"""What a jump host's hint is, where it is not that of a VM in other words."""
 
 
 def connect(target: Target, *, options: SshOptions, first: str = "") -> SshConnection:
@@ -73,11 +77,16 @@ def _through(jumps: list[Endpoint], options: SshOptions, line: Line) -> SshConne
             if below is not None:
                 below.close()
             if isinstance(error, Unreachable | NotPermitted):
-                what = f"jump host: {error.what.replace('the VM', 'it')}"
-                raise type(error)(what, where=error.where, hint=error.hint.replace("the VM", "it")) from error
+                hint = _HINTS.get(error.hint) or _its(error.hint)
+                raise type(error)(f"jump host: {_its(error.what)}", where=error.where, hint=hint) from error
             raise
     assert below is not None  # noqa: S101 - there is one at least
     return below
+
+
+def _its(text: str) -> str:
+    """What is said of the VM, of a jump host."""
+    return text.replace("the VM's", "its").replace("the VM", "it")
 
 
 def _connect(
