@@ -128,3 +128,10 @@ def test_a_user_and_a_host_are_by_ssh() -> None:
     with pytest.raises(UsageError) as error:
         targets.resolve("docker@host", environ={"HOME": "/nonexistent"})
     assert error.value.hint == "ssh://docker@host for any host by SSH"
+
+
+def test_status_does_not_send_to_itself() -> None:
+    """What ``status`` has just failed to show is not hinted at by it; another command hints at it."""
+    failed = Report(target="dev", ok=False, exit=6, hint=Refused.usual_hint)
+    assert hints.complete(failed, said={}, command="vmproxy status").hint == ""
+    assert "vmproxy status --vm dev" in hints.complete(failed, said={}, command="vmproxy apply").hint

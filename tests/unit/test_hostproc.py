@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import sys
@@ -136,3 +137,12 @@ def test_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not hostproc.port_open("127.0.0.1", port)
     assert not hostproc.port_open("127.0.0.1", 70000)
     assert not hostproc.port_open("a" * 300, 1)
+
+
+def test_run_gives_data_and_outlives_who_does_not_read_it() -> None:
+    """More than a pipe holds arrives whole; a program that ends without reading is no error."""
+    data = bytes(range(256)) * 4096
+    script = "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())"
+    assert run(script, data=data).stdout.decode().strip() == hashlib.sha256(data).hexdigest()
+    assert run("import sys; print(len(sys.stdin.read()))", data=b"").stdout == b"0\n"
+    assert run("print('done')", data=data).stdout == b"done\n"

@@ -17,61 +17,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit import images
+from tests.unit import imagedisk, images
+from tests.unit.imagedisk import GATEWAY, Disk
 from vmproxy import blocks, converge, initrdedit, newc
 from vmproxy.errors import Busy, ForeignFile, Interrupted, NoGateway, Refused, RolledBack, UsageError, VmproxyError
 from vmproxy.initrd import Image
 from vmproxy.machines import imagefile
 from vmproxy.machines.image import BACKUP
-from vmproxy.model import ProxyURL, Report, Settings
+from vmproxy.model import ProxyURL, Settings
 
-GATEWAY = "192.168.64.1"
-SCRIPT = b"/etc/init.d/docker"
 BOTH = pytest.mark.parametrize("rewrite", [False, True], ids=["appended", "rewritten"])
-
-
-class Disk:
-    """An image file in a directory of its own."""
-
-    def __init__(self, place: Path) -> None:
-        self.path = place / "initrd.img"
-        self.backup = place / ("initrd.img" + BACKUP)
-
-    def write(self, content: bytes, *, mode: int = 0o644) -> None:
-        """Somebody's image."""
-        self.path.write_bytes(content)
-        self.path.chmod(mode)
-
-    def picture(self) -> dict[str, tuple[int, int, int, bytes]]:
-        """Every file there: mode, owner, bytes."""
-        out = {}
-        for path in sorted(self.path.parent.iterdir()):
-            seen = path.stat()
-            out[path.name] = (seen.st_mode, seen.st_uid, seen.st_gid, path.read_bytes())
-        return out
-
-    def tell(self, story: object, **settings: object) -> Report:
-        """A story on this image."""
-        more = {"gateway": GATEWAY, **settings}
-        report = story(f"initrd:{self.path}", Settings(given=frozenset(more), **more))  # type: ignore[operator, arg-type]
-        assert isinstance(report, Report)
-        return report
-
-    def read(self, path: bytes = SCRIPT) -> bytes:
-        """A file as the VM will read it."""
-        image = Image(self.path.read_bytes())
-        name = image.find(path)
-        assert name is not None
-        return image.contents([name], limit_bytes=1 << 20)[name]
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Disk:
     """Docker for Mac's image in small, with gzip as upstream has it."""
-    (tmp_path / "moby").mkdir()
-    made = Disk(tmp_path / "moby")
-    made.write(images.early() + images.moby())
-    return made
+    return imagedisk.moby(tmp_path)
 
 
 def records(content: bytes, *, but: tuple[bytes, ...] = ()) -> list[tuple[int, bytes, bytes]]:
