@@ -141,7 +141,8 @@ while [ "$i" -lt "$files" ]; do
         *'not permitted'*|*'not supported'*|*'nvalid argument'*) ;;
         *) put_back 7 "cannot give $p its owner and mode: $(tail_of_error)" ;;
       esac
-      case $mode:$(ls -ld "$s/new.$i") in
+      kept=$(ls -ld "$s/new.$i")
+      case $mode:${kept%% *} in # no more of it: there is a time of day, too
         *00:????------*) ;;
         *00:*) put_back 6 "the disk cannot keep $p from being read by others" ;;
       esac
