@@ -46,6 +46,11 @@ def can_follow(image: Image) -> bool:
     return image.spans[image.members[-1]].kind in APPENDABLE
 
 
+def rewritten(image: Image) -> Mark | None:
+    """What we wrote into a member that we packed anew, if there is one."""
+    return next((mark for mark in image.marks.values() if not mark.appended), None)
+
+
 def append(base: Image, files: Collection[File], *, mode: int | None) -> bytes:
     """The image with one more member that holds these files, compressed as its last one is. ``mode`` is that of the
     image file where it is made private.

@@ -116,6 +116,16 @@ def test_a_backup_that_was_written_to_is_not_ours_any_more(disk: Disk) -> None:
         assert disk.backup.read_bytes() == content
 
 
+def test_a_rewritten_image_whose_backup_is_lost(disk: Disk) -> None:
+    """``status`` says that there is no way back any more, while there is still time to find the backup again."""
+    disk.tell(converge.apply, rewrite=True)
+    assert not disk.tell(converge.status).warnings
+    disk.backup.rename(disk.path.parent / "aside")
+    report = disk.tell(converge.status)
+    assert report.ok
+    assert any("no way back" in line and str(disk.backup) in line for line in report.warnings)
+
+
 def test_a_disk_that_keeps_whole_seconds(disk: Disk) -> None:
     """Where dates have no fractions (HFS+), the backup of the image as it is without us is still known."""
     disk.tell(converge.apply)

@@ -15,7 +15,6 @@ from vmproxy import blocks, dockerversion, guests, initrdedit
 from vmproxy.dirlock import settle
 from vmproxy.errors import ForeignFile, Refused
 from vmproxy.initrd import Image
-from vmproxy.initrdmark import Mark, fingerprint
 from vmproxy.machines import Conversation, Judge, Look, Outcome, Terms, Verdict, imagebackup, imagefile
 from vmproxy.machines.reading import FILE_LIMIT_BYTES, os_release
 from vmproxy.machines.tree import bridge, syntax_of
@@ -132,7 +131,7 @@ class ImageFile:
         others = {path: name for path in ("/etc/os-release", *look.configs)
                   if (name := self._plain(image, path)) is not None}  # fmt: skip
         read = image.contents({*texts.values(), *others.values()}, limit_bytes=FILE_LIMIT_BYTES)
-        backup, notes = self._beside(image)
+        backup, notes = imagebackup.beside(self._backup, image)
         return Facts(
             live=False,
             os_release=os_release(read[others["/etc/os-release"]] if "/etc/os-release" in others else b""),
@@ -143,24 +142,11 @@ class ImageFile:
             bridges=frozenset({"docker0"}),
             interfaces=frozenset({"docker0"}),
             docker_version=dockerversion.installed(lambda path: self._whole(image, path)) if look.docker else "",
-            leftovers=(left := imagefile.leftovers(self._seen.path, (self._backup,) if backup else ())),
+            leftovers=(left := imagefile.leftovers(self._seen.path, () if backup == "none" else (self._backup,))),
             superseded=frozenset({printable(self._backup)} & {*left} if backup == "earlier" else ()),
             notes=notes,
             needs=() if self._rewrite or initrdedit.can_follow(image) else ("--rewrite",),
         )
-
-    def _beside(self, image: Image) -> tuple[str, tuple[str, ...]]:
-        """A backup of ours that no image needs, ``ours`` or ``earlier``, else ""; and a line about one that is not
-        ours."""
-        if self._rewritten_in(image) is not None:
-            return "", ()
-        try:
-            found = imagebackup.state(self._backup, initrdedit.without_ours(image))
-        except (OSError, ForeignFile):
-            return "", ()  # who needs it is told then
-        if found == "foreign" or (found == "same" and not image.marks):
-            return "", (f"{printable(self._backup)} is not a backup that vmproxy made; it is left alone",)
-        return ("" if image.marks or found in ("none", "same") else found), ()
 
     def _whole(self, image: Image, path: str) -> bytes | None:
         name = self._plain(image, path)
@@ -188,10 +174,6 @@ class ImageFile:
     def _backup(self) -> str:
         return imagebackup.path(self._seen.path)
 
-    @staticmethod
-    def _rewritten_in(image: Image) -> Mark | None:
-        return next((mark for mark in image.marks.values() if not mark.appended), None)
-
     def _own_mode(self) -> int:
         """The image file's mode without us."""
         for mark in self._image.marks.values():
@@ -201,19 +183,12 @@ class ImageFile:
 
     def _base(self) -> Image:
         """The image without us. Raises Refused where a rewritten one is not the one that we wrote."""
-        mark = self._rewritten_in(self._image)
+        mark = initrdedit.rewritten(self._image)
         if mark is None:
             content = initrdedit.without_ours(self._image)
             return self._image if content is self._image.content else self._parsed(content)
-        backup = self._backup
-        hint = "put the image back as its maker has it"
-        if not os.path.isfile(backup) or os.path.islink(backup):
-            raise Refused("the image was rewritten, and its backup is not there", where=printable(backup), hint=hint)
-        content = imagefile.read(backup).content
-        if fingerprint(content) != mark.base:
-            raise Refused("this is not the backup of the image as it is now", where=printable(backup), hint=hint)
-        base = self._parsed(content)
-        hint = f"compare it with {printable(os.path.basename(backup))}"
+        base = self._parsed(imagebackup.read(self._backup, mark))
+        hint = f"compare it with {printable(os.path.basename(self._backup))}"
         try:
             names = initrdedit.differing(base, self._image)
         except ForeignFile as error:
@@ -231,7 +206,7 @@ class ImageFile:
         after = {change.after.path: change.after for change in plan.files}
         own = {number for number, mark in self._image.marks.items() if mark.appended}
         paths = [name.decode("utf-8", "surrogateescape") for name in self._image.names_in(own)]
-        if self._rewritten_in(self._image) is not None:
+        if initrdedit.rewritten(self._image) is not None:
             differing = initrdedit.differing(base, self._image)
             paths += ["/" + name.decode("utf-8", "surrogateescape").removeprefix("./").strip("/") for name in differing]
         kept = tuple(path for path in dict.fromkeys(paths) if path not in after)

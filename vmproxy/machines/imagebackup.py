@@ -12,8 +12,11 @@ import os
 import stat
 from typing import Literal
 
+from vmproxy import initrdedit
 from vmproxy.dirlock import settle
-from vmproxy.errors import Refused
+from vmproxy.errors import Refused, VmproxyError
+from vmproxy.initrd import Image
+from vmproxy.initrdmark import Mark, fingerprint
 from vmproxy.machines import imagefile
 from vmproxy.model import printable
 
@@ -47,6 +50,36 @@ def state(backup: str, base: bytes) -> State:
     if seen.st_size == len(base) and imagefile.holds(backup, base):
         return "ours" if private and digits in (0, _digits_of(hashlib.sha256(base).digest())) else "same"
     return "earlier" if private and digits and not digits % _STEP_NS and digits == _digits(backup) else "foreign"
+
+
+def read(backup: str, mark: Mark) -> bytes:
+    """The image as it was before it was rewritten. Raises Refused where that is not there, and what
+    :func:`vmproxy.machines.imagefile.read` raises."""
+    hint = "put the image back as its maker has it"
+    if not os.path.isfile(backup) or os.path.islink(backup):
+        raise Refused("the image was rewritten, and its backup is not there", where=printable(backup), hint=hint)
+    content = imagefile.read(backup).content
+    if fingerprint(content) != mark.base:
+        raise Refused("this is not the backup of the image as it is now", where=printable(backup), hint=hint)
+    return content
+
+
+def beside(backup: str, image: Image) -> tuple[State, tuple[str, ...]]:
+    """A backup of ours that no image needs, ``ours`` or ``earlier``, else ``none``; and a line for a reader about one
+    that is not ours, or is missing where there is no other way back."""
+    mark = initrdedit.rewritten(image)
+    try:
+        if mark is not None:
+            read(backup, mark)
+            return "none", ()
+        found = state(backup, initrdedit.without_ours(image))
+    except Refused as error:
+        return "none", (f"there is no way back: {error}",) if mark is not None else ()
+    except (OSError, VmproxyError):
+        return "none", ()  # who needs it is told then
+    if found == "foreign" or (found == "same" and not image.marks):
+        return "none", (f"{printable(backup)} is not a backup that vmproxy made; it is left alone",)
+    return "none" if image.marks or found == "same" else found, ()
 
 
 def must_be_free(backup: str, base: bytes) -> None:
