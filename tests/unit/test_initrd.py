@@ -432,7 +432,7 @@ def test_a_write_between_the_looks(disk: Disk, monkeypatch: pytest.MonkeyPatch) 
 def test_two_runs_take_turns(disk: Disk) -> None:
     """While another run holds the directory, exit 8 after --lock-timeout; what a killed run left is cleared."""
     before = disk.picture()
-    left = disk.path.parent / f".{disk.path.name}.vmproxy-abcdef"
+    left = disk.path.parent / f".{disk.path.name}.vmproxy-abcdef_1"
     left.write_bytes(b"half")
     with imagefile.locked(str(disk.path), 1.0):
         assert not left.exists()

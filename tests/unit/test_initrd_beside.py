@@ -173,6 +173,24 @@ def test_what_files_cannot_tell_is_said_as_it_is(disk: Disk) -> None:
     assert converge.env(f"initrd:{disk.path}", Settings(proxy=ELSEWHERE)).variables
 
 
+def test_only_what_is_named_as_our_parts_is_litter(disk: Disk) -> None:
+    """A file of the user's with much the same name is neither named nor cleared."""
+    beside = disk.path.parent
+    mine = [
+        f".{disk.path.name}.vmproxy-notes.txt",
+        f".{disk.path.name}.vmproxy-MyNotes1",
+        f"{disk.path.name}.vmproxy-abcd1234",
+    ]
+    for name in mine:
+        (beside / name).write_bytes(b"mine")
+    (beside / f".{disk.path.name}.vmproxy-abcd1234").symlink_to(mine[0])
+    assert not drift(bare(disk, converge.status))
+    disk.tell(converge.apply)
+    disk.tell(converge.remove)
+    assert all((beside / name).read_bytes() == b"mine" for name in mine)
+    assert len(list(beside.iterdir())) == 1 + len(mine) + 1
+
+
 @pytest.mark.parametrize("kind", ["initrd", "rootfs"])
 @pytest.mark.parametrize("option", [{"jump": "bastion"}, {"host_key": "SHA256:" + "A" * 43}], ids=["jump", "host key"])
 def test_files_are_not_reached_by_ssh(disk: Disk, kind: str, option: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -146,10 +147,9 @@ def locked(path: str, seconds: float) -> Iterator[None]:
     try:
         if handle is not None:
             with suppress(OSError):
-                for name in os.listdir(directory):
-                    if name.startswith(_prefix(path)):
-                        with suppress(OSError):
-                            os.unlink(os.path.join(directory, name))
+                for name in _parts(path):
+                    with suppress(OSError):
+                        os.unlink(name)
         yield
     finally:
         if handle is not None:
@@ -161,8 +161,7 @@ def leftovers(path: str, backups: tuple[str, ...]) -> tuple[str, ...]:
     if no run is at work. Nothing while another run is at it, or where there are no locks to tell."""
     directory = os.path.dirname(path)
     try:
-        found = [os.path.join(directory, name) for name in os.listdir(directory) if name.startswith(_prefix(path))]
-        found += backups
+        found = [*_parts(path), *backups]
         handle = lock(directory, 0, where=path) if found else None
     except (OSError, Busy):
         return ()
@@ -195,3 +194,11 @@ def _meant(error: OSError, path: str) -> VmproxyError:
 
 def _prefix(path: str) -> str:
     return f".{os.path.basename(path)}{_MARK}"
+
+
+def _parts(path: str) -> list[str]:
+    """Parts of a new image: plain files of the names that :func:`new_file` gives, and nobody else. Raises OSError."""
+    directory, name = os.path.split(path)
+    ours = re.compile(re.escape(f".{name}{_MARK}") + "[a-z0-9_]{8}")
+    found = (os.path.join(directory, one) for one in os.listdir(directory) if ours.fullmatch(one))
+    return sorted(one for one in found if os.path.isfile(one) and not os.path.islink(one))
