@@ -9,7 +9,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, ClassVar
 
@@ -167,11 +168,13 @@ def run(
     limit_bytes: int = 1 << 20,
     environ: Mapping[str, str],
     data: bytes | None = None,
+    stoppable: Callable[[Callable[[], None]], AbstractContextManager[None]] | None = None,
 ) -> Output | None:
     """Run a program with ``data`` on its stdin, None for a closed one, and a clean environment; None where it is not
     installed.
 
     Raises LostContact at the time limit and Refused at the byte limit; the program and its children are ended then.
+    ``stoppable(call)`` is a context in which another thread may make that call, which ends them.
     """
     import subprocess
 
@@ -191,11 +194,12 @@ def run(
         threading.Thread(target=_feed, args=(child.stdin, data), daemon=True).start()
     deadline = time.monotonic() + timeout_seconds
     try:
-        child.wait(timeout_seconds)
-        for pipe in pipes:
-            pipe.join(max(0.0, deadline - time.monotonic()) + 0.2)
-        if any(pipe.is_alive() for pipe in pipes):
-            raise subprocess.TimeoutExpired(argv, timeout_seconds)
+        with stoppable(lambda: _end(child)) if stoppable else contextlib.nullcontext():
+            child.wait(timeout_seconds)
+            for pipe in pipes:
+                pipe.join(max(0.0, deadline - time.monotonic()) + 0.2)
+            if any(pipe.is_alive() for pipe in pipes):
+                raise subprocess.TimeoutExpired(argv, timeout_seconds)
     except subprocess.TimeoutExpired as error:
         raise LostContact(f"no end within {timeout_seconds:g} s", where=argv[0]) from error
     finally:

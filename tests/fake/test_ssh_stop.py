@@ -174,7 +174,8 @@ def test_f28_after_the_signal_nobody_is_dialled(begun: Callable[..., Any], serve
     assert server.connections == 0
 
 
-def test_f28_a_signal_ends_several_log_ins(silent: Silent, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["paramiko", "openssh"])
+def test_f28_a_signal_ends_several_log_ins(silent: Silent, tmp_path: Path, by: str) -> None:
     """``--jobs 2`` and two VMs that do not greet: exit 143 long before the limit, both connections closed by us."""
     names = ",".join(f"ssh://{user}@127.0.0.1:{silent.port}" for user in ("one", "two"))
     argv = [
@@ -186,6 +187,8 @@ def test_f28_a_signal_ends_several_log_ins(silent: Silent, tmp_path: Path) -> No
         "2",
         "--connect-timeout",
         str(int(HOUR)),
+        "--ssh",
+        by,
         "--vm",
         names,
     ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from vmproxy import hostproc
@@ -13,6 +14,8 @@ from vmproxy.model import printable
 
 _OVERRIDES = ("DOCKER_DEFAULT_PLATFORM", "DOCKER_CONTENT_TRUST")
 """Variables that make the client look for another image than the one named by its id."""
+_LOOK_SECONDS = 30.0
+Stoppable = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
 
 class Engine:
@@ -27,10 +30,16 @@ class Engine:
         """The client's command line."""
         return ("docker", *(("--context", self._context) if self._context else ()), *words)
 
-    def run(self, *words: str, timeout_seconds: float) -> hostproc.Output:
-        """One command of the client to its end. Raises UsageError where there is no client, Unreachable in time-out."""
+    def run(self, *words: str, timeout_seconds: float, stoppable: Stoppable | None = None) -> hostproc.Output:
+        """One command of the client to its end. Raises UsageError where there is no client, Unreachable in time-out
+        and where a signal ended the client.
+
+        ``stoppable`` is that of :class:`vmproxy.transports.SshOptions`.
+        """
         try:
-            said = hostproc.run(self.argv(*words), timeout_seconds=timeout_seconds, environ=self.environ)
+            said = hostproc.run(
+                self.argv(*words), timeout_seconds=timeout_seconds, environ=self.environ, stoppable=stoppable
+            )
         except LostContact as error:
             hint = "docker info; --connect-timeout S waits longer"
             what = f"the Docker engine does not answer: {error.what}"
@@ -41,11 +50,13 @@ class Engine:
                 where="docker",
                 hint="install it, or reach the VM by ssh://USER@HOST",
             )
+        if said.status < 0:
+            raise Unreachable("the docker client was ended", where=self._where, hint="once more")
         return said
 
-    def ask(self, *, timeout_seconds: float) -> None:
+    def ask(self, *, timeout_seconds: float, stoppable: Stoppable | None = None) -> None:
         """Whether it can be entered. Raises UsageError, Unreachable, NotPermitted, Refused."""
-        said = self.run("info", "--format", "{{json .}}", timeout_seconds=timeout_seconds)
+        said = self.run("info", "--format", "{{json .}}", timeout_seconds=timeout_seconds, stoppable=stoppable)
         info = _object(said.stdout)
         errors = info.get("ServerErrors")
         if said.status != 0 or errors:
@@ -68,11 +79,12 @@ class Engine:
         # Since API 1.41 engine and client have both, or the client does not print it.
         self.has_cgroup_namespaces = bool(info.get("CgroupVersion"))
 
-    def image(self, name: str) -> str:
+    def image(self, name: str, *, stoppable: Stoppable | None = None) -> str:
         """The id of an image that is there. Raises UsageError."""
         if name.startswith("-") or not name.isprintable() or not name.isascii() or " " in name:
             raise UsageError(f"{printable(name, limit=60)} is no image name", hint="--helper-image NAME[:TAG]")
-        said = self.run("image", "inspect", "--format", "{{.Id}}", name, timeout_seconds=30.0)
+        words = ("image", "inspect", "--format", "{{.Id}}", name)
+        said = self.run(*words, timeout_seconds=_LOOK_SECONDS, stoppable=stoppable)
         if said.status != 0:
             raise UsageError(
                 f"the engine has no image {name}, and vmproxy pulls none",

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vmproxy import hostproc
-from vmproxy.errors import LostContact, Refused, UsageError
+from vmproxy.errors import LostContact, Refused, Unreachable, UsageError
 from vmproxy.model import Target, printable
 from vmproxy.transports import SshOptions, _known_hosts
 from vmproxy.transports._jump import LIMIT, Hop, parse
@@ -95,7 +95,8 @@ def find(environ: Mapping[str, str]) -> str:
 
 
 def way(target: Target, options: SshOptions, pin: str, *, environ: Mapping[str, str]) -> Way:
-    """All that is to know before ssh is started. Runs ``ssh -G``, for each host on the way. Raises UsageError."""
+    """All that is to know before ssh is started. Runs ``ssh -G``, for each host on the way. Raises UsageError,
+    Unreachable."""
     program = find(environ)
     theirs = _config_words(options)
     where = theirs if target.provider == "ssh" else ("-F", "none")
@@ -104,7 +105,7 @@ def way(target: Target, options: SshOptions, pin: str, *, environ: Mapping[str, 
     # In our own words: ssh takes no IPv6 address in an ssh:// of -J.
     wanted = ",".join(hop.text for hop in parse(options.jump)) or "none"
     jump = ("-o", f"ProxyJump={wanted}") if options.jump else ()
-    said = _ask(program, (*where, *words, *jump, *(_pinned(pin) if pin else ())), target.host, environ)
+    said = _ask(program, (*where, *words, *jump, *(_pinned(pin) if pin else ())), target.host, options, environ)
     own = Path(options.known_hosts or target.known_hosts or _known_hosts.default_path()).expanduser()
     place = _place(said, own, users=target.provider == "ssh")
     words += tuple(word for name in (*options.identities, *target.identities) for word in ("-i", _key(name)))
@@ -131,7 +132,7 @@ def way(target: Target, options: SshOptions, pin: str, *, environ: Mapping[str, 
     if not jumps:
         return found
     kept = Path(options.known_hosts or _known_hosts.default_path()).expanduser()
-    hops = _hops(jumps, lambda hop: _ask(program, (*theirs, *_hop_words(hop)), hop.host, environ), kept)
+    hops = _hops(jumps, lambda hop: _ask(program, (*theirs, *_hop_words(hop)), hop.host, options, environ), kept)
     if (place.user, place.host, place.port) in [(one.user, one.host, one.port) for _hop, one in hops]:
         raise UsageError(f"the way to {place.text} leads through itself", where="-J" if options.jump else "ssh_config")
     return replace(found, hops=hops, config=_file(target, options, hops, kept))
@@ -154,10 +155,10 @@ def options_of_run(way: Way, options: SshOptions, pin: str, *, batch: bool) -> t
     )
 
 
-def usual_algorithms(way: Way, environ: Mapping[str, str]) -> bool:
+def usual_algorithms(way: Way, options: SshOptions, environ: Mapping[str, str]) -> bool:
     """Whether nobody has said in ssh_config which kinds of keys will do: then old ones may be added."""
     names = ("hostkeyalgorithms", "pubkeyacceptedalgorithms")
-    said, usual = (_ask(way.program, words, way.host, environ) for words in (way.where, ("-F", "none")))
+    said, usual = (_ask(way.program, words, way.host, options, environ) for words in (way.where, ("-F", "none")))
     return all(said.get(name) == usual.get(name) for name in names) and "pubkeyacceptedalgorithms" in said
 
 
@@ -169,15 +170,18 @@ def control_socket(path: str) -> str:
 # ssh -G
 
 
-def _ask(program: str, words: tuple[str, ...], host: str, environ: Mapping[str, str]) -> Said:
-    """What ssh_config says, by lower-case keyword. Raises UsageError."""
+def _ask(program: str, words: tuple[str, ...], host: str, options: SshOptions, environ: Mapping[str, str]) -> Said:
+    """What ssh_config says, by lower-case keyword. Raises UsageError, Unreachable where a signal ended ssh."""
+    argv = (program, "-G", "-T", *words, "--", host)
     try:
-        done = hostproc.run((program, "-G", "-T", *words, "--", host), timeout_seconds=_SECONDS, environ=environ)
+        done = hostproc.run(argv, timeout_seconds=_SECONDS, environ=environ, stoppable=options.stoppable)
     except (LostContact, Refused) as error:
         what = f"ssh does not read its configuration: {error.what}"
         raise UsageError(what, where="ssh -G", hint="a Match exec?") from error
     if done is None:
         raise UsageError("ssh cannot be started", where=program, hint=f"install the OpenSSH client, {_INSTEAD}")
+    if done.status < 0:
+        raise Unreachable("ssh was ended while it read its configuration", where="ssh -G", hint="once more")
     if done.status != 0:
         raise _complaint(done.stderr.decode("utf-8", "replace"))
     found: dict[str, tuple[str, ...]] = {}

@@ -22,7 +22,7 @@ from pathlib import Path
 from vmproxy.errors import LostContact, Refused, VmproxyError
 from vmproxy.model import Target, printable
 from vmproxy.transports import SshOptions
-from vmproxy.transports._engine import Engine, explain
+from vmproxy.transports._engine import Engine, Stoppable, explain
 from vmproxy.transports._piped import Piped
 
 LABEL = "vmproxy=way-in"
@@ -41,7 +41,7 @@ def connect(target: Target, *, options: SshOptions, first: str = "") -> DockerCo
     """The VM of the engine that this context leads to. Raises UsageError without a docker client, Unreachable,
     NotPermitted, Refused."""
     engine = Engine(target.context, environ=os.environ)
-    engine.ask(timeout_seconds=options.connect_timeout_seconds)
+    engine.ask(timeout_seconds=options.connect_timeout_seconds, stoppable=options.stoppable)
     return DockerConnection(engine, options)
 
 
@@ -54,11 +54,11 @@ class DockerConnection:
         self._closed = False
         self._made = ""
         if options.helper_image:
-            self._image = engine.image(options.helper_image)
+            self._image = engine.image(options.helper_image, stoppable=options.stoppable)
             return
         self._made = f"vmproxy-way-in:{os.urandom(8).hex()}"
         try:
-            self._image = _make(engine, self._made)
+            self._image = _make(engine, self._made, options.stoppable)
         except BaseException:  # it may be there all the same, but nobody knows
             made, self._made = self._made, ""
             with contextlib.suppress(VmproxyError):
@@ -334,10 +334,10 @@ class DockerChannel:
             raise LostContact(f"the VM does not speak as agreed: {printable(b' '.join(words), limit=80)}")
 
 
-def _make(engine: Engine, name: str) -> str:
+def _make(engine: Engine, name: str, stoppable: Stoppable) -> str:
     """Import the image of links; its id."""
     words = engine.argv("import", f"--change=LABEL {LABEL}", "-", name)
-    with contextlib.closing(Piped(words, environ=engine.environ)) as way:
+    with contextlib.closing(Piped(words, environ=engine.environ)) as way, stoppable(way.close):
         with contextlib.suppress(LostContact):
             way.send(_archive(), timeout_seconds=_MAKE_SECONDS)
         way.end_input()

@@ -127,7 +127,7 @@ class _Opening:
         """The process that is the connection. Raises Unreachable, Untrusted, NotPermitted."""
         opened = self._try(batch=True)
         old: tuple[str, ...] = ()
-        if isinstance(opened, Said) and opened.needs_sha1 and usual_algorithms(self._way, os.environ):
+        if isinstance(opened, Said) and opened.needs_sha1 and usual_algorithms(self._way, self._options, os.environ):
             old = (*_OLD, *self._old_host_key(opened))
             self._options.notify(f"{self._way.place.text} knows RSA with SHA-1 only: tried again with ssh-rsa allowed")
             opened = self._try(batch=True, old=old)
@@ -171,9 +171,10 @@ class _Opening:
         limit = _LOG_IN_SECONDS + (1 + len(self._way.hops)) * self._options.connect_timeout_seconds
         limit = limit if batch else _PERSON_SECONDS
         try:
-            self._options.meanwhile()
-            if process.hears(_HELD, limit):
-                return process
+            with self._options.stoppable(lambda: process.close(0.0)):
+                self._options.meanwhile()
+                if process.hears(_HELD, limit):
+                    return process
         except LostContact:
             said = self._said(log, process)
             words = {"another": JUMP_HINT} if said.at_jump_host else {}
