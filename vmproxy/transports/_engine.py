@@ -15,6 +15,8 @@ from vmproxy.model import printable
 _OVERRIDES = ("DOCKER_DEFAULT_PLATFORM", "DOCKER_CONTENT_TRUST")
 """Variables that make the client look for another image than the one named by its id."""
 _LOOK_SECONDS = 30.0
+_REASON_LIMIT = 200
+_BY_SSH = " stderr="
 Stoppable = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
 
@@ -102,7 +104,7 @@ def explain(stderr: bytes, *, own_image: bool = False, where: str = "docker") ->
     """The error for what the docker client, or nsenter in the container, complains of."""
     text = stderr.decode("utf-8", "replace")
     low = text.lower()
-    said = printable(" ".join(text.split())[-300:] or "it says nothing", limit=200)
+    said = _reason(printable(" ".join(text.split()), limit=100_000)) or "it says nothing"
     if "authorization denied" in low or "permission denied while trying to connect" in low:
         return NotPermitted(f"the engine refuses: {said}", where=where, hint="docker info says the same?")
     if re.search(r'context "[^"]*"[^\n]{0,40}(not found|does not exist)', low):
@@ -118,7 +120,22 @@ def explain(stderr: bytes, *, own_image: bool = False, where: str = "docker") ->
             where=where,
             hint="Docker Desktop's Enhanced Container Isolation forbids it; ssh://USER@VM needs no container",
         )
+    if _BY_SSH in text:
+        hint = "the docker client starts this host's ssh, which must get in by itself: ssh_config, ssh-add"
+        if "permission denied (" in low:
+            return NotPermitted(f"ssh is not let in to the engine: {said}", where=where, hint=hint)
+        return Unreachable(f"ssh does not get to the engine: {said}", where=where, hint=hint)
     return Unreachable(f"the engine cannot be used: {said}", where=where, hint="docker info; is Docker running?")
+
+
+def _reason(text: str) -> str:
+    """The end of what was said, where the reason stands: behind the docker client's own words of the ssh that it
+    started (cli/connhelper/commandconn), and of a long line whole words."""
+    words = text.rpartition(_BY_SSH)[2].split() or text.split()
+    kept: list[str] = []
+    while words and len(" ".join((words[-1], *kept))) < _REASON_LIMIT:
+        kept.insert(0, words.pop())
+    return " ".join((["…"] if words else []) + kept) if kept else "".join(words[-1:])[-_REASON_LIMIT:]
 
 
 def _object(data: bytes) -> Mapping[str, Any]:
