@@ -33,6 +33,14 @@ def _text(option: Option, value: object) -> str:
     return value
 
 
+def _way(option: Option, value: object) -> str:
+    """Nothing, as of a variable that is not set, must not mean: directly."""
+    text = _text(option, value)
+    if not text.strip():
+        raise UsageError(f"{option.name}: no host is named", hint=f"--{option.name} none goes directly")
+    return text
+
+
 def _flag(option: Option, value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -169,6 +177,7 @@ _CONVERT: dict[str, Callable[[Option, object], Any]] = {
     "flag": _flag,
     "count": _count,
     "text": _text,
+    "way": _way,
     "int": _int,
     "seconds": _seconds,
     "choice": _choice,

@@ -86,7 +86,7 @@ _ALL: tuple[Option, ...] = (
     ),
     Option(
         name="jump",
-        kind="text",
+        kind="way",
         flags=("-J",),
         metavar="HOST",
         field="jump",

@@ -67,6 +67,7 @@ def test_every_field_is_reached_from_all_three_sources(option: config.Option) ->
         "path": ("/a", "/a"),
         "paths": ("/a", ("/a",)),
         "text": ("boot2docker", "boot2docker"),
+        "way": ("me@bastion:22", "me@bastion:22"),
         "address": ("10.0.2.2", "10.0.2.2"),
         "fingerprint": ("SHA256:" + "a" * 43, "SHA256:" + "a" * 43),
         "proxy": ("http://p:1", ProxyURL(scheme="http", host="p", port=1)),
@@ -117,6 +118,8 @@ def test_a_flag_can_be_denied_by_its_other_name(name: str, field: str) -> None:
         ("gateway", "224.0.0.1"),
         ("gateway", "host"),
         ("host-key", "MD5:aa:bb"),
+        ("jump", ""),
+        ("jump", " "),
         ("host-key", "SHA256:short"),
         ("proxy", "127.0.0.1:3128"),
         ("proxy", "http://pr\toxy:3128"),
@@ -189,6 +192,18 @@ def test_file_values_arrive() -> None:
 def test_repeated_and_comma_separated_lists_are_one() -> None:
     """``--vm a --vm b,c --vm a`` are three VMs in that order."""
     assert resolved({"vm": ("a", "b, c", "a")})["vm"] == ("a", "b", "c")
+
+
+def test_no_jump_host_is_said_by_a_word() -> None:
+    """``-J ""``, of a variable that is not set, does not mean: directly; ``none`` does, and in the environment a
+    variable without a value is not set."""
+    with pytest.raises(UsageError) as caught:
+        resolved({"jump": ""})
+    assert caught.value.exit == 2 and "--jump none" in caught.value.hint
+    with pytest.raises(UsageError):
+        config.parse_file('jump = ""', path="f")
+    assert settings({"jump": "none"}).jump == "none"
+    assert settings({}, {"VMPROXY_JUMP": ""}).jump == ""
 
 
 def test_an_empty_no_proxy_counts_as_said() -> None:
