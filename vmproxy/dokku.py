@@ -15,7 +15,7 @@ from vmproxy import converge, dokkuplan, preview
 from vmproxy.converge import Ask, Confirm, Progress, silent
 from vmproxy.dokkuhost import DokkuHost, Moved, restart_apps
 from vmproxy.dokkuplan import DokkuDesired, DokkuPlan
-from vmproxy.errors import Busy, Refused, RolledBack, VmproxyError
+from vmproxy.errors import Busy, Interrupted, Refused, RolledBack, VmproxyError
 from vmproxy.model import Event, Finding, Report, Settings
 from vmproxy.session import STILL_IN_DOKKU, Session
 
@@ -53,8 +53,12 @@ def apply(
                 raise
             if story.fresh:  # nothing of ours was there before this run: all of it goes
                 converge.remove(target, settings, progress=progress, ask=ask)
+                if isinstance(error, VmproxyError | Interrupted):
+                    error.rolled_back = True
                 raise
             if not isinstance(error, VmproxyError):
+                if isinstance(error, Interrupted):
+                    error.rolled_back = False  # Docker's part stays
                 raise
             text = f"{error.what}; Docker's part is done and stays"
             raise RolledBack(text, where=error.where, hint="vmproxy dokku status", complete=False) from error

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from vmproxy import dokkucalls, dokkufacts
 from vmproxy.dokkucalls import Action, Answer, Call, Step
 from vmproxy.dokkufacts import DokkuFacts
-from vmproxy.errors import Busy, LostContact, Refused, RolledBack, VmproxyError
+from vmproxy.errors import Busy, Interrupted, LostContact, Refused, RolledBack, VmproxyError
 from vmproxy.machines import Conversation
 from vmproxy.machines.frames import Frame
 from vmproxy.model import printable
@@ -59,13 +59,15 @@ class DokkuHost:
             listener = _Listener(hidden)
             try:
                 listener.hear(talk)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as signal:
                 talk.end_input()  # the VM puts everything back; we stay to hear that it did
                 listener.hear(talk)
                 if listener.words[:1] == ("kept",):
                     text = "interrupted when Dokku's part was done already"
                     raise LostContact(text, where=self._session.name, hint="vmproxy dokku status") from None
                 if listener.words[:1] == ("undone",):
+                    if isinstance(signal, Interrupted):
+                        signal.rolled_back = True
                     raise
             except LostContact as lost:
                 text = f"{lost.what}; the VM puts Dokku's config back by itself"

@@ -34,6 +34,8 @@ class VmproxyError(Exception):
     code: str = "E_BUG"
     usual_hint: str = ""
     """The hint where nobody gives a better one."""
+    rolled_back: bool = False
+    """Whether a change was begun in the VM, and all of it was put back."""
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         super().__init__(what)
@@ -120,7 +122,7 @@ class RolledBack(VmproxyError):
 
     def __init__(self, what: str, *, where: str = "", hint: str = "", complete: bool = True) -> None:
         super().__init__(what, where=where, hint=hint)
-        self.complete = complete
+        self.complete = self.rolled_back = complete
 
 
 class Busy(VmproxyError):
@@ -143,15 +145,17 @@ class Interrupted(KeyboardInterrupt):
     """A signal asked the command to end: exit 128 + ``number``.
 
     Not a :class:`VmproxyError`, so that no retry loop takes it for a failure of the VM; whoever has something to put
-    back catches ``KeyboardInterrupt`` (or ``BaseException``), puts it back, and raises it again.
+    back catches ``KeyboardInterrupt`` (or ``BaseException``), puts it back, and raises it again. ``rolled_back``: a
+    change was begun in the VM, and all of it was put back.
     """
 
     code = "E_INTERRUPTED"
     hint = ""
 
-    def __init__(self, number: int, *, what: str = "interrupted") -> None:
+    def __init__(self, number: int, *, what: str = "interrupted", rolled_back: bool = False) -> None:
         super().__init__(what)
         self.number = number
         self.exit = 128 + number
+        self.rolled_back = rolled_back
         self.what = what
         self.where = ""

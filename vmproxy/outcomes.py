@@ -51,6 +51,8 @@ def failure(outcome: Outcome, failed: Finding | None, hidden: tuple[str, ...]) -
     if outcome.exit == Refused.exit:
         return Refused(f"{text}; nothing was changed")
     if outcome.exit == LostContact.exit:
-        return LostContact(f"{text}; everything was put back")
+        lost = LostContact(f"{text}; everything was put back")
+        lost.rolled_back = outcome.rolled_back
+        return lost
     tail = f" (its log ends: {printable(last, limit=100)})" if last else ""
     return RolledBack(f"{text}{tail}; everything was put back")

@@ -16,10 +16,10 @@ from vmproxy.errors import (
     LostContact,
     NotPermitted,
     Refused,
-    RolledBack,
     Unreachable,
     Untrusted,
     UsageError,
+    VmproxyError,
 )
 from vmproxy.machines import Judge, Look, Machine, Outcome, Terms, Verdict
 from vmproxy.model import Desired, Facts, Plan, Settings, Target, printable
@@ -90,14 +90,14 @@ class Session:
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         self.close()
-        put_back = isinstance(error, RolledBack) and error.complete
+        put_back = isinstance(error, VmproxyError) and error.rolled_back
         if (
             self._stop.is_set
             and error is not None
             and (self._given_up or put_back)
             and not isinstance(error, Interrupted)
         ):
-            raise Interrupted(self._stop.number) from error
+            raise Interrupted(self._stop.number, rolled_back=put_back) from error
 
     def tell(self, text: str) -> None:
         """A step begins. Raises Interrupted."""
@@ -238,8 +238,8 @@ class Session:
         """Carry the plan out. Raises Interrupted, besides what the machine raises, where a signal to another thread
         came and the VM is as it was: whatever word it has for the end of our input."""
         outcome = self.machine.commit(plan, terms, judge=judge, verdict=verdict, step=self.tell)
-        if outcome.status in _AS_BEFORE:
-            self._stop.check()
+        if outcome.status in _AS_BEFORE and self._stop.is_set:
+            raise Interrupted(self._stop.number, rolled_back=outcome.rolled_back)
         return outcome
 
     def observe(self, look: Look) -> Facts:

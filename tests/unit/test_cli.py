@@ -595,6 +595,11 @@ def test_a_rollback_that_is_not_complete_is_not_reported_as_one() -> None:
     half = failed("box", errors.RolledBack("ROLLBACK INCOMPLETE: no", complete=False))
     assert (whole.rolled_back, whole.changed, whole.exit) == (True, False, 7)
     assert (half.rolled_back, half.changed, half.exit) == (False, True, 7)
+    signalled = [failed("box", errors.Interrupted(2, rolled_back=begun)) for begun in (True, False)]
+    assert [(report.rolled_back, report.changed, report.exit) for report in signalled] == [
+        (True, False, 130),
+        (False, False, 130),
+    ]
 
 
 def test_every_option_has_a_help_text() -> None:

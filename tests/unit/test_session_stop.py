@@ -85,7 +85,7 @@ def test_f28_a_change_that_ended_as_it_began_is_the_signals(machine: Machine, st
 
     def signalled() -> Outcome:
         stop.set(15)
-        return Outcome(status=status)
+        return Outcome(status=status, exit=9)
 
     with opened(stop) as one:
         machine.outcome = lambda: Outcome(status=status)
@@ -94,6 +94,7 @@ def test_f28_a_change_that_ended_as_it_began_is_the_signals(machine: Machine, st
         with pytest.raises(Interrupted) as caught:
             commit(one)
     assert caught.value.exit == 128 + 15
+    assert caught.value.rolled_back is (status == "undone")
 
 
 @pytest.mark.parametrize("status", ["kept", "incomplete"])

@@ -90,8 +90,16 @@ def test_f28_an_interrupted_change_that_was_none_ends_as_the_signal(last: str) -
                 raise Interrupted(15)
             return super().receive(timeout_seconds=timeout_seconds)
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted) as caught:
         commit(Signalled(f"result {last}"))
+    assert caught.value.rolled_back is last.startswith("undone")
+
+
+def test_f28_what_was_refused_before_it_was_begun_is_not_put_back() -> None:
+    """Also where the VM's word for it is the same: 6 and 8 are those of what was not begun."""
+    ends = {code: Outcome(status="undone", exit=code).rolled_back for code in (6, 7, 8, 9)}
+    assert ends == {6: False, 7: True, 8: False, 9: True}
+    assert not any(Outcome(status=status, exit=9).rolled_back for status in ("gone", "kept", "incomplete"))
 
 
 @pytest.mark.parametrize(

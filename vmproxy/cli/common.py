@@ -237,14 +237,13 @@ def default_path(environ: Mapping[str, str]) -> str:
 
 def failed(target: str, error: VmproxyError | Interrupted) -> Report:
     """The report of a VM whose story ended with an error."""
-    rolled_back = isinstance(error, RolledBack) and error.complete
     return Report(
         target=target,
         ok=False,
         exit=error.exit,
         code=error.code,
-        changed=isinstance(error, RolledBack) and not rolled_back,
-        rolled_back=rolled_back,
+        changed=isinstance(error, RolledBack) and not error.complete,
+        rolled_back=error.rolled_back,
         message=error.what if isinstance(error, Interrupted) else str(error),
         hint=_hint(error),
     )

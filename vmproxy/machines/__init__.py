@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from typing import Any, Protocol, cast
 
-from vmproxy.errors import UsageError
+from vmproxy.errors import Busy, Refused, UsageError
 from vmproxy.machines.frames import Frame
 from vmproxy.model import Facts, Finding, Plan, Syntax
 from vmproxy.proof import Question
@@ -84,6 +84,11 @@ class Outcome:
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     log: str = field(default="", repr=False)
+
+    @property
+    def rolled_back(self) -> bool:
+        """Whether a change was begun and undone; one that was refused in its preparations was not."""
+        return self.status == "undone" and self.exit not in (Refused.exit, Busy.exit)
 
 
 Judge = Callable[[Finding], bool]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 
 from vmproxy.cachehit import judge_fetches
-from vmproxy.errors import LostContact, Refused, RolledBack, VmproxyError
+from vmproxy.errors import Interrupted, LostContact, Refused, RolledBack, VmproxyError
 from vmproxy.machines import Judge, Look, Outcome, Terms, Verdict
 from vmproxy.machines.frames import Frame
 from vmproxy.machines.loader import AS_ROOT, AS_USER, LOOK_SECONDS, PLAIN_ROOT, PLAIN_USER, Loader, NoShell, Run
@@ -293,10 +293,12 @@ class _Commit:
     def follow(self) -> Outcome:
         try:
             return self._follow()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as signal:
             # The end of input makes commit.sh put everything back; we stay to hear that it did.
             outcome = self._hear_out()
             if outcome is not None and outcome.status in _AS_BEFORE:
+                if isinstance(signal, Interrupted):
+                    signal.rolled_back = outcome.rolled_back
                 raise
             if outcome is not None and outcome.status == "incomplete":
                 text = f"interrupted; ROLLBACK INCOMPLETE: {outcome.text}"

@@ -19,8 +19,8 @@ from dataclasses import replace
 from json import loads
 
 from vmproxy import dockerversion, hostproc
-from vmproxy.dirlock import lock
-from vmproxy.errors import Busy, Refused
+from vmproxy.dirlock import lock, must_be_writable
+from vmproxy.errors import Busy, Interrupted, Refused
 from vmproxy.machines import Conversation, Judge, Look, Outcome, Terms, Verdict
 from vmproxy.machines.reading import FILE_LIMIT_BYTES, os_release
 from vmproxy.model import Address, Facts, File, FileChange, Finding, Plan, Syntax, printable
@@ -100,6 +100,7 @@ class Tree:
         """Replace each file; on any failure, put back those already replaced. Raises Busy."""
         with contextlib.ExitStack() as held:
             self._lock(held, terms.lock_timeout_seconds)
+            self.rehearse(plan)
             unfinished = [os.path.dirname(place) for _, place in self._left(terms.look.files) if place.endswith(_MADE)]
             for _, place in self._left(terms.look.files):
                 if not place.endswith(_MADE):
@@ -128,12 +129,19 @@ class Tree:
         except OSError as error:
             text = printable(f"{error.strerror} ({error.filename})")
             return self._put_back(done, Outcome(status="undone", exit=7, text=text))
-        except BaseException:
-            self._put_back(done, Outcome(status="undone"))
+        except BaseException as error:
+            outcome = self._put_back(done, Outcome(status="undone"))
+            if isinstance(error, Interrupted):
+                error.rolled_back = bool(done) and outcome.rolled_back
             raise
 
     def rehearse(self, plan: Plan) -> None:
-        """Nothing: what was looked at has told all."""
+        """Whether the files' directories can be written. Raises NotPermitted."""
+        for change in plan.files:
+            parent = os.path.dirname(change.before.path)
+            place = self._find(parent) or self._find(os.path.dirname(parent))
+            if place is not None:
+                must_be_writable(place, where=change.before.path)
 
     def prove(self, question: Question) -> tuple[Finding, ...]:
         """Files cannot be asked."""
