@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit import imagedisk, images
 from tests.unit.imagedisk import GATEWAY, Disk
-from vmproxy import converge
+from vmproxy import converge, dirlock
 from vmproxy.errors import ForeignFile, NoGateway, NotPermitted, Refused, UsageError
 from vmproxy.machines import imagebackup, imagefile
 from vmproxy.model import ProxyURL, Report, Settings
@@ -239,8 +239,8 @@ def test_a_dry_run_sees_where_nothing_can_be_written(
 ) -> None:
     """A read-only file system, or a directory of somebody else's: exit 5 with the reason and a hint, as the run."""
     real = os.statvfs(disk.path.parent)
-    monkeypatch.setattr(imagefile.os, "access", lambda _path, _how: False)
-    monkeypatch.setattr(imagefile.os, "statvfs", lambda _path: os.statvfs_result([*real[:8], flag, real[9]]))
+    monkeypatch.setattr(dirlock.os, "access", lambda _path, _how: False)
+    monkeypatch.setattr(dirlock.os, "statvfs", lambda _path: os.statvfs_result([*real[:8], flag, real[9]]))
     with pytest.raises(NotPermitted) as caught:
         disk.tell(APPLY_DRY)
     assert os.strerror(number) in caught.value.what

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from vmproxy.dirlock import lock
+from vmproxy.dirlock import lock, must_be_writable, not_permitted
 from vmproxy.errors import Busy, ForeignFile, NotPermitted, Refused, RolledBack, VmproxyError
 from vmproxy.model import printable
 from vmproxy.values import dataclass
@@ -79,11 +79,7 @@ def must_be_replaceable(seen: Seen) -> None:
     if seen.links > 1:
         what, hint = "the file has more than one hard link", "make it a file of its own and run vmproxy again"
         raise ForeignFile(what, where=printable(seen.path), hint=hint)
-    directory = os.path.dirname(seen.path)
-    if not os.access(directory, os.W_OK | os.X_OK):
-        read_only = hasattr(os, "statvfs") and os.statvfs(directory).f_flag & os.ST_RDONLY
-        number = errno.EROFS if read_only else errno.EACCES
-        raise _meant(OSError(number, os.strerror(number)), printable(seen.path))
+    must_be_writable(os.path.dirname(seen.path), where=printable(seen.path))
 
 
 @contextmanager
@@ -183,10 +179,7 @@ def named(path: str) -> Iterator[None]:
 def _meant(error: OSError, path: str) -> VmproxyError:
     reason = error.strerror or type(error).__name__
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        hint = "run vmproxy as the user who may, or with sudo"
-        if error.errno == errno.EROFS:
-            hint = "name a copy of the image on a disk that can be written"
-        return NotPermitted(f"not permitted: {reason}", where=path, hint=hint)
+        return not_permitted(error.errno, where=path)
     if error.errno in _FULL:
         return RolledBack(f"it cannot be written: {reason}; it is as it was", where=path, hint="make room")
     return Refused(f"it cannot be read or written: {reason}; nothing was changed", where=path, hint=_WHICH)
