@@ -58,7 +58,7 @@ def apply(
                 raise
             if not isinstance(error, VmproxyError):
                 if isinstance(error, Interrupted):
-                    error.rolled_back = False  # Docker's part stays
+                    error.stays("Docker's part is done and stays")
                 raise
             text = f"{error.what}; Docker's part is done and stays"
             raise RolledBack(text, where=error.where, hint="vmproxy dokku status", complete=False) from error

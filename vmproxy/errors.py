@@ -146,16 +146,21 @@ class Interrupted(KeyboardInterrupt):
 
     Not a :class:`VmproxyError`, so that no retry loop takes it for a failure of the VM; whoever has something to put
     back catches ``KeyboardInterrupt`` (or ``BaseException``), puts it back, and raises it again. ``rolled_back``: a
-    change was begun in the VM, and all of it was put back.
+    change was begun in the VM, and all of it was put back; ``changed``: one that was made before stays.
     """
 
     code = "E_INTERRUPTED"
-    hint = ""
 
     def __init__(self, number: int, *, what: str = "interrupted", rolled_back: bool = False) -> None:
         super().__init__(what)
         self.number = number
         self.exit = 128 + number
         self.rolled_back = rolled_back
+        self.changed = False
         self.what = what
-        self.where = ""
+        self.where = self.hint = ""
+
+    def stays(self, what: str) -> None:
+        """``what`` was done before the signal came, and is not put back."""
+        self.changed, self.rolled_back = True, False
+        self.what, self.hint = f"interrupted; {what}", "vmproxy status"

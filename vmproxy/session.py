@@ -71,6 +71,7 @@ class Session:
         self._listeners = self._stats = True
         self._deadline = time.monotonic() + settings.wait_seconds
         self._given_up = False
+        self._kept = False
         self._target = targets.resolve(name, environ=os.environ)
         self._calling = contextlib.ExitStack()
         self._turn = contextlib.ExitStack()
@@ -90,6 +91,8 @@ class Session:
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         self.close()
+        if self._kept and isinstance(error, Interrupted):
+            error.stays("the change was made before, and stays")
         put_back = isinstance(error, VmproxyError) and error.rolled_back
         if (
             self._stop.is_set
@@ -240,6 +243,7 @@ class Session:
         outcome = self.machine.commit(plan, terms, judge=judge, verdict=verdict, step=self.tell)
         if outcome.status in _AS_BEFORE and self._stop.is_set:
             raise Interrupted(self._stop.number, rolled_back=outcome.rolled_back)
+        self._kept = self._kept or outcome.status == "kept"
         return outcome
 
     def observe(self, look: Look) -> Facts:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from vmproxy import converge, session
+from vmproxy.cli.common import failed
 from vmproxy.errors import Interrupted, LostContact, NotPermitted, Unreachable, Untrusted, VmproxyError
 from vmproxy.machines import Look, Outcome, Terms
 from vmproxy.model import Plan, Settings, Target
@@ -111,6 +112,25 @@ def test_f28_a_change_that_is_there_is_not_denied(machine: Machine, status: str)
     with opened(stop) as one:
         assert commit(one).status == status
     assert "interrupt" in machine.told
+
+
+def test_f28_a_signal_after_a_change_says_that_it_stays(machine: Machine) -> None:
+    """At the question whether Docker may be restarted, or in that restart: the change before it is not denied, and it
+    is not said that all was put back."""
+    kept = Outcome(status="kept")
+    machine.outcome = lambda: kept
+
+    def told() -> None:
+        with opened(None) as one:
+            commit(one)
+            raise Interrupted(2, rolled_back=True)
+
+    with pytest.raises(Interrupted) as caught:
+        told()
+    assert str(caught.value.what) == "interrupted; the change was made before, and stays"
+    report = failed("box", caught.value)
+    assert (report.changed, report.rolled_back, report.exit) == (True, False, 130)
+    assert report.hint == "vmproxy status"
 
 
 def test_f28_the_end_of_a_session_waits_for_its_interruption(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,12 +237,13 @@ def default_path(environ: Mapping[str, str]) -> str:
 
 def failed(target: str, error: VmproxyError | Interrupted) -> Report:
     """The report of a VM whose story ended with an error."""
+    changed = error.changed if isinstance(error, Interrupted) else isinstance(error, RolledBack) and not error.complete
     return Report(
         target=target,
         ok=False,
         exit=error.exit,
         code=error.code,
-        changed=isinstance(error, RolledBack) and not error.complete,
+        changed=changed,
         rolled_back=error.rolled_back,
         message=error.what if isinstance(error, Interrupted) else str(error),
         hint=_hint(error),
