@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 import pytest
@@ -79,6 +79,24 @@ def test_one_shell_for_look_after_look(vm: Start, tmp_path: Path, sh: str) -> No
     assert first.files[str(tmp_path / "one")].content == b"$(exit 3)\n.\n"
     assert "/etc/passwd" in first.paths and first.resolved[:1] == ("127.0.0.1",) and first.routes is not None
     assert made.commands == [shell.PLAIN_USER]
+
+
+@pytest.mark.parametrize("sh", SHELLS)
+def test_all_of_the_text_is_read_before_the_answer(vm: Start, monkeypatch: pytest.MonkeyPatch, sh: str) -> None:
+    """However long it is: what a shell would read only behind its answer, it would read along with what comes then."""
+    made, whole = vm(sh), shell.observe_script
+    monkeypatch.setattr(shell, "LOOK_SECONDS", 20.0)
+    for more in range(0, 1200, 60):  # the end of the text passes the seams between the pieces that shells read
+
+        def longer(look: Look, known: Container[str] = (), more: int = more) -> str:
+            script = whole(look, known)
+            return script if known else script + "#" * (more + -len(script) % 8192) + "\n"
+
+        monkeypatch.setattr(shell, "observe_script", longer)
+        machine = made.machine("docker")
+        first, second = machine.observe(Look(root=False)), machine.observe(Look(root=False))
+        assert first.boot_id == second.boot_id != ""
+    assert set(made.commands) == {shell.PLAIN_USER}
 
 
 @pytest.mark.parametrize("sh", SHELLS)

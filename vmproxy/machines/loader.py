@@ -38,8 +38,9 @@ AS_USER = f"exec sh -c {shlex.quote(_LOADER)} vmproxy"
 AS_ROOT = f"exec sh -c {shlex.quote(_BECOME_ROOT)} vmproxy {shlex.quote(_LOADER)}"
 
 # Where nothing is likely to follow the look: a plain shell, which takes its first script as text. That is two programs
-# less, of the seven or eight that a look starts. Behind it comes the loader, for what may follow all the same: a shell
-# reads ahead, but nothing more is sent before the first script has been answered.
+# less, of the seven or eight that a look starts. Behind it comes the loader, for what may follow all the same, and both
+# are one command: a shell reads ahead, but reads a command to its end before it runs it, and what comes then is still
+# to be sent.
 PLAIN_USER = "exec sh -s"
 PLAIN_ROOT = "exec sudo -n sh -s"
 
@@ -79,8 +80,8 @@ class Run:
         data = f"{nonce}\n".encode("ascii") + data
         self._plain, loader.plain = loader.plain, False
         if self._plain:  # all of it is read before any of it is run; where there is no here-document, a loader will do
-            text = f"{{ {_SETTLED}umask 077\n{script}}} <<'.' || exit\n".encode()
-            self._send(text + data + f"{_LOADER}\n".encode("ascii"))
+            text = f"{{\n{{ {_SETTLED}umask 077\n{script}}} <<'.' || exit\n".encode()
+            self._send(text + data + f"{_LOADER}\n}}\n".encode("ascii"))
         else:
             self.send_script(script, data)
 
