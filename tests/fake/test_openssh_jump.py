@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 
 from tests.fake.conftest import By, Keys, read_all
 from tests.fake.realservers import free_port, open_directory
-from vmproxy.errors import NotPermitted, Unreachable, VmproxyError
+from vmproxy.errors import LostContact, NotPermitted, Unreachable, VmproxyError
 from vmproxy.model import Target
-from vmproxy.transports import SshOptions
-from vmproxy.transports._sshprogram import options_of_run, way
+from vmproxy.transports import SshOptions, openssh
+from vmproxy.transports._jump import Hop
+from vmproxy.transports._sshprogram import Place, Way, options_of_run, way
 
 Start = Callable[..., Any]
 
@@ -120,3 +122,39 @@ def test_which_jump_host_it_was(
     two.rules.forward = False
     error = fails(Unreachable, "^the jump host does not pass connections on")
     assert error.where == f"docker@127.0.0.1:{vm.port} from {ways['two']}"
+
+
+def test_f02_a_jump_host_whose_log_in_takes_too_long(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place is told, not the VM's; where it waits for a touch, it is its key that ssh_config can name, not -i."""
+    program, key = short / "ssh", "ECDSA-SK SHA256:" + "b" * 43
+    hop = Place(user="guard", host="door", port=22, name="door", files=(), strict=True)
+    vm = Place(user="docker", host="vm", port=22, name="vm", files=(), strict=True)
+    found = Way(
+        program=str(program),
+        where=(),
+        words=(),
+        host="vm",
+        place=vm,
+        known_hosts=short / "known",
+        hops=((Hop(host="door"), hop),),
+    )
+
+    def late(process: openssh.SshProcess, _line: bytes, _seconds: float) -> bool:
+        while not process.stderr.endswith(b"\n"):
+            with contextlib.suppress(LostContact):
+                process.receive(timeout_seconds=0.2)
+        raise LostContact("late")
+
+    monkeypatch.setattr(openssh.SshProcess, "hears", late)
+    for said, kind in (("debug1: Connecting", Unreachable), (f"debug1: Server accepts key: /k {key}", NotPermitted)):
+        program.write_text(f"#!/bin/sh\necho '{said}' >&2\nexec sleep 600\n")
+        program.chmod(0o700)
+        directory = openssh.RunDirectory()
+        try:
+            with pytest.raises(kind) as caught:
+                openssh._Opening(found, SshOptions(), "", directory)._try(batch=True)
+        finally:
+            directory.remove()
+        assert caught.value.where == hop.text
+        assert "names the key" not in caught.value.hint and "-i FILE" not in caught.value.hint
+    assert key in str(caught.value) and "IdentityFile" in caught.value.hint
