@@ -119,6 +119,42 @@ def test_f62_a_unit_s_script_ends_as_the_rules_do(shell: list[str], tmp_path: Pa
     assert (ends, said) == ([0, 1, 1], [True, False, False])
 
 
+_LOCKED = """case $* in
+  *" -D "*) exit 1 ;;
+  *"-S FORWARD") cat "$OUT/forward" 2>/dev/null; exit 0 ;;
+  *" -S "*) exit 0 ;;
+  *"-A FORWARD "*)
+    echo again >>"$OUT/tries"
+    [ "$(grep -c again "$OUT/tries")" -gt "$FAILING" ] || { echo "xtables lock" >&2; exit 4; }
+    echo "-A FORWARD -j VMPROXY-FORWARD" >>"$OUT/forward" ;;
+  *" $BAD "*) exit 4 ;;
+esac"""
+
+
+@_SHELLS
+@pytest.mark.parametrize(
+    ("failing", "bad", "end", "tries"),
+    [(0, "nothing", 0, 1), (1, "nothing", 0, 2), (2, "nothing", 1, 2), (1, "-A POSTROUTING", 1, 2)],
+    ids=["never", "once", "twice", "once-and-another"],
+)
+def test_f62_what_the_last_pass_makes_is_in_place(
+    shell: list[str], failing: int, bad: str, end: int, tries: int, tmp_path: Path
+) -> None:
+    """A jump in FORWARD that fails while Docker holds the lock, and is made behind Docker's own rules, is made: status
+    0, and the log ends with "rules are in place", said once. Not where the second try fails, or another jump did."""
+    _lay(tmp_path, {**_PROGRAMS, "iptables": _LOCKED})
+    blocks = {wish.path: wish for wish in systemd.render(_order("172.17.0.1"), Facts())}
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin", "OUT": str(tmp_path), "FAILING": str(failing), "BAD": bad}
+    script = _SLEEP + blocks[systemd.SCRIPT].payload
+    ran = subprocess.run([*shell, "-c", script], env=path, capture_output=True, timeout=30, check=False)
+    said = ran.stdout.decode().splitlines()
+    assert (ran.returncode, (tmp_path / "tries").read_text().count("again")) == (end, tries)
+    assert said.count("vmproxy: rules are in place") == (0 if end else 1)
+    assert end or said[-1] == "vmproxy: rules are in place"
+    failed = "vmproxy: failed: iptables, a jump in FORWARD of table filter"
+    assert said.count(failed) == failing
+
+
 def _order(address: str) -> Order:
     door = Door(gateway="10.0.2.2", port=8123, listen_port=8123, bridge_address=address, bridges=("docker0", "br-+"))
     return Order(environment={}, door=door, variant="default", record={})

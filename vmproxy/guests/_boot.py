@@ -37,7 +37,7 @@ def beside(door: Door, variant: str) -> bytes:
 def alone(door: Door, variant: str) -> bytes:
     """For a script of its own whose output somebody keeps (a unit, a job): it ends when the rules are there, and with
     another status than 0 where one of them could not be made."""
-    return _text([*_lines(door, variant), '[ -z "$vmproxy_bad" ]'])
+    return _text([*_lines(door, variant), '[ -z "$vmproxy_bad$vmproxy_shut" ]'])
 
 
 def _text(lines: list[str]) -> bytes:
@@ -49,7 +49,7 @@ def _lines(door: Door, variant: str) -> list[str]:
     lines = [
         'echo "vmproxy: $(date)"',
         "# iptables before 1.6.0 knows -w without seconds, before 1.4.20 none; iptables-restore none before 1.6.2.",
-        "vmproxy_w=''; vmproxy_r=''; vmproxy_bad=''",
+        "vmproxy_w=''; vmproxy_r=''; vmproxy_bad=''; vmproxy_shut=''",
         "for vmproxy_n in '-w 5' -w; do",
         f"  {tool} $vmproxy_n -S FORWARD >/dev/null 2>&1 && vmproxy_w=$vmproxy_n && break",
         "done",
@@ -60,6 +60,7 @@ def _lines(door: Door, variant: str) -> list[str]:
         "  vmproxy_n=$((vmproxy_n + 1)); sleep 1",
         "done",
         'vmproxy_no() { vmproxy_bad=1; echo "vmproxy: failed: $1"; } # and on with the rest',
+        'vmproxy_yes() { [ -n "$vmproxy_bad$vmproxy_shut" ] || echo "vmproxy: rules are in place"; }',
         "# Once, whatever there was; in FORWARD behind Docker's rules, before the first that stops everything.",
         "vmproxy_jump() { # program table chain words",
         "  vmproxy_tool=$1 vmproxy_table=$2 vmproxy_chain=$3; shift 3",
@@ -68,8 +69,10 @@ def _lines(door: Door, variant: str) -> list[str]:
         "  [ \"$vmproxy_chain\" != FORWARD ] || vmproxy_end=$($vmproxy_tool $vmproxy_w -S FORWARD | grep '^-A' |",
         "    grep -nE '^-A FORWARD -j (DROP|REJECT)' | head -n 1)",
         '  if [ -n "$vmproxy_end" ]; then $vmproxy_tool $vmproxy_w -I FORWARD "${vmproxy_end%%:*}" "$@"',
-        '  else $vmproxy_tool $vmproxy_w -t "$vmproxy_table" -A "$vmproxy_chain" "$@"; fi ||',
-        '    vmproxy_no "$vmproxy_tool, a jump in $vmproxy_chain of table $vmproxy_table"',
+        '  else $vmproxy_tool $vmproxy_w -t "$vmproxy_table" -A "$vmproxy_chain" "$@"; fi && return',
+        '  echo "vmproxy: failed: $vmproxy_tool, a jump in $vmproxy_chain of table $vmproxy_table"',
+        "  # In FORWARD it is tried again at the end, and what counts is that.",
+        '  if [ "$vmproxy_chain" = FORWARD ]; then vmproxy_shut=1; else vmproxy_bad=1; fi',
         "}",
     ]
     if door.bridge_address == ADDRESS_AT_BOOT:
@@ -87,15 +90,16 @@ def _lines(door: Door, variant: str) -> list[str]:
     for one, program, restorer in both:
         lines += _rules(one, program, restorer)
     lines += [
-        '[ -n "$vmproxy_bad" ] || echo "vmproxy: rules are in place"',
+        "vmproxy_yes",
         "# Docker answers when it has written all its rules, some of them behind ours: then once more behind them.",
         f'while [ "$vmproxy_n" -lt {_DOCKER_WAIT_SECONDS} ] && ! docker version >/dev/null 2>&1; do',
         "  vmproxy_n=$((vmproxy_n + 1)); sleep 1",
         "done",
+        "vmproxy_was=$vmproxy_shut; vmproxy_shut=''",
     ]
     for one, program, _restorer in both:
         lines += [f"{_last(program)} || {jump}" for jump in _jumps(one, program) if " filter FORWARD " in jump]
-    return lines
+    return [*lines, '[ -z "$vmproxy_was" ] || vmproxy_yes']
 
 
 def _rules(door: Door, tool: str, restore: str) -> list[str]:
