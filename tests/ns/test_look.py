@@ -31,6 +31,10 @@ def test_a_timeout_of_the_old_form_hides_no_rules(stub_vm: NamespaceVM, tmp_path
     done = vmproxy.tell(converge.apply, check=False, verify=False)
     assert done.ok and done.changed, done
     assert vmproxy.tell(converge.status).message == "in sync"
+    # What fails is told in its own words, not in those of a timeout that has run nothing.
+    shim(stub_vm, "iptables-nft-restore", "echo 'a real reason' >&2; exit 2")
+    ran = vmproxy.remove()
+    assert (ran.code, "a real reason" in ran.err, "timeout" in ran.err) == (6, True, False), ran
 
 
 def test_a_failing_dump_is_told_from_a_missing_limit(stub_vm: NamespaceVM, tmp_path: Path) -> None:

@@ -105,17 +105,13 @@ restore() { # file of iptables-restore text, named after its table
 }
 
 undo_singly() { # table: where another tool has taken some of it away already (F22), each line by itself, and then a look
+  case $1 in *6) six=6 ;; *) six='' ;; esac
   set -- "$1" "${1%6}"
   while IFS= read -r line; do
     case $line in \**|COMMIT|'') ;; *) printf '*%s\n%s\nCOMMIT\n' "$2" "$line" > "$work/$1.line"; restore "$work/$1.line" ;; esac
   done < "$work/$1.undo"
-  table_as_seen "$1"
-}
-
-table_as_seen() { # table: what is ours there is as it was before the change, whatever others have done
-  case $1 in *6) set -- "$1" "${1%6}" 6 ;; *) set -- "$1" "$1" '' ;; esac
-  cas_dump $3 | sed -n "/^\*$2/,/^COMMIT/p" | grep VMPROXY > "$work/$1.line"
-  sed -n "/^\*$2/,/^COMMIT/p" "$work/seen$3" | grep VMPROXY | cmp -s - "$work/$1.line"
+  cas_dump $six | sed -n "/^\*$2/,/^COMMIT/p" | grep VMPROXY > "$work/$1.line"
+  sed -n "/^\*$2/,/^COMMIT/p" "$work/seen$six" | grep VMPROXY | cmp -s - "$work/$1.line"
 }
 
 rules_as_seen() {
@@ -151,8 +147,7 @@ put_back() { # exit-code text…
   if [ -n "$did_nat$did_filter$did_nat6$did_filter6" ] && ! rules_as_seen; then
     for t in $tables; do
       eval "done=\$did_$t"
-      # Of two tables that one program was to write, the second may not have been.
-      if [ -n "$done" ] && ! table_as_seen "$t"; then restore "$work/$t.undo" || restore "$work/$t.undo" || undo_singly "$t" || bad="$bad iptables-$t"; fi
+      if [ -n "$done" ]; then restore "$work/$t.undo" || restore "$work/$t.undo" || undo_singly "$t" || bad="$bad iptables-$t"; fi
     done
   fi
   i=$files
@@ -181,7 +176,8 @@ put_back() { # exit-code text…
   leave undone "$code" "$*"
 }
 
-tail_of_error() { sed -e '/^#/d' -e q "$err" 2>/dev/null; } # its first line that is no remark
+# Its first line that is no remark, nor about a timeout(1) of another form (see limit).
+tail_of_error() { sed -e '/^#/d' -e '/^timeout: /d' -e q "$err" 2>/dev/null; }
 
 # ---- small tools ---------------------------------------------------------------------------------------------------
 
@@ -290,9 +286,18 @@ restarted() {
 test_tables() { # all of them, before the first change, since a restore is atomic per table only (RELIABILITY §0b)
   err=$work/err.tables
   for six in '' 6; do
-    if [ -s "$work/rules$six.do" ]; then restore "$work/rules$six.do" --test; rc=$?; [ "$rc" = 0 ] || { echo "$rc" > "$work/untested"; return 1; }; fi
+    both=''
+    for t in filter$six nat$six; do
+      eval "text=\$text_$t"
+      if [ -n "$text" ]; then both=$both$text
+      elif [ -s "$work/$t.do" ]; then test_rules "$work/$t.do" || return; fi
+    done
+    # Nothing is written: so one program may have them together.
+    if [ -n "$both" ]; then { printf %s "$both" > "$work/test$six.do" && test_rules "$work/test$six.do"; } || return; fi
   done
 }
+
+test_rules() { restore "$1" --test || { rc=$?; echo "$rc" > "$work/untested"; return 1; }; }
 
 parse_files() { # the very bytes that will stand there, by the VM's own shell
   err=$work/err.parse i=0

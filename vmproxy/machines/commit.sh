@@ -7,7 +7,7 @@ trap : PIPE
 
 # In the order of writing; those that end in 6 are ip6tables'.
 tables='filter nat filter6 nat6'
-boot='' files=0 variant='' xwait=5 lock_timeout=0 restart_argv='' policy=never python='' package='' seen_pid='' ask_at='' locked='' watcher='' did_restart='' reload_argv='' did_reload='' own_dirs='' in_flight='' old_pid='' log='' did_nat='' did_filter='' did_nat6='' did_filter6='' old_restore='' proof_args='' beside='' checks='' testing='' parsing='' counting='' naps='' nap=1 us='' text_seen='' text_seen6=''
+boot='' files=0 variant='' xwait=5 lock_timeout=0 restart_argv='' policy=never python='' package='' seen_pid='' ask_at='' locked='' watcher='' did_restart='' reload_argv='' did_reload='' own_dirs='' in_flight='' old_pid='' log='' did_nat='' did_filter='' did_nat6='' did_filter6='' old_restore='' proof_args='' beside='' checks='' testing='' parsing='' counting='' naps='' nap=1 us='' text_seen='' text_seen6='' text_filter='' text_nat='' text_filter6='' text_nat6=''
 while IFS='	 ' read -r key _ value _; do # as in look_system
   case $key in Uid:) us=$value ;; Gid:) us=$us:$value; break ;; esac
 done </proc/self/status 2>/dev/null
@@ -31,7 +31,11 @@ while IFS= read -r line; do
       set -f; set -- $line; set +f
       lines "$2" "$3" || leave undone 7 "cannot write to $work"
       # Kept at hand, so that no program is needed to read or to compare it.
-      case $2 in seen*) eval "text_$2=\$text" ;; new.*) eval "text_${2#new.}=\$text" ;; esac ;;
+      case $2 in
+        seen*) eval "text_$2=\$text" ;;
+        new.*) eval "text_${2#new.}=\$text" ;;
+        *.do) eval "text_${2%.do}=\$text" ;;
+      esac ;;
     'file '*) # file I MODE OWNER WAS NEW SHELL PATH
       set -f; set -- $line; set +f
       i=$2 files=$((i + 1))
@@ -178,15 +182,17 @@ if [ -n "$variant" ]; then
       *) put_back 6 "iptables-restore --test refuses the rules: $(tail_of_error)" ;;
     esac
   fi
-  for six in '' 6; do # all tables of a family by one program
-    if [ -s "$work/rules$six.do" ]; then
-      # Each COMMIT is whole or nothing; where one fails, those before it were written, and putting back looks which.
-      for t in filter nat; do if [ -s "$work/$t$six.undo" ]; then eval "did_$t$six=1"; fi; done
-      restore "$work/rules$six.do"; rc=$?
+  for t in $tables; do
+    if [ -s "$work/$t.do" ]; then
+      step "rules $t"
+      eval "did_$t=1"
+      # Each by itself, so that it is known which were written: what was not must not be put back.
+      restore "$work/$t.do"; rc=$?
       case $rc in
         0) ;;
-        4|124|143) put_back 8 'the xtables lock is held by another program' ;;
-        *) put_back 7 "iptables-restore fails: $(tail_of_error)" ;;
+        # Nothing of this table was written: exit 4 is the lock, any other failure of a single COMMIT leaves the table as it was.
+        4|124|143) eval "did_$t=''"; put_back 8 'the xtables lock is held by another program' ;;
+        *) eval "did_$t=''"; put_back 7 "iptables-restore fails for table $t: $(tail_of_error)" ;;
       esac
     fi
   done

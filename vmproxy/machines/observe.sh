@@ -28,16 +28,22 @@ have() { command -v "$1" >/dev/null 2>&1; }
 first_line() { [ -r "$1" ] && { IFS= read -r REPLY < "$1" || [ -n "$REPLY" ]; }; } 2>/dev/null
 
 guarded=''
-# timeout(1) of coreutils and of busybox since 1.30 share this form; others say 125 or more, and have run nothing. Where
-# it is missing the client's own limit ends the run.
+# timeout(1) of coreutils and of busybox since 1.30 share this form; others say 127, and have run nothing. Where it is
+# missing the client's own limit ends the run.
 limits=''
-limit() { # SECONDS COMMAND...
-  if [ -n "$limits" ] || have timeout; then
-    timeout "$@" && limits=yes
+limit() { # SECONDS COMMAND...: one that may be run twice where it says 125 to 127 by itself
+  if [ "$limits" = yes ]; then timeout "$@"; return; fi
+  if [ -z "$limits" ] && have timeout; then
+    timeout "$@"
     limited=$?
-    case $limits:$limited in :12[567]) ;; *) limits=yes; return "$limited" ;; esac
+    case $limited in 12[567]) ;; *) limits=yes; return "$limited" ;; esac
   fi
   shift; "$@"
+}
+know_limits() { # before others
+  [ -z "$limits" ] || return 0
+  limits=no
+  if have timeout && timeout 5 true 2>/dev/null; then limits=yes; fi
 }
 
 docker_pid() { # REPLY: the running daemon's process id; a stale pid file names another program or none

@@ -42,6 +42,7 @@ for q in connect get; do printf "\n@%s leg %s %s\n" "$nonce" "$leg" "$q"; ask "$
 '
 
 prove() { # vm_host vm_port container_host container_port legs…
+  know_limits # docker says 125 to 127 for itself, and is not to be asked twice
   vm_host=$1 vm_port=$2 in_host=$3 in_port=$4; shift 4
   # Only now: the question before a change, under the same name, has been put.
   if [ -f "$work/fetch" ]; then cat "$work/fetch" >"$work/connect"; cat "$work/fetch" >"$work/get"; fi

@@ -16,8 +16,6 @@ XTABLES_WAIT_SECONDS = 5
 _PATH_OK = re.compile(r"/[A-Za-z0-9._/+@-]+\Z")
 _LINES = re.compile(rb"(?:[\t\r -~]*\n)*")
 _LINES_LIMIT_BYTES = 8192
-_TABLES = ("filter", "nat", "filter6", "nat6")
-"""In the order of writing; those that end in 6 are ip6tables'."""
 _WORD_OK = re.compile(r"[A-Za-z0-9._/+@:=-]+\Z")
 
 
@@ -100,11 +98,9 @@ def plan_lines(plan: Plan, terms: Terms) -> bytes:
         out.append(blob("seen", plan.rules.seen))
         if plan.rules.seen6 is not None:
             out.append(blob("seen6", plan.rules.seen6))
-        tables = [table for table in _TABLES if plan.rules.do.get(table)]
-        out += [blob(f"{table}.undo", plan.rules.undo[table]) for table in tables]
-        for six in ("", "6"):  # one text for each family of addresses: one program writes it
-            if text := b"".join(plan.rules.do[table] for table in tables if table.endswith("6") == bool(six)):
-                out.append(blob(f"rules{six}.do", text))
+        for table, text in plan.rules.do.items():
+            if text:
+                out += [blob(f"{table}.do", text), blob(f"{table}.undo", plan.rules.undo[table])]
     out.append(f"restart {terms.restart if plan.restart else 'no'}\n".encode("ascii"))
     if terms.reload_argv:
         out.append(f"reload {' '.join(_word(word) for word in terms.reload_argv)}\n".encode("ascii"))
