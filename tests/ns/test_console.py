@@ -136,7 +136,6 @@ def test_a_line_that_dies_in_the_middle(
     state is left; and the VM puts everything back."""
     machine = base.machine
     before = state(machine)
-    monkeypatch.setattr(console, "GONE_SECONDS", 6)
     machine.run("mkdir -p /run/lab/stub; echo 3 > /run/lab/stub/slow-start")
 
     def die(_event: Event) -> None:
@@ -144,6 +143,7 @@ def test_a_line_that_dies_in_the_middle(
             line.hang_up()
         elif written(machine):
             line.down = lambda _data: b""
+            monkeypatch.setattr(console, "GONE_SECONDS", 6)  # not before: until then it has to hold, whatever stalls
 
     def apply(target: str, settings: Settings) -> Report:
         return converge.apply(target, settings, progress=die)
