@@ -34,7 +34,7 @@ def test_a_timeout_of_the_old_form_hides_no_rules(stub_vm: NamespaceVM, tmp_path
     # What fails is told in its own words, not in those of a timeout that has run nothing.
     shim(stub_vm, "iptables-nft-restore", "echo 'a real reason' >&2; exit 2")
     ran = vmproxy.remove()
-    assert (ran.code, "a real reason" in ran.err, "timeout" in ran.err) == (6, True, False), ran
+    assert (ran.code, "a real reason" in ran.err, "timeout:" in ran.err) == (6, True, False), str(ran)
 
 
 def test_a_failing_dump_is_told_from_a_missing_limit(stub_vm: NamespaceVM, tmp_path: Path) -> None:
@@ -117,7 +117,8 @@ def test_what_one_of_many_has_left_out_is_filled_in(stub_vm: NamespaceVM, tmp_pa
     assert bare.bare and not bare.listeners and bare.files[PROFILE].mode == 0o644
     assert not rest.dumps and not rest.routes and not rest.texts
     filled = _filled_in(bare, rest)
-    assert filled is not None and vars(filled) == vars(alone)
+    assert filled is not None
+    assert vars(replace(filled, dumps={})) == vars(replace(alone, dumps={}))  # a dump has the time of day in it
     assert alone.listeners and alone.files[PROFILE].mode == 0o640
 
 
