@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ import pytest
 from tests.fake.conftest import Keys, Silent
 from vmproxy.errors import Interrupted, NotPermitted, Unreachable
 from vmproxy.stopping import Stop
-from vmproxy.transports import _auth, ssh
+from vmproxy.transports import _agent, _auth, ssh
 
 HOUR, SECONDS = 3600.0, 60.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,42 @@ def closed_by(client: socket.socket) -> bool:
             while client.recv(4096):
                 pass
         return True
+
+
+def string(data: bytes) -> bytes:
+    """RFC 4251 section 5."""
+    return struct.pack(">I", len(data)) + data
+
+
+class MuteAgent:
+    """An ssh-agent that answers no request: none at all, or none but the one for its keys, of which it has one."""
+
+    def __init__(self, path: Path, blob: bytes = b"") -> None:
+        self.asked = threading.Event()
+        """A request came that is not answered."""
+        self.left = threading.Event()
+        """And whoever asked has gone."""
+        self._blob = blob
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(4)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        """It is not there any more."""
+        self._listener.close()
+
+    def _serve(self) -> None:
+        client = self._listener.accept()[0]
+        with client, client.makefile("rb") as requests:
+            while True:
+                request = requests.read(struct.unpack(">I", requests.read(4))[0])
+                if request != b"\x0b" or not self._blob:  # SSH_AGENTC_REQUEST_IDENTITIES
+                    break
+                client.sendall(string(b"\x0c" + struct.pack(">I", 1) + string(self._blob) + string(b"a key")))
+            self.asked.set()
+            if requests.read() == b"":
+                self.left.set()
 
 
 @pytest.fixture
@@ -145,6 +182,30 @@ def test_f28_a_server_that_is_silent_at_the_log_in_is_not_waited_for(
         time.sleep(0.02)
     stop.set(2)
     assert isinstance(ended(), Unreachable | NotPermitted)
+
+
+@pytest.mark.parametrize("kind", ["", "ed25519", "sk"], ids=["which keys", "a signature", "a touch"])
+def test_f28_an_agent_that_does_not_answer_is_not_waited_for(
+    begun: Callable[..., Any], serve: Callable[..., Any], keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:  # fmt: skip
+    """It is paramiko's thread that waits for a signature, and that one does not notice the end of its connection."""
+    for module, limit in ((_auth, "SECONDS"), (ssh, "SECONDS"), (_agent, "_SECONDS"), (_agent, "TOUCH_SECONDS")):
+        monkeypatch.setattr(module, limit, HOUR)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+    security_key = b"".join(map(string, (b"sk-ssh-ed25519@openssh.com", bytes(32), b"ssh:")))
+    blob = keys.blob(kind) if kind == "ed25519" else security_key if kind == "sk" else b""
+    agent = MuteAgent(tmp_path / "agent", blob)
+    stop = Stop()
+    try:
+        ended = begun(stop, serve().port, target={"only_identities": False, "identities": ()})
+        assert agent.asked.wait(SECONDS)
+        stop.set(2)
+        assert isinstance(ended(), Unreachable | NotPermitted)
+        assert agent.left.wait(SECONDS)
+    finally:
+        agent.close()
 
 
 def test_f28_behind_a_jump_host_the_whole_way_is_closed(

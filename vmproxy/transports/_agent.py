@@ -7,10 +7,14 @@ last to try.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import paramiko
+
+    from vmproxy.transports._tcp import Line
 
 _SECONDS = 20.0
 TOUCH_SECONDS = 60.0
@@ -19,15 +23,19 @@ _FAILURE = 5  # SSH_AGENT_FAILURE
 
 
 class Keys:
-    """What the agent holds; ``all`` is () where there is none or it does not answer. It is never forwarded."""
+    """What the agent holds; ``all`` is () where there is none or it does not answer. It is never forwarded.
 
-    def __init__(self) -> None:
+    Whoever waits for it, paramiko's thread too, does so no longer where ``line`` is cut: that thread would not notice
+    the end of its own connection meanwhile.
+    """
+
+    def __init__(self, line: Line) -> None:
         import paramiko
 
         self.all: tuple[paramiko.AgentKey, ...] = ()
         self._client: Any = None
         try:
-            self._client = _open()
+            self._client = _open(line)
             self.all = tuple(self._client.get_keys())
         except (paramiko.SSHException, OSError, EOFError):
             pass
@@ -55,8 +63,8 @@ def wants_touch(key: paramiko.PKey) -> bool:
     return key.get_name().startswith("sk-")
 
 
-def _open() -> Any:
-    """paramiko's client with a time limit on its socket: a stuck agent must not stop us."""
+def _open(line: Line) -> Any:
+    """paramiko's client with a time limit on its socket: a stuck agent must not stop us, nor outlast ``line``."""
     import paramiko
 
     class Bounded(paramiko.Agent):
@@ -65,6 +73,7 @@ def _open() -> Any:
         def _connect(self, conn: Any) -> None:
             self._socket = conn
             self.patience(_SECONDS)
+            line.hangs_on(self.hang_up)
             try:
                 super()._connect(conn)  # type: ignore[misc]
             except BaseException:
@@ -74,6 +83,10 @@ def _open() -> Any:
         def patience(self, seconds: float) -> None:
             if hasattr(self._socket, "settimeout"):
                 self._socket.settimeout(seconds)
+
+        def hang_up(self) -> None:
+            with contextlib.suppress(OSError, AttributeError):  # closed already; or not a socket, as Windows' agents
+                self._socket.shutdown(socket.SHUT_RDWR)
 
         def _send_message(self, msg: Any) -> Any:
             self.trouble = "the agent does not answer"

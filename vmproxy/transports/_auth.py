@@ -15,7 +15,7 @@ from vmproxy.transports import SshOptions, _agent
 from vmproxy.transports._jump import JUMP_HINT
 from vmproxy.transports._keyfiles import FILE_LIMIT_BYTES, BadKeyError, NeedsPassphraseError, load_key, public_blob
 from vmproxy.transports._known_hosts import fingerprint
-from vmproxy.transports._tcp import place
+from vmproxy.transports._tcp import Line, place
 from vmproxy.transports._touch import Reminder
 from vmproxy.values import dataclass
 
@@ -50,7 +50,10 @@ class Endpoint:
 
 
 class Login:
-    """One log-in: every method once, what came of each for the error message; secrets are not kept."""
+    """One log-in: every method once, what came of each for the error message; secrets are not kept.
+
+    Where ``line`` is cut it ends, also where it waits for the agent.
+    """
 
     def __init__(
         self,
@@ -58,11 +61,13 @@ class Login:
         endpoint: Endpoint,
         options: SshOptions,
         guard: Callable[[float], contextlib.AbstractContextManager[object]],
+        line: Line,
     ) -> None:
         self._transport = transport
         self._endpoint = endpoint
         self._options = options
         self._guard = guard
+        self._line = line
         self._tried: list[str] = []
         self._allowed: tuple[str, ...] = ()
         self._seen: set[bytes] = set()
@@ -182,7 +187,7 @@ class Login:
     def _agent(self) -> tuple[paramiko.AgentKey, ...]:
         """The agent's keys, asked for once."""
         if self._held is None:
-            self._held = _agent.Keys()
+            self._held = _agent.Keys(self._line)
         return self._held.all
 
     def _is_new(self, key: paramiko.PKey) -> bool:

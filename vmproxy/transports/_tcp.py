@@ -53,12 +53,12 @@ class Line:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._cut = False
-        self._end: Callable[[], None] | None = None
+        self._ends: list[Callable[[], None]] = []
 
     def hangs_on(self, end: Callable[[], None]) -> None:
-        """From now on :meth:`cut` calls ``end``; at once where it was cut already."""
+        """From now on :meth:`cut` calls ``end`` too; at once where it was cut already."""
         with self._lock:
-            self._end = end
+            self._ends.append(end)
             cut = self._cut
         if cut:
             end()
@@ -67,8 +67,8 @@ class Line:
         """End it, and whatever it comes to hang on later."""
         with self._lock:
             self._cut = True
-            end = self._end
-        if end is not None:
+            ends = tuple(self._ends)
+        for end in ends:
             end()
 
 

@@ -124,7 +124,7 @@ def _connect(
                 )
                 connection.keep(first, running)
         else:
-            Login(transport, endpoint, options, connection.guard).run()
+            Login(transport, endpoint, options, connection.guard, line).run()
         transport.set_keepalive(options.keepalive_seconds)
     except BaseException:
         connection.below = None
