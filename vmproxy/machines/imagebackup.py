@@ -2,7 +2,7 @@
 
 Somebody else's file may stand under the backup's name. Ours is known by its date: that of the image, with the last six
 digits made from the content. A file that differs from the image and has no such date is not ours: it is neither
-replaced nor taken away.
+replaced nor taken away. Ours is private, too, but for disks that keep no modes (FAT, exFAT, many shares).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ SUFFIX = ".vmproxy-backup"
 _MODE = 0o600
 _SECOND_NS = 1_000_000_000
 _STEP_NS = 1_000  # Linux and macOS keep the time to 1 ns, NTFS to 100 ns
+_EXFAT_NS = 10_000_000  # and FAT to 2 s
 _PIECE_BYTES = 1 << 20
 
 State = Literal["none", "ours", "earlier", "same", "foreign"]
@@ -38,7 +39,8 @@ def state(backup: str, base: bytes) -> State:
     """What stands there: ``ours``, the backup of this image; ``earlier``, ours of another image; ``same``, somebody
     else's file with the bytes of this image; ``foreign``, anything else. ``base`` is the image without us.
 
-    Where file times are whole seconds, ours of another image cannot be told, and is foreign. Raises OSError.
+    Where file times are no finer than 10 ms, ours of another image cannot be told, and is foreign; where modes are not
+    kept, either, ours of this image is ``same``. Raises OSError.
     """
     if not os.path.lexists(backup):
         return "none"
@@ -46,10 +48,12 @@ def state(backup: str, base: bytes) -> State:
     if not stat.S_ISREG(seen.st_mode):
         return "foreign"
     private = os.name != "posix" or stat.S_IMODE(seen.st_mode) == _MODE
+    mode_fits = private or _is_as_the_image(seen.st_mode, backup)
     digits = seen.st_mtime_ns % _SECOND_NS
     if seen.st_size == len(base) and imagefile.holds(backup, base):
-        return "ours" if private and digits in (0, _digits_of(hashlib.sha256(base).digest())) else "same"
-    return "earlier" if private and digits and not digits % _STEP_NS and digits == _digits(backup) else "foreign"
+        signed = digits == _digits_of(hashlib.sha256(base).digest())
+        return "ours" if (signed and mode_fits) or (private and not digits) else "same"
+    return "earlier" if mode_fits and digits and not digits % _STEP_NS and digits == _digits(backup) else "foreign"
 
 
 def read(backup: str, mark: Mark) -> bytes:
@@ -106,10 +110,23 @@ def keep(seen: imagefile.Seen, base: bytes) -> bool:
 def drop(backup: str, base: bytes) -> tuple[str, ...]:
     """Take the backup away, if it is ours; else say that it stays. Raises OSError."""
     found = state(backup, base)
-    if found in ("ours", "earlier"):
+    if found in ("ours", "earlier") or (found == "same" and _has_lost_its_signs(backup, base)):
         os.unlink(backup)
         return ()
     return () if found == "none" else (f"{printable(backup)} is not a backup that vmproxy made, and stays",)
+
+
+def _is_as_the_image(mode: int, backup: str) -> bool:
+    """Whether a mode may be the disk's own, which every file has; the bits for writing are a file's own even on FAT."""
+    return not (mode ^ os.stat(backup.removesuffix(SUFFIX)).st_mode) & 0o555
+
+
+def _has_lost_its_signs(backup: str, base: bytes) -> bool:
+    """Whether this file with the image's bytes is what a disk would have made of ours that keeps neither its mode nor
+    all of its date. Asks the disk by a file, thus for a run that writes."""
+    own = _digits_of(hashlib.sha256(base).digest())
+    coarse = os.lstat(backup).st_mtime_ns % _SECOND_NS in (0, own - own % _EXFAT_NS)
+    return coarse and not imagefile.keeps_modes(backup.removesuffix(SUFFIX), _MODE)
 
 
 def _digits(backup: str) -> int:

@@ -110,6 +110,22 @@ def new_file(seen: Seen, content: bytes, mode: int, *, date_ns: int | None = Non
             os.unlink(name)
 
 
+def keeps_modes(path: str, mode: int) -> bool:
+    """Whether a file beside this one can have that mode, by making one; True in doubt."""
+    if os.name != "posix":
+        return False
+    try:
+        handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=os.path.dirname(path))
+        try:
+            os.fchmod(handle, mode)
+            return stat.S_IMODE(os.fstat(handle).st_mode) == mode
+        finally:
+            os.close(handle)
+            os.unlink(name)
+    except OSError:
+        return True
+
+
 def _give(handle: int, seen: Seen, own: int) -> None:
     """Make the file the owner's of the one seen. Raises NotPermitted where only root may do that."""
     try:
