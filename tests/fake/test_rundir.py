@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fake.conftest import Silent
+from vmproxy.errors import UsageError
 from vmproxy.transports import _rundir
 from vmproxy.transports._rundir import RunDirectory
 
@@ -68,6 +73,54 @@ def test_what_a_killed_run_left_goes_with_the_next(place: Path) -> None:
         ended(alive)
 
 
+def aged(path: Path) -> None:
+    """It is an hour old."""
+    os.utime(path, (time.time() - 3600,) * 2)
+
+
+def test_a_run_that_was_killed_while_it_made_its_directory(place: Path) -> None:
+    """What has no name yet goes when it is older than a minute and nobody holds it: its run is not about to name it."""
+    argv = [sys.executable, "-c", f"import os\nos.rename = lambda *_: os.kill(os.getpid(), 9)\n{RUN}"]
+    for _ in range(3):
+        assert subprocess.run(argv, cwd=ROOT, timeout=60, check=False).returncode == -signal.SIGKILL
+    dead, young, used = sorted(place.glob("vmproxy-*.new"))
+    aged(dead)
+    aged(used)
+    os.utime(young)
+    handle = os.open(used, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        RunDirectory().remove()
+    finally:
+        os.close(handle)
+    assert set(place.iterdir()) == {young, used}
+
+
+def held_below(place: Path) -> list[str]:
+    """What this process has open there, also what is removed."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return [path for path in found if path.startswith(f"{place}/")]
+
+
+@pytest.mark.parametrize(("module", "name"), [(_rundir, "_opened"), (os, "rename")], ids=["opened", "named"])
+def test_a_directory_that_cannot_be_had_is_not_left(
+    place: Path, monkeypatch: pytest.MonkeyPatch, module: object, name: str
+) -> None:
+    """In the middle of making it: one line that says why; no directory, no descriptor."""
+
+    def fail(*_args: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(module, name, fail)
+    with pytest.raises(UsageError, match="Too many open files"):
+        RunDirectory()
+    assert not held_below(place)
+    assert list(place.iterdir()) == []
+
+
 def test_several_of_one_run_leave_each_other_alone(place: Path) -> None:
     """Side by side, whoever looks: what this process holds is held."""
     several = [RunDirectory() for _ in range(3)]
@@ -80,9 +133,10 @@ def test_several_of_one_run_leave_each_other_alone(place: Path) -> None:
 
 def test_what_is_not_a_run_s_stays(place: Path) -> None:
     """Another name, mode or kind, a link to one, and one with a directory in it; of another user nothing is touched."""
-    odd = ["vmproxy-0123456789ab.new", "vmproxy-0123456789ag", "vmproxy-x", "avmproxy-0123456789ab"]
+    odd = ["vmproxy-0123456789ab.newer", "vmproxy-x.new", "vmproxy-0123456789ag", "vmproxy-x", "avmproxy-0123456789ab"]
     for name in odd:
         (place / name).mkdir(mode=0o700)
+        aged(place / name)
     (place / "vmproxy-000000000001").mkdir(mode=0o755)
     (place / "vmproxy-000000000002").write_text("a file")
     (place / "vmproxy-000000000003").symlink_to(place / "vmproxy-x")

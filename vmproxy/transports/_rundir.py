@@ -1,7 +1,8 @@
 """A directory of one run's, for ssh's own words and sockets, and those that runs left behind which were killed.
 
 Whether its run is there still, the directory itself tells: it is locked (flock(2)) as long as that one lives, however
-that ends, also in another PID namespace. It gets its name when it is locked: nobody takes a new one for an old one.
+that ends, also in another PID namespace. It gets its name when it is locked: nobody takes a new one for an old one. One
+that never got it, as its run was killed right then, is an old one after a minute.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import os
 import re
 import stat
 import threading
+import time
 
 from vmproxy.errors import UsageError
 
 _ROOM = 60  # a unix socket's path ends at 104 or 108 bytes, and ssh adds 17 of its own
-_NAME = re.compile(r"vmproxy-[0-9a-f]{12}")
+_NEW, _NEW_SECONDS = ".new", 60.0
+_NAME = re.compile(r"vmproxy-[0-9a-f]{12}(?:\.new)?")
 _swept: set[str] = set()
 _sweeping = threading.Lock()
 
@@ -29,12 +32,8 @@ class RunDirectory:
         plain = len(usual) < _ROOM and re.fullmatch(r"[A-Za-z0-9_./+-]+", os.path.abspath(usual))
         parent = os.path.abspath(usual if plain and os.path.isdir(usual) else "/tmp")  # noqa: S108
         self._path = os.path.join(parent, f"vmproxy-{os.urandom(6).hex()}")
-        new = f"{self._path}.new"
         try:
-            os.mkdir(new, 0o700)
-            self._held: int | None = _opened(new)
-            _lock(self._held)
-            os.rename(new, self._path)
+            self._held: int | None = _made(self._path)
         except OSError as error:
             raise UsageError(f"no directory for ssh's socket: {error.strerror}", where=parent, hint="TMPDIR") from error
         self._logs = 0
@@ -76,7 +75,9 @@ def _remove_dead(path: str) -> None:
     handle = _opened(path)
     try:
         seen = os.fstat(handle)
-        if seen.st_uid != os.geteuid() or stat.S_IMODE(seen.st_mode) != 0o700 or not _lock(handle):
+        if seen.st_uid != os.geteuid() or stat.S_IMODE(seen.st_mode) != 0o700:
+            return
+        if (path.endswith(_NEW) and time.time() - seen.st_mtime < _NEW_SECONDS) or not _lock(handle):
             return
         for name in os.listdir(handle):
             os.unlink(name, dir_fd=handle)
@@ -84,6 +85,24 @@ def _remove_dead(path: str) -> None:
             os.rmdir(path)
     finally:
         os.close(handle)
+
+
+def _made(path: str) -> int:
+    """A handle that locks the new directory. Raises OSError; there is none then."""
+    new = f"{path}{_NEW}"
+    os.mkdir(new, 0o700)
+    held = -1
+    try:
+        held = _opened(new)
+        _lock(held)
+        os.rename(new, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.rmdir(new)
+        if held >= 0:
+            os.close(held)
+        raise
+    return held
 
 
 def _opened(path: str) -> int:
