@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import paramiko
 import pytest
 
 from tests.fake.conftest import Keys, read_all
 from vmproxy.errors import NotPermitted, Unreachable, UsageError, VmproxyError
-from vmproxy.transports import Secrets, SshOptions
+from vmproxy.transports import Secrets, SshOptions, _agent, _auth
 from vmproxy.transports._keyfiles import BadKeyError, load_key
+from vmproxy.transports._tcp import Line
 
 
 @pytest.fixture(autouse=True)
@@ -330,6 +334,47 @@ def test_f05_vm_that_vanishes_during_log_in(
         with pytest.raises(VmproxyError) as caught:
             log_in(relay(serve().port, **faults).port, known_hosts=os.devnull)
         assert isinstance(caught.value, Unreachable | NotPermitted)
+
+
+def test_f05_how_long_a_log_in_was_waited_for(
+    log_in: Callable[..., Any], serve: Callable[..., Any], relay: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that goes silent is told with the limit that it had."""
+    whole = relay(serve().port)
+    log_in(whole.port).close()
+    silent = relay(serve().port, hold_after=whole.from_server - 40)
+    monkeypatch.setattr(_auth, "SECONDS", 1.5)
+    with pytest.raises(Unreachable, match=r"^no answer to a log-in within 1\.5 s \("):
+        log_in(silent.port, known_hosts=os.devnull)
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [("ssh-ed25519", 30), ("sk-ssh-ed25519@openssh.com", 70)])
+def test_f05_an_agents_key_has_its_time(monkeypatch: pytest.MonkeyPatch, kind: str, seconds: int) -> None:
+    """The person who touches a security key has a minute; what is told is how long was waited, and it was our limit
+    that ended it, not the library's."""
+    key = SimpleNamespace(get_name=lambda: kind, asbytes=kind.encode)
+    held = SimpleNamespace(
+        all=(key,), trouble="", close=lambda: None, allow_seconds=lambda key: 60.0 if _agent.wants_touch(key) else 20.0
+    )
+    transport = SimpleNamespace(is_active=lambda: not limits, auth_timeout=0.0)
+    limits: list[float] = []
+
+    def send(_user: str, sent: object) -> None:
+        assert sent is key
+        raise paramiko.SSHException("no answer")
+
+    @contextlib.contextmanager
+    def guard(limit: float) -> Iterator[object]:
+        limits.append(limit)
+        assert transport.auth_timeout > limit
+        yield SimpleNamespace(fired=True)
+
+    transport.auth_publickey = send
+    monkeypatch.setattr(_agent, "Keys", lambda _line: held)
+    endpoint = _auth.Endpoint(host="192.0.2.1", port=22, user="u")
+    with pytest.raises(Unreachable, match=rf"^no answer to a log-in within {seconds} s \("):
+        _auth.Login(transport, endpoint, SshOptions(), guard, Line()).run()  # type: ignore[arg-type]
+    assert limits == [seconds]
 
 
 def test_t06_no_secret_in_errors_or_repr(log_in: Callable[..., Any], serve: Callable[..., Any]) -> None:

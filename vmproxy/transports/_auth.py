@@ -99,7 +99,6 @@ class Login:
         seconds = SECONDS
         if self._held is not None and any(key is held for held in self._held.all):
             seconds = max(seconds, self._held.allow_seconds(key) + _SPARE_SECONDS)
-        self._transport.auth_timeout = seconds
         self._touched = _agent.wants_touch(key)
         with Reminder(_described(key), self._options.notify) if self._touched else contextlib.nullcontext():
             yield seconds
@@ -227,6 +226,7 @@ class Login:
         import paramiko
 
         outcome = "refused"
+        self._transport.auth_timeout = seconds + _SPARE_SECONDS  # the guard comes first: then there is no next method
         with self._guard(seconds) as guard:
             try:
                 more = send()
@@ -243,14 +243,15 @@ class Login:
             self._sent += 1
             self._tried.append(f"{label} ({outcome})")
         if not self._transport.is_active():
-            self._ended(timed_out=bool(getattr(guard, "fired", False)))
+            self._ended(seconds if getattr(guard, "fired", False) else 0.0)
         return False
 
-    def _ended(self, *, timed_out: bool) -> None:
+    def _ended(self, waited_seconds: float) -> None:
+        """The connection did; after that long without an answer, 0 where it was not our doing."""
         if self._unsigned:
             raise NotPermitted(self._story(), where=self._endpoint.place, hint=self._hint())
-        if timed_out:
-            raise Unreachable(f"no answer to a log-in within {SECONDS:g} s", where=self._endpoint.place)
+        if waited_seconds:
+            raise Unreachable(f"no answer to a log-in within {waited_seconds:g} s", where=self._endpoint.place)
         if self._sent:
             raise NotPermitted(
                 f"the VM ended the connection; {self._story()}", where=self._endpoint.place, hint=self._hint()
