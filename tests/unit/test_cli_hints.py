@@ -133,5 +133,5 @@ def test_a_user_and_a_host_are_by_ssh() -> None:
 def test_status_does_not_send_to_itself() -> None:
     """What ``status`` has just failed to show is not hinted at by it; another command hints at it."""
     failed = Report(target="dev", ok=False, exit=6, hint=Refused.usual_hint)
-    assert hints.complete(failed, said={}, command="vmproxy status").hint == ""
+    assert hints.complete(failed, said={}, command="vmproxy status").hint == "run again with --debug"
     assert "vmproxy status --vm dev" in hints.complete(failed, said={}, command="vmproxy apply").hint

@@ -56,7 +56,7 @@ def whole(hint: str, target: str, said: Mapping[str, str]) -> str:
 def complete(report: Report, *, said: Mapping[str, str], command: str) -> Report:
     """A VM's report with its hints whole. ``command`` is the one that ran, as it was typed."""
     if command == "vmproxy status" and report.hint == Refused.usual_hint:
-        report = replace(report, hint="")  # it has just failed to show that
+        report = replace(report, hint="run again with --debug")  # it has just failed to show how the VM stands
     hint = f"{command} --help" if report.hint == UsageError.usual_hint else whole(report.hint, report.target, said)
     if hint == report.hint and not any(one.hint for one in report.findings):
         return report
