@@ -118,6 +118,7 @@ def test_a_command_that_is_quiet_for_long(
     serial: Start, attach: Attach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not the command, the line has to speak: a restart of Docker may take minutes without a word."""
+    monkeypatch.setattr(_lineshell, "SILENCE_SECONDS", 25)  # all that a terminal can count
     over = tmp_path / "over"
     channel = attach(serial("ash")).start(f"until [ -e {over} ]; do sleep 0.1; done; echo done")
     clock = Clock(monkeypatch)
@@ -137,6 +138,7 @@ def test_a_command_that_is_quiet_for_long(
 
 def test_a_line_that_is_slow(serial: Start, attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes bit by bit, each answer late, comes whole; however long all of it takes."""
+    monkeypatch.setattr(_lineshell, "SILENCE_SECONDS", 25)
     vm = serial("ash")
     channel = attach(vm).start("read x; head -c 48000 /dev/zero; exit 6")
     clock = Clock(monkeypatch)
