@@ -69,7 +69,7 @@ def older(vmproxy: Vmproxy) -> None:
     assert vmproxy.apply("--no-verify").code == 0
     content = machine.path(PROFILE).read_bytes()
     machine.path(PROFILE).write_bytes(re.sub(rb"export (HTTPS_PROXY|NO_PROXY)=.*\n", b"", content))
-    rewrite(machine, BOOTLOCAL, b'echo "vmproxy: rules are in place"\n', b"echo done\n")
+    rewrite(machine, BOOTLOCAL, b'echo "vmproxy: $(date)"\n', b"echo begun\n")
     machine.run("iptables -w -t nat -A VMPROXY-PREROUTING -p udp -j RETURN")
     machine.run("iptables -w -N VMPROXY-OLD; iptables -w -A INPUT -i docker0 -j VMPROXY-OLD")
 
