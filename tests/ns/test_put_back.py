@@ -84,3 +84,23 @@ def test_f65_remove_says_that_it_cannot_see_the_rules(base: Base, vmproxy: Vmpro
     report = vmproxy.tell(converge.remove)
     assert held(machine, PROFILE) is None
     assert any("cannot be read" in text for text in report.warnings), report
+
+
+def test_a_docker_run_that_fails_by_itself_is_run_once(base: Base, vmproxy: Vmproxy) -> None:
+    """125 is docker's own word for "not run", and timeout's too: a proof's container is not started a second time."""
+    machine = base.machine
+    vmproxy.tell(converge.apply, check=False, verify=False)
+    shim(
+        machine,
+        "docker",
+        """case $1 in
+        import) echo sha256:abc ;;
+        run) echo "$5" >>/run/runs; echo 'docker: no' >&2; exit 125 ;;
+        ps|images|rm|rmi|network) ;;
+        *) exec /usr/local/bin/docker "$@" ;;
+        esac""",
+    )
+    ran = vmproxy.command("verify")
+    assert ran.code != 0 and "docker: no" in ran.all, ran
+    runs = machine.path("/run/runs").read_text().splitlines()
+    assert runs and len(runs) == len(set(runs)), runs
