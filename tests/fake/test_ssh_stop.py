@@ -14,13 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fake.conftest import Keys, Silent
+from tests.fake.conftest import Keys, Silent, read_all
 from vmproxy.errors import Interrupted, NotPermitted, Unreachable
 from vmproxy.stopping import Stop
 from vmproxy.transports import _agent, _auth, ssh
@@ -206,6 +206,62 @@ def test_f28_an_agent_that_does_not_answer_is_not_waited_for(
         assert agent.left.wait(SECONDS)
     finally:
         agent.close()
+
+
+@contextlib.contextmanager
+def crowded(path: Path) -> Iterator[None]:
+    """An agent that takes no more clients: its queue is full, and it does not look."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(path))
+        listener.listen(0)
+        for _ in range(8):
+            filler = stack.enter_context(socket.socket(socket.AF_UNIX))
+            filler.setblocking(False)
+            try:
+                filler.connect(str(path))
+            except BlockingIOError:
+                break
+        else:
+            raise AssertionError("it takes ever more")
+        yield
+
+
+def test_f28_an_agent_that_takes_no_clients_is_not_waited_for(
+    begun: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal ends the wait for its queue."""
+    waiting = threading.Event()
+    monkeypatch.setattr(_agent, "_SECONDS", HOUR)
+    monkeypatch.setattr(_agent, "_AGAIN_SECONDS", HOUR)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+    connect = socket.socket.connect
+
+    def noted(sock: socket.socket, address: Any) -> None:
+        try:
+            connect(sock, address)
+        except BlockingIOError:
+            waiting.set()
+            raise
+
+    stop = Stop()
+    with crowded(tmp_path / "agent"):
+        monkeypatch.setattr(socket.socket, "connect", noted)
+        ended = begun(stop, serve().port, target={"only_identities": False, "identities": ()})
+        assert waiting.wait(SECONDS)
+        stop.set(2)
+        assert isinstance(ended(), Unreachable | NotPermitted)
+
+
+def test_an_agent_that_takes_no_clients_is_none(
+    log_in: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its time the key files are tried."""
+    monkeypatch.setattr(_agent, "_SECONDS", 0.2)
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+    with crowded(tmp_path / "agent"):
+        assert read_all(log_in(serve().port, target={"only_identities": False}).start("echo in")) == b"in\n"
 
 
 def test_f28_behind_a_jump_host_the_whole_way_is_closed(

@@ -8,7 +8,10 @@ last to try.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import threading
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 _SECONDS = 20.0
 TOUCH_SECONDS = 60.0
 """For a person to touch a security key; most of them give up by themselves after 30."""
+_AGAIN_SECONDS = 0.05
 _FAILURE = 5  # SSH_AGENT_FAILURE
 
 
@@ -63,12 +67,41 @@ def wants_touch(key: paramiko.PKey) -> bool:
     return key.get_name().startswith("sk-")
 
 
+def _dial(path: str, line: Line) -> socket.socket | None:
+    """A connection to the agent; None where there is none, or it takes no more clients."""
+    over = threading.Event()
+    line.hangs_on(over.set)
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.setblocking(False)
+            sock.connect(path)
+            return sock
+        except BlockingIOError:  # its queue is full (connect(2): EAGAIN)
+            sock.close()
+            if time.monotonic() >= deadline or over.wait(_AGAIN_SECONDS):
+                return None
+        except OSError:
+            sock.close()
+            return None
+
+
 def _open(line: Line) -> Any:
     """paramiko's client with a time limit on its socket: a stuck agent must not stop us, nor outlast ``line``."""
     import paramiko
 
     class Bounded(paramiko.Agent):
         trouble = ""
+
+        def __init__(self) -> None:
+            path = os.environ.get("SSH_AUTH_SOCK", "")
+            if os.name == "nt" or not path:
+                super().__init__()
+                return
+            paramiko.agent.AgentSSH.__init__(self)
+            if (conn := _dial(path, line)) is not None:
+                self._connect(conn)
 
         def _connect(self, conn: Any) -> None:
             self._socket = conn
