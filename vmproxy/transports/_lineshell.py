@@ -27,6 +27,7 @@ and one or two may be lost. The VM's end bears noise without a request of ours f
 _KEEP_BYTES = 8 << 10
 _QUIET_SECONDS = 0.3
 _BEGIN_SECONDS = 6.0
+_HEARD_SECONDS = 0.2  # for a signal to another thread to be noticed
 _LOG_INS = 3
 # ^E and ^U clear a line in every line editor and in a terminal's own; ^C also leaves a program, or an open quote.
 _SOFT, _HARD = b"\x05\x15\n", b"\x03\x05\x15\n"
@@ -77,6 +78,7 @@ class Opener:
         """We have logged in, and so we log out."""
         self._root = 0
         self._typed: int = 0
+        self._given_up = False
         self.call = os.urandom(8).hex()
         self.mark = ""
         self.answers = Answers("")
@@ -90,6 +92,10 @@ class Opener:
                 with contextlib.suppress(LostContact):
                     self._line.write(_HARD + b"exit\n" * self._own, time.monotonic() + 1)
             raise
+
+    def give_up(self) -> None:
+        """From another thread: :meth:`run` ends, as at its deadline."""
+        self._given_up = True
 
     def _run(self) -> None:
         text = self._gather(_QUIET_SECONDS, self._line.read(0.05))
@@ -108,16 +114,25 @@ class Opener:
     def _left(self) -> float:
         """Raises LostContact when there is nothing left."""
         left = self._deadline - time.monotonic()
-        if left <= 0:
+        if left <= 0 or self._given_up:
             what = f"no usable prompt within {self._seconds:g} s{self._line.last_words()}"
             raise LostContact(what, where=self._line.place, hint="is the VM up, and is its shell on this line?")
         return left
 
     def _gather(self, quiet_seconds: float, text: bytes = b"") -> bytes:
         """What comes until nothing comes for that long."""
-        while piece := self._line.read(min(quiet_seconds, self._left())):
+        while piece := self._read(min(quiet_seconds, self._left())):
             text = (text + piece)[-_KEEP_BYTES:]
         return text
+
+    def _read(self, seconds: float) -> bytes:
+        """What comes within that time. Raises LostContact at the deadline, and where nobody waits any more."""
+        until = time.monotonic() + seconds
+        while True:
+            left = until - time.monotonic()
+            if (data := self._line.read(max(0.0, min(left, _HEARD_SECONDS)))) or left <= _HEARD_SECONDS:
+                return data
+            self._left()
 
     def _nudged(self, keys: bytes, quiet_seconds: float) -> bytes:
         self._line.write(keys, time.monotonic() + self._left())
@@ -187,7 +202,7 @@ class Opener:
     def _answer(self, seconds: float) -> Answer | None:
         until = time.monotonic() + min(seconds, self._left())
         while (left := until - time.monotonic()) > 0:
-            for answer in self.answers.feed(self._line.read(left)):
+            for answer in self.answers.feed(self._read(left)):
                 if answer.tag == 0 and answer.kind != "bye":
                     return answer
         return None

@@ -42,7 +42,8 @@ def connect(target: Target, *, options: SshOptions, first: str = "") -> ConsoleC
     line = open_line(target.line, timeout_seconds=options.connect_timeout_seconds)
     try:
         opener = Opener(line, timeout_seconds=options.connect_timeout_seconds)
-        opener.run()
+        with options.stoppable(opener.give_up):
+            opener.run()
         line.framed = True
         return ConsoleConnection(line, opener, options)
     except BaseException:
