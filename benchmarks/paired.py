@@ -6,7 +6,9 @@ round; an absolute time would be about the machine.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import statistics
 import subprocess
 import time
@@ -64,11 +66,22 @@ def once(way: Way) -> Cost:
     with way.stdin.open("rb") as stdin:
         started = time.perf_counter()
         process = subprocess.Popen(
-            way.argv, env=dict(way.environ), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/"
+            way.argv,
+            env=dict(way.environ),
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            start_new_session=True,
         )
         assert process.stdout is not None
-        said = process.stdout.read()  # until all that hold it have let go
-        _pid, status, used = os.wait4(process.pid, 0)
+        try:
+            said = process.stdout.read()  # until all that hold it have let go
+            _pid, status, used = os.wait4(process.pid, 0)
+        except BaseException:  # a signal: what it has started is not to go on alone
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
         seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     process.stdout.close()
