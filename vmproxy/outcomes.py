@@ -41,7 +41,8 @@ def failure(outcome: Outcome, failed: Finding | None, hidden: tuple[str, ...]) -
         hint = "vmproxy status, then vmproxy remove"
         return RolledBack(f"ROLLBACK INCOMPLETE: {text}", hint=hint, complete=False)
     if outcome.status == "busy" or outcome.exit == Busy.exit:
-        return Busy(text, hint="try again, or --lock-timeout S" if outcome.status == "busy" else "")
+        hint = "try again, or --lock-timeout S" if outcome.status == "busy" else ""
+        return _stopped(Busy(text, hint=hint), outcome, untouched="")
     if failed is not None and outcome.status == "refused":
         return NoProxy(failed.detail, hint=failed.hint or "--no-check")
     if failed is not None and outcome.status == "undone":
@@ -49,10 +50,15 @@ def failure(outcome: Outcome, failed: Finding | None, hidden: tuple[str, ...]) -
             f"{short(failed.detail)}; everything was put back", where=failed.subject, hint=failed.hint or "--keep"
         )
     if outcome.exit == Refused.exit:
-        return Refused(f"{text}; nothing was changed")
+        return _stopped(Refused(text), outcome, untouched="; nothing was changed")
     if outcome.exit == LostContact.exit:
-        lost = LostContact(f"{text}; everything was put back")
-        lost.rolled_back = outcome.rolled_back
-        return lost
+        return _stopped(LostContact(text), outcome, untouched="; everything was put back")
     tail = f" (its log ends: {printable(last, limit=100)})" if last else ""
     return RolledBack(f"{text}{tail}; everything was put back")
+
+
+def _stopped(error: VmproxyError, outcome: Outcome, *, untouched: str) -> VmproxyError:
+    """With what became of the VM."""
+    error.rolled_back = outcome.rolled_back
+    error.what += "; everything was put back" if outcome.rolled_back else untouched
+    return error

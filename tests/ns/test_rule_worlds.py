@@ -212,7 +212,8 @@ printf '%s\\n' "$text" | exec /usr/sbin/{name} "$@"
 def test_f19_a_table_that_fails_behind_one_that_was_written(
     world: World, command: str, code: int, exits: int, meanwhile: str
 ) -> None:
-    """filter is committed, nat is not: all is as before, also where somebody else adds a rule at that moment."""
+    """filter is committed, nat is not: all is as before, also where somebody else adds a rule at that moment, and the
+    report says that it was put back."""
     if command == "remove":
         assert world.vmproxy.apply("--no-verify").code == 0
     before, held = dump(world.machine), files(world.machine)
@@ -220,9 +221,10 @@ def test_f19_a_table_that_fails_behind_one_that_was_written(
     meanwhile = meanwhile.replace("iptables", f"iptables-{world.variant}")
     world.machine.path("/run/failed").unlink(missing_ok=True)
     shimmed = shim(world.machine, name, HALF.format(name=name, code=code, meanwhile=meanwhile))
-    ran = world.vmproxy.command(command, *(["--no-verify"] if command == "apply" else []))
+    ran = world.vmproxy.command(command, "--json", *(["--no-verify"] if command == "apply" else []))
     assert ran.code == exits, ran
-    assert "INCOMPLETE" not in ran.err, ran
+    assert "INCOMPLETE" not in ran.err and "everything was put back" in ran.err, ran
+    assert (ran.vm["rolled_back"], ran.vm["changed"]) == (True, False), ran
     added = ["-A INPUT -s 198.51.100.7/32 -j DROP"] if meanwhile != ":" else []
     assert sorted(dump(world.machine)) == sorted([*before, *added])
     assert files(world.machine) == held

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from vmproxy.errors import Interrupted, LostContact, Refused, RolledBack
+from vmproxy.errors import Busy, Interrupted, LostContact, Refused, RolledBack, VmproxyError
 from vmproxy.machines import Look, Outcome, Terms, shell
 from vmproxy.machines.frames import Frame
 from vmproxy.machines.reading import facts
 from vmproxy.model import Finding, Plan
+from vmproxy.outcomes import failure
 from vmproxy.proof import Question
 
 
@@ -96,10 +97,25 @@ def test_f28_an_interrupted_change_that_was_none_ends_as_the_signal(last: str) -
 
 
 def test_f28_what_was_refused_before_it_was_begun_is_not_put_back() -> None:
-    """Also where the VM's word for it is the same: 6 and 8 are those of what was not begun."""
+    """Also where the VM's word for it is the same: 6 and 8 are those of what was not begun, unless something had been
+    written before."""
     ends = {code: Outcome(status="undone", exit=code).rolled_back for code in (6, 7, 8, 9)}
     assert ends == {6: False, 7: True, 8: False, 9: True}
-    assert not any(Outcome(status=status, exit=9).rolled_back for status in ("gone", "kept", "incomplete"))
+    assert all(Outcome(status="undone", exit=code, wrote=True).rolled_back for code in ends)
+    assert commit(Told("step stage", "step put-back", "wrote", "result undone 8 a lock")).wrote
+    assert not commit(Told("step stage", "step put-back", "result undone 8 a lock")).wrote
+    assert not any(Outcome(status=status, exit=9, wrote=True).rolled_back for status in ("gone", "kept", "incomplete"))
+
+
+@pytest.mark.parametrize(("code", "kind", "untouched"), [(6, Refused, "; nothing was changed"), (8, Busy, "")])
+def test_f19_a_refusal_says_whether_something_was_put_back(
+    code: int, kind: type[VmproxyError], untouched: str
+) -> None:
+    """Its exit code does not tell: filter may have been written when the lock of nat was held."""
+    for wrote, end in ((True, "; everything was put back"), (False, untouched)):
+        error = failure(Outcome(status="undone", exit=code, text="the lock is held", wrote=wrote), None, ())
+        assert type(error) is kind
+        assert (error.what, error.rolled_back) == (f"the lock is held{end}", wrote)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ class Terms:
 class Outcome:
     """How a commit ended. ``status`` is what commit.sh said last: kept, undone, incomplete, moved, busy, refused, gone.
 
-    ``restart`` is none, yes, stopped or ``pending N`` (N running containers, ? unknown); ``facts`` the second look.
+    ``restart`` is none, yes, stopped or ``pending N`` (N running containers, ? unknown); ``facts`` the second look;
+    ``wrote`` whether a rule or a file had been written when it was put back.
     """
 
     status: str
@@ -84,11 +85,12 @@ class Outcome:
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     log: str = field(default="", repr=False)
+    wrote: bool = False
 
     @property
     def rolled_back(self) -> bool:
         """Whether a change was begun and undone; one that was refused in its preparations was not."""
-        return self.status == "undone" and self.exit not in (Refused.exit, Busy.exit)
+        return self.status == "undone" and (self.wrote or self.exit not in (Refused.exit, Busy.exit))
 
 
 Judge = Callable[[Finding], bool]

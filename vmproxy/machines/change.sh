@@ -139,7 +139,11 @@ put_back() { # exit-code text…
   trap : HUP INT TERM
   [ -z "$watcher" ] || kill -9 "$watcher" 2>/dev/null
   watcher=''
-  step put-back; speak
+  step put-back
+  wrote=$did_nat$did_filter$did_nat6$did_filter6$did_reload$did_restart i=0
+  while [ "$i" -lt "$files" ]; do eval "wrote=\$wrote\$did_file_$i"; i=$((i + 1)); done
+  [ -z "$wrote" ] || tell wrote
+  speak
   bad='' err=$work/err
   measure_nap
   # A restart under way is waited for first: two at once could leave two daemons, or none (F26).

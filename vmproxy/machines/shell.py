@@ -277,6 +277,7 @@ class _Commit:
         self._interrupted = False
         self._told = False
         self._restart = "none"
+        self._wrote = False
         self._look: list[Frame] = []
         self._looking = False
         self._check_legs = _Legs(terms.check, proving=False)
@@ -360,6 +361,8 @@ class _Commit:
                 self._run.end_input()
         elif kind == "restart":
             self._restart = frame.rest
+        elif kind == "wrote":
+            self._wrote = True
         elif kind == "log":
             self._log = "\n".join(printable(line, limit=300) for line in frame.body.splitlines()[-20:])
         elif kind == "ready":
@@ -417,4 +420,5 @@ class _Commit:
             findings=seen.findings if seen else (),
             notes=tuple(self._notes),
             log=self._log,
+            wrote=self._wrote,
         )
