@@ -8,6 +8,8 @@ import threading
 import time
 from dataclasses import dataclass
 
+_SECONDS = 60.0
+
 
 @dataclass(frozen=True)
 class Faults:
@@ -53,10 +55,11 @@ class Relay:
         """End everything; threads are waited for."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(_SECONDS)  # from here on nobody comes any more
         self._listener.close()
         self.cut()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(_SECONDS)
             assert not thread.is_alive(), f"{thread} of the relay did not end"
         for sock in self._sockets:
             sock.close()
@@ -70,8 +73,12 @@ class Relay:
         while True:
             try:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
             except OSError:
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target), timeout=_SECONDS)
+            except OSError:
+                client.close()
                 return
             server.settimeout(None)
             for sock in (client, server):

@@ -11,6 +11,7 @@ import logging
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -29,6 +30,8 @@ _QUIET = logging.getLogger("fake-ssh-server")
 _QUIET.addHandler(logging.NullHandler())
 _QUIET.propagate = False
 _QUIET.setLevel(logging.CRITICAL + 1)
+
+_SECONDS = 60.0
 
 Act = Callable[[paramiko.Channel, bytes], None]
 
@@ -80,20 +83,23 @@ class FakeServer:
         self._closing = True
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(_SECONDS)  # from here on nobody comes any more
         self._listener.close()
         for sock in self._sockets:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         for transport in self._transports:
             transport.close()
-        for sock in self._sockets:
-            sock.close()
+        for answered in list(self._idle.values()):
+            answered.set()
         for child in self._children:
             child.kill()
             child.wait()
-        for thread in self._threads:
-            thread.join(5)
+        for thread in self._threads:  # one that is only about to end may start another
+            thread.join(_SECONDS)
             assert not thread.is_alive(), f"{thread} of the fake server did not end"
+        for sock in self._sockets:
+            sock.close()
 
     def auth_packets(self) -> int:
         """How many authentication requests came."""
@@ -104,7 +110,7 @@ class FakeServer:
         self.commands.append(command)
         answered = self._idle[channel.get_transport()]
         answered.clear()
-        self._spawn(lambda: answered.wait(5) and self._run(channel, command))
+        self._spawn(lambda: answered.wait(_SECONDS) and self._run(channel, command))
 
     def _spawn(self, target: Callable[[], None]) -> None:
         thread = threading.Thread(target=target, daemon=True)
@@ -118,7 +124,7 @@ class FakeServer:
             except OSError:
                 return
             self.connections += 1
-            self._sockets.append(sock)
+            self._keep(sock)
             if self.rules.first_bytes is not None:
                 with contextlib.suppress(OSError):
                     sock.sendall(self.rules.first_bytes)
@@ -127,7 +133,18 @@ class FakeServer:
                 continue
             self._spawn(lambda sock=sock: self._serve(sock))  # type: ignore[misc]
 
+    def _keep(self, sock: socket.socket) -> None:
+        """It is closed with the server, also where that is closing already."""
+        self._sockets.append(sock)
+        if self._closing:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
     def _serve(self, sock: socket.socket) -> None:
+        with contextlib.suppress(paramiko.SSHException, EOFError, OSError):  # the client may be gone at any step
+            self._greet(sock)
+
+    def _greet(self, sock: socket.socket) -> None:
         transport = paramiko.Transport(sock)
         self._transports.append(transport)
         transport.set_log_channel("fake-ssh-server")
@@ -140,8 +157,7 @@ class FakeServer:
             setattr(options, name, values)
         transport._channel_counter = self.rules.first_channel
         self._count(transport)
-        with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
-            transport.start_server(server=_Interface(self, transport))
+        transport.start_server(server=_Interface(self, transport))
 
     def _count(self, transport: paramiko.Transport) -> None:
         read = transport.packetizer.read_message
@@ -169,6 +185,8 @@ class FakeServer:
             stderr=subprocess.PIPE,
         )
         self._children.append(child)
+        if self._closing:  # who ends them may not have seen this one
+            child.kill()
         assert child.stdin
         assert child.stdout
         assert child.stderr
@@ -199,12 +217,13 @@ class FakeServer:
 
     def pass_on(self, transport: paramiko.Transport, number: int, sock: socket.socket) -> None:
         """Join the channel of that number, once it is open, and the socket."""
-        self._sockets.append(sock)
+        self._keep(sock)
 
         def join() -> None:
-            while (channel := transport.accept(5)) is not None and channel.chanid != number:
-                pass
-            if channel is None:
+            deadline, channel = time.monotonic() + _SECONDS, None
+            while (channel is None or channel.chanid != number) and not self._closing and time.monotonic() < deadline:
+                channel = transport.accept(0.5)
+            if channel is None or channel.chanid != number:
                 return
             self._spawn(lambda: up(channel))
             with contextlib.suppress(OSError, EOFError):
@@ -330,7 +349,7 @@ class _Interface(paramiko.ServerInterface):
         if not self._rules.forward:
             return OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
         try:
-            sock = socket.create_connection(to, timeout=5)
+            sock = socket.create_connection(to, timeout=_SECONDS)
         except OSError:
             return OPEN_FAILED_CONNECT_FAILED
         sock.settimeout(None)
