@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -15,10 +16,41 @@ from pathlib import Path
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as sock:
+    """A port on which nobody listens but who is told of it: it stays bound as long as this process lives, so that the
+    kernel gives it to nobody else. A server that sets SO_REUSEADDR may listen there all the same."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    port = int(sock.getsockname()[1])
+    sock.detach()
+    return port
+
+
+@contextlib.contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port that takes no connection: its queue is full, SYNs are dropped."""
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.socket())
         sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+        sock.listen(0)
+        fillers = [stack.enter_context(socket.socket()) for _ in range(8)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(sock.getsockname())
+        assert select.select([], fillers, [], 60)[1], "the queue does not fill"
+        yield int(sock.getsockname()[1])
+
+
+def agent_listens(path: Path) -> None:
+    """Wait until an ssh-agent takes clients there: its socket has a name a moment before."""
+    deadline = time.monotonic() + 60
+    while True:
+        with socket.socket(socket.AF_UNIX) as sock:
+            try:
+                return sock.connect(str(path))
+            except OSError:
+                assert time.monotonic() < deadline, "ssh-agent does not listen"
+        time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -71,7 +103,7 @@ def dropbear(directory: Path, *, authorized: Path, password_hash: str) -> Iterat
         os.chown(path, 1000, 1000)
     (directory / "passwd").write_text(f"root:x:0:0::/root:/bin/sh\ndocker:{password_hash}:1000:1000::{home}:/bin/sh\n")
     key = directory / "dropbear_key"
-    subprocess.run(["dropbearkey", "-t", "ed25519", "-f", str(key)], check=True, capture_output=True, timeout=30)
+    subprocess.run(["dropbearkey", "-t", "ed25519", "-f", str(key)], check=True, capture_output=True, timeout=60)
     script = 'mount --bind "$1" /etc/passwd && shift && exec "$@"'
     server = ["dropbear", "-F", "-E", "-r", str(key), "-p", f"127.0.0.1:{port}", "-P", str(directory / "dropbear.pid")]
     argv = ["unshare", "--mount", "sh", "-c", script, "sh", str(directory / "passwd"), *server]
@@ -88,11 +120,11 @@ def _running(argv: list[str], port: int, log: Path) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fake.conftest import By, Keys, read_all
-from tests.fake.realservers import sshd
-from tests.fake.test_openssh import comes
+from tests.fake.realservers import agent_listens, sshd
 from tests.lab.securitykey import SecurityKey
 from vmproxy.errors import NotPermitted
 from vmproxy.transports import _agent, _touch
@@ -46,7 +45,7 @@ def held(device: SecurityKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     argv = ["ssh-agent", "-D", "-a", str(path), "-P", f"{device.library.parent}/*"]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        assert comes(path.exists)
+        agent_listens(path)
         monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
 
         def add(key: Path) -> None:
@@ -57,7 +56,7 @@ def held(device: SecurityKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         yield add
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 class TestByBoth:

@@ -43,14 +43,14 @@ def signed(keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     shutil.copy(keys.path("host_ed25519"), host)
     shutil.copy(keys.path("host_ed25519") + ".pub", f"{host}.pub")
     sign = ["ssh-keygen", "-q", "-s", keys.path("other")]
-    subprocess.run([*sign, "-I", "vm", "-h", "-n", "vm.test", f"{host}.pub"], check=True, timeout=10)
+    subprocess.run([*sign, "-I", "vm", "-h", "-n", "vm.test", f"{host}.pub"], check=True, timeout=60)
     nobody = directory / "nobody"
     nobody.touch()
     more = (f"TrustedUserCAKeys {keys.path('other')}.pub", f"HostCertificate {host}-cert.pub")
     with sshd(directory, authorized=nobody, host_key=host, more=more) as (port, user):
         key = directory / "mine"
-        subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", str(key)], check=True, timeout=10)
-        subprocess.run([*sign, "-I", "me", "-n", user, f"{key}.pub"], check=True, timeout=10)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", str(key)], check=True, timeout=60)
+        subprocess.run([*sign, "-I", "me", "-n", user, f"{key}.pub"], check=True, timeout=60)
         yield port, user, key
 
 

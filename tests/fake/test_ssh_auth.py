@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ import paramiko
 import pytest
 
 from tests.fake.conftest import Keys, read_all
+from tests.fake.realservers import agent_listens
 from vmproxy.errors import NotPermitted, Unreachable, UsageError, VmproxyError
 from vmproxy.transports import Secrets, SshOptions, _agent, _auth
 from vmproxy.transports._keyfiles import BadKeyError, load_key
@@ -38,15 +38,12 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     monkeypatch.setenv("SSH_AUTH_SOCK", str(socket_path))
 
     def add(path: str) -> None:
-        for _ in range(100):
-            if socket_path.exists():
-                break
-            time.sleep(0.02)
-        subprocess.run(["ssh-add", "-q", path], check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
+        agent_listens(socket_path)
+        subprocess.run(["ssh-add", "-q", path], check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
 
     yield add
     process.terminate()
-    process.wait(10)
+    process.wait(60)
 
 
 @pytest.mark.parametrize("name", ["ed25519", "rsa", "ecdsa"])
@@ -170,7 +167,7 @@ def test_certificate_beside_the_key(
     shutil.copy(keys.path("ed25519"), key)
     shutil.copy(keys.path("ed25519") + ".pub", f"{key}.pub")
     argv = ["ssh-keygen", "-q", "-s", keys.path("other"), "-I", "me", "-n", "docker", f"{key}.pub"]
-    subprocess.run(argv, check=True, timeout=10)
+    subprocess.run(argv, check=True, timeout=60)
     from vmproxy.transports._keyfiles import load_key
 
     blob = load_key(key).public_blob
@@ -207,7 +204,7 @@ def test_agent_has_the_encrypted_key(
     plain = tmp_path / "plain"
     shutil.copy(keys.path("encrypted"), plain)
     argv = ["ssh-keygen", "-q", "-p", "-P", "sesame", "-N", "", "-f", str(plain)]
-    subprocess.run(argv, check=True, timeout=20, stdout=subprocess.DEVNULL)
+    subprocess.run(argv, check=True, timeout=60, stdout=subprocess.DEVNULL)
     agent(str(plain))
     server = serve(keys=frozenset({keys.blob("encrypted")}))
     log_in(server.port, identities=("encrypted",), target={"only_identities": False})
@@ -328,6 +325,7 @@ def test_f05_vm_that_vanishes_during_log_in(
 
     whole = relay(serve().port)
     log_in(whole.port).close()
+    whole.close()  # all is counted then
     monkeypatch.setattr(_auth, "SECONDS", 0.5)
     shorter = whole.from_server - 40
     for faults in ({"cut_after": shorter}, {"hold_after": shorter}):
@@ -342,6 +340,7 @@ def test_f05_how_long_a_log_in_was_waited_for(
     """A server that goes silent is told with the limit that it had."""
     whole = relay(serve().port)
     log_in(whole.port).close()
+    whole.close()  # all is counted then
     silent = relay(serve().port, hold_after=whole.from_server - 40)
     monkeypatch.setattr(_auth, "SECONDS", 1.5)
     with pytest.raises(Unreachable, match=r"^no answer to a log-in within 1\.5 s \("):

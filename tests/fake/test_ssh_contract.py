@@ -53,9 +53,9 @@ class TestOpenSsh(BurstContract):
     def test_certificate(self, log_in: Callable[..., Any], vm: dict[str, Any], keys: Keys, tmp_path: Path) -> None:
         """A key that the server knows only by its certificate logs in with the file beside it."""
         key = tmp_path / "certified"
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, timeout=10)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, timeout=60)
         sign = ["ssh-keygen", "-q", "-s", keys.path("other"), "-I", "me", "-n", vm["user"], f"{key}.pub"]
-        subprocess.run(sign, check=True, timeout=10)
+        subprocess.run(sign, check=True, timeout=60)
         log_in(vm["port"], target={**vm, "identities": (str(key),)})
 
     def test_alias_of_ssh_config(
