@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,6 +167,7 @@ def log_in(keys: Keys, known_hosts: Path, by: By) -> Iterator[Callable[..., Any]
         }
         options.setdefault("identities", tuple(keys.path(name) for name in options_identities))
         options.setdefault("known_hosts", str(known_hosts))
+        options.setdefault("connect_timeout_seconds", 60.0)
         options.setdefault("secrets", Secrets(password=password, passphrase=passphrase))
         options = {**by.options, **options}
         transport = transports.load(by.transport)
@@ -178,9 +180,17 @@ def log_in(keys: Keys, known_hosts: Path, by: By) -> Iterator[Callable[..., Any]
         connection.close()
 
 
-def read_all(channel: object, *, timeout_seconds: float = 20.0) -> bytes:
+def read_all(channel: object, *, timeout_seconds: float = 60.0) -> bytes:
     """Everything a command says on stdout."""
     data = b""
     while piece := channel.receive(timeout_seconds=timeout_seconds):  # type: ignore[attr-defined]
         data += piece
     return data
+
+
+def comes(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within a minute."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()

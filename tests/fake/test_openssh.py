@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake.conftest import By, Keys, read_all
+from tests.fake.conftest import By, Keys, comes, read_all
 from tests.fake.realservers import free_port, open_directory
 from vmproxy.errors import LostContact, NotPermitted, Unreachable, Untrusted, UsageError
 from vmproxy.model import Target
@@ -72,14 +72,6 @@ def children() -> set[str]:
     return found
 
 
-def comes(condition: Callable[[], bool]) -> bool:
-    """Whether it comes true within a minute."""
-    deadline = time.monotonic() + 60
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
-
-
 def test_t02_nothing_is_asked_of_the_vm_that_ssh_config_asks_for(
     log_in: Start, serve: Start, alias: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +121,7 @@ def test_a_command_that_does_not_end_is_left_behind(log_in: Start, serve: Start)
     """Closing does not wait longer than seconds for it."""
     connection = log_in(serve().port)
     channel = connection.start("echo on; exec sleep 50")
-    assert channel.receive(timeout_seconds=20) == b"on\n"
+    assert channel.receive(timeout_seconds=60) == b"on\n"
     connection.close()
     assert children() == set()
 
@@ -151,7 +143,7 @@ def test_f04_changed_host_key(log_in: Start, serve: Start, keys: Keys, known_hos
     assert known_hosts.read_bytes() == before
     command = caught.value.hint.partition(": ")[2]
     assert command == f'ssh-keygen -f "{known_hosts}" -R "[127.0.0.1]:{server.port}"'
-    subprocess.run(["sh", "-c", command], check=True, capture_output=True, timeout=10)
+    subprocess.run(["sh", "-c", command], check=True, capture_output=True, timeout=60)
     log_in(server.port)
 
 
@@ -256,10 +248,10 @@ def test_f02_silence_after_the_log_in(log_in: Start, serve: Start, monkeypatch: 
     """A server that takes the command and never runs it does not hold us."""
     from vmproxy.transports import openssh
 
-    monkeypatch.setattr(openssh, "_LOG_IN_SECONDS", 0.5)
+    monkeypatch.setattr(openssh, "_LOG_IN_SECONDS", 2.0 - 60.0)  # ssh's own limit is never the first
     server = serve(act=lambda channel, _command: channel.recv(1))
-    with pytest.raises(Unreachable, match="no log-in within"):
-        log_in(server.port, connect_timeout_seconds=1.0)
+    with pytest.raises(Unreachable, match="no log-in within 2 s"):
+        log_in(server.port, connect_timeout_seconds=60.0)
     assert children() == set()
 
 
@@ -331,10 +323,10 @@ def test_f03_cut_in_the_middle_of_a_command(log_in: Start, serve: Start, relay: 
     between = relay(serve().port)
     connection = log_in(between.port)
     channel = connection.start("echo on; cat")
-    assert channel.receive(timeout_seconds=20) == b"on\n"
+    assert channel.receive(timeout_seconds=60) == b"on\n"
     between.cut()
     with pytest.raises(LostContact, match="connection ended"):
-        channel.receive(timeout_seconds=20)
+        channel.receive(timeout_seconds=60)
     with pytest.raises(LostContact):
         connection.start("true")
 
@@ -346,7 +338,7 @@ def test_p12_faults_on_the_way(log_in: Start, serve: Start, relay: Start, faults
     """Split, delayed or cut at a byte: it works, or it is one of our errors in time."""
     between = relay(serve().port, **faults)
     try:
-        assert read_all(log_in(between.port, connect_timeout_seconds=20.0).start("echo in")) == b"in\n"
+        assert read_all(log_in(between.port, connect_timeout_seconds=60.0).start("echo in")) == b"in\n"
     except (Unreachable, LostContact, NotPermitted):
         assert "cut_after" in faults
 
@@ -422,6 +414,7 @@ def test_the_users_live_socket_is_used_and_stays(
         assert server.connections == 2
     finally:
         subprocess.run([*argv, "-O", "exit", "--", "vm"], check=True, timeout=60, stderr=-3)
+    assert comes(lambda: not list(short.glob("*.sock*")))  # it says that it will, and goes a moment later
     # No master of ours has taken its place, although ssh_config asks for one: it would lack the user's forwardings.
     log_in(0, **words).close()
     assert not list(short.glob("*.sock*"))

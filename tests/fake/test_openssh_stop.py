@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.fake.conftest import By, Keys, Silent
-from tests.fake.test_openssh import children, comes, short  # noqa: F401 - a fixture
+from tests.fake.conftest import By, Keys, Silent, comes
+from tests.fake.test_openssh import children, short  # noqa: F401 - a fixture
 from tests.fake.test_ssh_stop import begun, closed_by  # noqa: F401 - a fixture
 from vmproxy.errors import Interrupted, Unreachable
 from vmproxy.stopping import Stop

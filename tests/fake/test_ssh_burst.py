@@ -18,7 +18,7 @@ def test_one_connection_one_channel_four_turns(log_in: Callable[..., Any], serve
     connection = log_in(server.port, first="cat")
     assert server.seen == ["auth publickey good", "open session", "exec"]
     channel = connection.start("cat")
-    channel.send(b"in", timeout_seconds=5)
+    channel.send(b"in", timeout_seconds=60)
     channel.end_input()
     assert read_all(channel) == b"in"
     assert server.commands == [b"cat"]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.fake.realservers import deaf_port, free_port
 from vmproxy.errors import Unreachable
 from vmproxy.transports._tcp import GREETING, Dial
 
@@ -20,9 +21,9 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Our end of a connection just dialled, and the server's."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        dial = Dial("127.0.0.1", listener.getsockname()[1], timeout_seconds=10.0)
+        dial = Dial("127.0.0.1", listener.getsockname()[1], timeout_seconds=60)
         server, _ = listener.accept()
-        stack.enter_context(server).settimeout(10.0)
+        stack.enter_context(server).settimeout(60.0)
         yield stack.enter_context(dial.result()), server
 
 
@@ -144,30 +145,26 @@ def test_an_ipv6_address_is_taken_as_it_is(host: str, dials: list[str], monkeypa
 
 
 @pytest.fixture(params=["refused", "deaf"])
-def bad_port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A port on which nothing listens, and one whose queue is full, where SYNs are dropped."""
-    with contextlib.ExitStack() as stack:
-        sock = stack.enter_context(socket.socket())
-        sock.bind(("127.0.0.1", 0))
-        if request.param == "deaf":
-            sock.listen(0)
-            for _ in range(8):
-                filler = stack.enter_context(socket.socket())
-                filler.setblocking(False)
-                filler.connect_ex(sock.getsockname())
-        yield sock.getsockname()[1]
+def bad_port(request: pytest.FixtureRequest) -> Iterator[tuple[int, float]]:
+    """A port on which nothing listens, and one whose queue is full, where SYNs are dropped; how long to try it."""
+    if request.param == "deaf":
+        with deaf_port() as port:
+            yield port, 0.5
+    else:
+        yield free_port(), 60.0
 
 
-def test_f01_f02_the_errors_are_the_same(bad_port: int, dials: list[str]) -> None:
+def test_f01_f02_the_errors_are_the_same(bad_port: tuple[int, float], dials: list[str]) -> None:
     """Refused, or no answer in time: what, where and hint do not depend on who dials; nothing is raised before they
     are asked for."""
+    port, seconds = bad_port
     errors = []
     for busy in (False, True):
-        dial = Dial("127.0.0.1", bad_port, timeout_seconds=0.5, busy=busy)
+        dial = Dial("127.0.0.1", port, timeout_seconds=seconds, busy=busy)
         with pytest.raises(Unreachable) as caught:
             dial.result()
         errors.append((caught.value.what, caught.value.where, caught.value.hint, caught.value.exit))
     assert errors[0] == errors[1]
     assert errors[0][0] in ("cannot connect: connection refused", "no answer within 0.5 s")
-    assert errors[0][1:] == (f"127.0.0.1:{bad_port}", errors[0][2], 4)
+    assert errors[0][1:] == (f"127.0.0.1:{port}", errors[0][2], 4)
     assert dials == ["vmproxy-dial"]

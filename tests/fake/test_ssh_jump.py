@@ -218,7 +218,7 @@ def test_f02_silence_behind_the_jump_host(log_in: Start, serve: Start, door: Any
     """A VM that never greets ends at the connect timeout."""
     silent = serve(first_bytes=b"", then_silent=True)
     with pytest.raises(Unreachable, match="no SSH handshake in time"):
-        log_in(silent.port, jump="door", ssh_config=written(door=door.port), connect_timeout_seconds=1.0)
+        log_in(silent.port, jump="door", ssh_config=written(door=door.port), connect_timeout_seconds=4.0)
 
 
 def test_f02_a_jump_host_that_does_not_speak_ssh(log_in: Start, serve: Start, written: Callable[..., str]) -> None:
@@ -236,10 +236,10 @@ def test_f03_the_jump_host_goes(
     between = relay(door.port)
     connection = log_in(serve().port, jump="door", ssh_config=written(door=between.port))
     channel = connection.start("echo on; cat")
-    assert channel.receive(timeout_seconds=20) == b"on\n"
+    assert channel.receive(timeout_seconds=60) == b"on\n"
     between.cut()
     with pytest.raises(LostContact):
-        channel.receive(timeout_seconds=20)
+        channel.receive(timeout_seconds=60)
 
 
 @pytest.mark.parametrize(

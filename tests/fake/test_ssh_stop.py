@@ -174,6 +174,7 @@ def test_f28_a_server_that_is_silent_at_the_log_in_is_not_waited_for(
         monkeypatch.setattr(module, "SECONDS", HOUR)
     whole = relay(serve().port)
     log_in(whole.port).close()
+    whole.close()  # all is counted then
     faulty = relay(serve().port, hold_after=whole.from_server - 40)
     stop = Stop()
     ended = begun(stop, faulty.port, known_hosts=os.devnull, first=first)
