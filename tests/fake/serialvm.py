@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import termios
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class SerialVM:
 
     ``getty``: nobody is logged in; ``password``: and root has one. ``uid`` is who the shell says it is. ``prompt`` is
     the shell's, ``tools`` a directory that is its whole PATH; ``by_tty``: the host's side is a terminal, not a socket.
+    It is there once it has said ``ready``: a Ctrl-C would end a shell that is only about to begin.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class SerialVM:
         tools: Path | None = None,
         by_tty: bool = False,
         program: tuple[str, ...] | None = None,
+        ready: bytes | None = None,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="serial-"))  # short: a socket's path has 108 characters
         self.down: Mangle = _as_is
@@ -113,6 +116,12 @@ class SerialVM:
         self._hang_up = False
         self._thread = threading.Thread(target=self._carry, daemon=True)
         self._thread.start()
+        if ready is None:
+            ready = b"" if program else b"login: " if getty or password else prompt.encode()
+        until = time.monotonic() + 60
+        while ready not in self.said:
+            assert time.monotonic() < until, f"{inside[0]} does not begin: {self.said!r}"
+            time.sleep(0.01)
 
     @property
     def settings(self) -> list[object]:
@@ -133,14 +142,14 @@ class SerialVM:
         """End the VM."""
         self._ended = True
         os.write(self._woken, b"x")
-        self._thread.join(20)
+        self._thread.join(60)
         with contextlib.suppress(OSError):
             self._child.send_signal(signal.SIGHUP)
         try:
             self._child.wait(2)
         except subprocess.TimeoutExpired:
             self._child.kill()
-            self._child.wait(20)
+            self._child.wait(60)
         for descriptor in (self._wake, self._woken):
             os.close(descriptor)
         if self._listener:

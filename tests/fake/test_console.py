@@ -42,8 +42,9 @@ def serial() -> Iterator[Start]:
 
 
 @pytest.fixture
-def attach() -> Iterator[Attach]:
+def attach(monkeypatch: pytest.MonkeyPatch) -> Iterator[Attach]:
     """Open the line of a VM: ``attach(vm, connect_timeout_seconds=…)``."""
+    monkeypatch.setattr(_line, "_HANG_UP_SECONDS", 60.0)
     running: list[ConsoleConnection] = []
 
     def start(vm: SerialVM, **options: object) -> ConsoleConnection:
@@ -80,10 +81,10 @@ def test_at_a_prompt_and_back_to_it(serial: Start, attach: Attach, shell: str) -
     for _ in range(2):
         connection = attach(vm)
         channel = connection.start("read x; echo got $x; cat; tty -s && echo tty; echo oops >&2; exit 3")
-        channel.send(b"one\n\x00\x03\x04\x11\x7f\xff\r\n", timeout_seconds=30)
+        channel.send(b"one\n\x00\x03\x04\x11\x7f\xff\r\n", timeout_seconds=60)
         channel.end_input()
         assert read_all(channel) == b"got one\n\x00\x03\x04\x11\x7f\xff\r\n"
-        assert channel.wait(timeout_seconds=30) == 3
+        assert channel.wait(timeout_seconds=60) == 3
         assert channel.stderr == b"oops\n"
         assert not int(re.search(rb"SigIgn:\s*(\w+)", said(connection, "cat /proc/self/status"))[1], 16) & 0b10  # type: ignore[index]
         connection.close()
@@ -92,7 +93,7 @@ def test_at_a_prompt_and_back_to_it(serial: Start, attach: Attach, shell: str) -
     settings = bytes(vm.said).rpartition(b"speed")[2].split()
     assert {b"icanon", b"isig", b"echo", b"icrnl", b"opost"} <= set(settings)
     work = {f".vmproxy-line-{name.decode()}" for name in re.findall(rb"D=(\w+) U=", vm.sent)}
-    assert len(work) == 2
+    assert len(work) >= 2  # where the VM is slow it is typed once more
     assert not work & {*os.listdir("/run"), *os.listdir("/dev/shm"), *os.listdir("/tmp")}
 
 
@@ -159,22 +160,27 @@ def test_boot_messages_in_between(serial: Start, attach: Attach) -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "seen"),
+    ("program", "ready", "seen"),
     [
-        (("sleep", "1000"), r"nothing came from it|\^C"),
+        (("sleep", "1000"), b"", r"nothing came from it|\^C"),
         (
             ("sh", "-c", "trap '' INT; while :; do printf 'grub rescue: \\033[31m\\201 '; sleep 0.1; done"),
+            b"grub rescue: ",
             "grub rescue: ",
         ),
-        (("sh", "-c", "stty -echo; trap : INT; while :; do read x; echo 'Enter a number'; done"), "Enter a number"),
+        (
+            ("sh", "-c", "stty -echo; trap : INT; while :; do echo 'Enter a number'; read x; done"),
+            b"Enter a number",
+            "Enter a number",
+        ),
     ],
     ids=["silent", "garbage", "menu"],
 )
-def test_f74_no_prompt(serial: Start, attach: Attach, program: tuple[str, ...], seen: str) -> None:
+def test_f74_no_prompt(serial: Start, attach: Attach, program: tuple[str, ...], ready: bytes, seen: str) -> None:
     """At the deadline: exit 9, and what was seen, as one printable line of 80 characters."""
-    vm = serial(program=program)
-    with pytest.raises(LostContact, match=f"no usable prompt within 3 s.*({seen})") as caught:
-        attach(vm, connect_timeout_seconds=3.0)
+    vm = serial(program=program, ready=ready)
+    with pytest.raises(LostContact, match=f"no usable prompt within 5 s.*({seen})") as caught:
+        attach(vm, connect_timeout_seconds=5.0)
     assert caught.value.exit == 9
     assert str(caught.value).isprintable()
     assert len(caught.value.what) < 140
@@ -194,7 +200,7 @@ def test_f74_disconnect_in_the_middle(serial: Start, attach: Attach, tmp_path: P
     over = tmp_path / "over"
     vm = serial()
     channel = attach(vm).start(f"echo on; cat; echo > {over}")
-    assert channel.receive(timeout_seconds=30) == b"on\n"
+    assert channel.receive(timeout_seconds=60) == b"on\n"
     vm.hang_up()
     with pytest.raises(LostContact, match="the VM's end of the line is gone"):
         channel.receive(timeout_seconds=60)
@@ -205,7 +211,7 @@ def test_f74_a_terminal_that_goes_in_the_middle(serial: Start, attach: Attach) -
     """The same where the line is a terminal: an error of the terminal's is no crash."""
     vm = serial(by_tty=True)
     channel = attach(vm).start("echo on; cat")
-    assert channel.receive(timeout_seconds=30) == b"on\n"
+    assert channel.receive(timeout_seconds=60) == b"on\n"
     vm.hang_up()
     with pytest.raises(LostContact, match="the VM's end of the line is gone"):
         channel.receive(timeout_seconds=60)
@@ -218,13 +224,13 @@ def test_f74_a_line_that_hangs_up_in_the_vm(attach: Attach, tmp_path: Path, shel
     vm = SerialVM(shell)
     try:
         channel = attach(vm).start(f"echo on; cat; echo > {over}")
-        assert channel.receive(timeout_seconds=30) == b"on\n"
-        (mark,) = re.findall(rb"D=(\w+) U=", vm.sent)
+        assert channel.receive(timeout_seconds=60) == b"on\n"
+        work = {f".vmproxy-line-{mark.decode()}" for mark in re.findall(rb"D=(\w+) U=", vm.sent)}
+        assert work & {*os.listdir("/run"), *os.listdir("/dev/shm")}
     finally:
         vm.close()
     eventually(over.exists, "the command's input did not end")
-    work = f".vmproxy-line-{mark.decode()}"
-    eventually(lambda: work not in {*os.listdir("/run"), *os.listdir("/dev/shm")}, "something is left")
+    eventually(lambda: not work & {*os.listdir("/run"), *os.listdir("/dev/shm")}, "something is left")
 
 
 @pytest.mark.parametrize("shell", ["dash", "ash"])
@@ -232,12 +238,12 @@ def test_f74_a_client_that_says_nothing_more(
     serial: Start, attach: Attach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: str
 ) -> None:
     """A serial line has no hang-up: after the time limit the VM ends the command's input and gives the line back."""
-    monkeypatch.setattr(_lineshell, "SILENCE_SECONDS", 3)
+    monkeypatch.setattr(_lineshell, "SILENCE_SECONDS", 6)
     over = tmp_path / "over"
     vm = serial(shell, getty=True)
     connection = attach(vm)
     channel = connection.start(f"echo on; cat; echo > {over}")
-    assert channel.receive(timeout_seconds=30) == b"on\n"
+    assert channel.receive(timeout_seconds=60) == b"on\n"
     vm.up = lambda _data: b""
     eventually(over.exists, "the command's input did not end")
     eventually(lambda: bytes(vm.said).rstrip().endswith(b"moby login:"), "the line was not given back")
@@ -247,14 +253,14 @@ def test_silence_of_the_caller_is_none_of_the_client(
     serial: Start, attach: Attach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a person thinks about a question, the client keeps the far end alive."""
-    monkeypatch.setattr(_lineshell, "SILENCE_SECONDS", 3)
-    monkeypatch.setattr(console, "SILENCE_SECONDS", 3)
+    monkeypatch.setattr(_lineshell, "SILENCE_SECONDS", 6)
+    monkeypatch.setattr(console, "SILENCE_SECONDS", 6)
     vm = serial()
     connection = attach(vm)
     channel = connection.start("read x; echo $x")
     before = len(vm.sent)
     eventually(lambda: bytes(vm.sent[before:]).count(b" alive ") > 5, "no sign of life")
-    channel.send(b"on\n", timeout_seconds=30)
+    channel.send(b"on\n", timeout_seconds=60)
     assert read_all(channel) == b"on\n"
 
 
@@ -276,7 +282,7 @@ def test_t16_terminal_restored(serial: Start, attach: Attach) -> None:
     assert vm.settings != before
     data = bytes(range(256)) * 100
     channel = connection.start("cat")
-    channel.send(data, timeout_seconds=30)
+    channel.send(data, timeout_seconds=60)
     channel.end_input()
     assert read_all(channel) == data
     connection.close()
@@ -328,10 +334,11 @@ def test_t16_locked_by_another_program(serial: Start, attach: Attach) -> None:
     assert not vm.sent
 
 
-def test_t16_socket_in_use(serial: Start, attach: Attach) -> None:
+def test_t16_socket_in_use(serial: Start, attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
     """QEMU's socket takes one: while somebody has it, exit 8, without a wait for an answer that never comes."""
     vm = serial()
     first = attach(vm)
+    monkeypatch.setattr(_line, "_HANG_UP_SECONDS", 0.0)
     with pytest.raises(Busy, match="in use by another program"):
         attach(vm)
     assert said(first, "echo on") == b"on\n"
@@ -343,10 +350,10 @@ def test_t16_only_what_was_asked_for(serial: Start, attach: Attach) -> None:
     connection = attach(vm)
     seen = bytes(vm.said) + bytes(vm.sent)
     channel = connection.start("cat; cat >&2; exit 7")
-    channel.send(seen, timeout_seconds=30)
+    channel.send(seen, timeout_seconds=60)
     channel.end_input()
     assert read_all(channel) == seen
-    assert channel.wait(timeout_seconds=30) == 7
+    assert channel.wait(timeout_seconds=60) == 7
 
 
 def test_an_echo_that_comes_back(serial: Start, attach: Attach) -> None:
@@ -360,7 +367,7 @@ def test_an_echo_that_comes_back(serial: Start, attach: Attach) -> None:
 
     vm.up = up
     channel = connection.start("wc -c")
-    channel.send(b"x" * 20000, timeout_seconds=30)
+    channel.send(b"x" * 20000, timeout_seconds=60)
     channel.end_input()
     assert read_all(channel).strip() == b"20000"
 
@@ -444,7 +451,7 @@ def test_busybox_alone(serial: Start, attach: Attach, tmp_path: Path) -> None:
     data = os.urandom(20000)
     channel.send(data, timeout_seconds=60)
     channel.end_input()
-    assert (read_all(channel), channel.wait(timeout_seconds=30)) == (data, 4)
+    assert (read_all(channel), channel.wait(timeout_seconds=60)) == (data, 4)
 
 
 # ---- the host's side ------------------------------------------------------------------------------------------------

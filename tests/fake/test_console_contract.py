@@ -14,7 +14,7 @@ from tests.fake.conftest import read_all
 from tests.fake.contract import Contract
 from tests.fake.serialvm import PROMPT, SHELLS, SerialVM
 from vmproxy.model import Target
-from vmproxy.transports import SshOptions, console
+from vmproxy.transports import SshOptions, _line, console
 from vmproxy.transports.console import ConsoleConnection
 
 LogIn = Callable[..., ConsoleConnection]
@@ -29,8 +29,9 @@ def machine() -> Iterator[SerialVM]:
 
 
 @pytest.fixture
-def log_in(machine: SerialVM) -> Iterator[LogIn]:
+def log_in(machine: SerialVM, monkeypatch: pytest.MonkeyPatch) -> Iterator[LogIn]:
     """Attach to it; one at a time has the line, so the last one lets go."""
+    monkeypatch.setattr(_line, "_HANG_UP_SECONDS", 60.0)
     running: list[ConsoleConnection] = []
 
     def start(_port: int, *, target: object = None, first: str = "") -> ConsoleConnection:
@@ -120,7 +121,7 @@ class Interleaved:
 def open_line() -> Iterator[tuple[SerialVM, ConsoleConnection]]:
     """A VM and one connection for all examples; what is broken is asked for again after a short while."""
     before, console._AGAIN_SECONDS = console._AGAIN_SECONDS, 0.1
-    vm = SerialVM("dash", program=SHELLS["dash"])
+    vm = SerialVM("dash", program=SHELLS["dash"], ready=PROMPT.encode())
     target = Target(name="console:x", provider="console", transport="console", line=vm.path)
     connection = console.connect(target, options=SshOptions(connect_timeout_seconds=60))
     yield vm, connection
