@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -53,8 +54,8 @@ def by_line(line: SerialVM, vmproxy: Vmproxy) -> Vmproxy:
 
 
 def begin(vmproxy: Vmproxy) -> subprocess.Popen[bytes]:
-    """An apply that a test will end while Docker is being restarted."""
-    vmproxy.machine.run("mkdir -p /run/lab/stub; echo 3 > /run/lab/stub/slow-start")
+    """An apply that a test will end while Docker is being restarted, which lasts until :func:`let_go`."""
+    vmproxy.machine.run("mkdir -p /run/lab/stub; touch /run/lab/stub/hold")
     return subprocess.Popen(
         vmproxy.argv("apply", *vmproxy.vm_words, "--no-verify", "--no-check"),
         env=vmproxy.environ,
@@ -64,9 +65,19 @@ def begin(vmproxy: Vmproxy) -> subprocess.Popen[bytes]:
     )
 
 
+def let_go(machine: NamespaceVM) -> None:
+    """Docker's restart goes on."""
+    machine.path("/run/lab/stub/hold").unlink(missing_ok=True)
+
+
 def written(machine: NamespaceVM) -> bool:
     """Whether the change has begun."""
     return machine.path(PROFILE).exists() and machine.path(BOOTLOCAL).exists()
+
+
+def restarts(machine: NamespaceVM) -> bool:
+    """Whether the change is as far as Docker's restart."""
+    return written(machine) and machine.path("/run/vmproxy/work/restart.log").exists()
 
 
 def left(machine: NamespaceVM) -> bytes:
@@ -103,8 +114,10 @@ def test_ctrl_c_puts_everything_back(by_line: Vmproxy, base: Base) -> None:
     machine = base.machine
     before = state(machine)
     with begin(by_line) as process:
-        until(lambda: written(machine), "the change has begun", 60)
+        until(lambda: restarts(machine), "the change has begun", 60)
         process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        let_go(machine)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 130, (out, err)
     assert err.decode().count("vmproxy: error: ") == 1, err
@@ -120,8 +133,9 @@ def test_a_client_that_is_killed(by_line: Vmproxy, base: Base) -> None:
     machine = base.machine
     before = state(machine)
     with begin(by_line) as process:
-        until(lambda: written(machine), "the change has begun", 60)
+        until(lambda: restarts(machine), "the change has begun", 60)
         process.kill()
+    let_go(machine)
     until(lambda: is_back(machine, before), "everything is put back", 120)
     until(lambda: left(machine) == b"", "the far end is gone", 60)
     ran = by_line.status()
@@ -136,12 +150,15 @@ def test_a_line_that_dies_in_the_middle(
     state is left; and the VM puts everything back."""
     machine = base.machine
     before = state(machine)
-    machine.run("mkdir -p /run/lab/stub; echo 3 > /run/lab/stub/slow-start")
+    machine.run("mkdir -p /run/lab/stub; touch /run/lab/stub/hold")
 
     def die(_event: Event) -> None:
-        if written(machine) and how == "hang-up":
+        if not written(machine):
+            return
+        let_go(machine)
+        if how == "hang-up":
             line.hang_up()
-        elif written(machine):
+        else:
             line.down = lambda _data: b""
             monkeypatch.setattr(console, "GONE_SECONDS", 6)  # not before: until then it has to hold, whatever stalls
 

@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -259,7 +258,7 @@ def test_f28_ctrl_c_at_every_step_puts_everything_back(world: World) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_f28_f29_a_signal_in_the_middle_puts_everything_back(world: World, number: signal.Signals, code: int) -> None:
     """Ctrl-C (and TERM, HUP) at the restart, the longest step: put back, said in one line, 128+n."""
-    world.machine.run("mkdir -p /run/lab/stub; echo 3 > /run/lab/stub/slow-start")
+    world.machine.run("mkdir -p /run/lab/stub; touch /run/lab/stub/hold")
     try:
         process = subprocess.Popen(
             world.vmproxy.argv("apply", *world.vmproxy.vm_words, "--no-verify", "--no-check", "--json"),
@@ -268,14 +267,16 @@ def test_f28_f29_a_signal_in_the_middle_puts_everything_back(world: World, numbe
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        until(lambda: world.machine.path(PROFILE).read_bytes() != OLD_PROFILE, "the profile is written", 60)
-        time.sleep(0.2)
+        until(world.machine.path("/run/vmproxy/work/restart.log").exists, "Docker is restarted", 60)
+        assert world.machine.path(PROFILE).read_bytes() != OLD_PROFILE
         process.send_signal(number)
         # A second one while it puts back is held.
-        threading.Timer(0.5, process.send_signal, (number,)).start()
-        out, err = process.communicate(timeout=90)
+        time.sleep(0.5)
+        process.send_signal(number)
+        world.machine.run("rm -f /run/lab/stub/hold")
+        out, err = process.communicate(timeout=120)
     finally:
-        world.machine.run("rm -f /run/lab/stub/slow-start")
+        world.machine.run("rm -f /run/lab/stub/hold")
     world.settle()
     until(lambda: daemon_pid(world.machine) > 0, "Docker runs", 60)
     assert process.returncode == code, (out, err)
@@ -303,7 +304,7 @@ def test_a_signal_while_docker_is_asked_whether_it_is_up(world: World) -> None:
     def hung() -> list[str]:
         return machine.run(_HUNG).stdout.decode().split()
 
-    machine.run("mkdir -p /run/lab/stub; echo 2 > /run/lab/stub/slow-start")
+    machine.run("mkdir -p /run/lab/stub; touch /run/lab/stub/hold")
     try:
         process = subprocess.Popen(
             world.vmproxy.argv("apply", *world.vmproxy.vm_words, "--no-verify", "--no-check"),
@@ -313,14 +314,14 @@ def test_a_signal_while_docker_is_asked_whether_it_is_up(world: World) -> None:
             stderr=subprocess.PIPE,
         )
         until(lambda: machine.path("/run/vmproxy/work/restart.log").exists(), "Docker is restarted", 60)
-        machine.run("touch /run/lab/stub/hang")
+        machine.run("touch /run/lab/stub/hang; rm /run/lab/stub/hold")
         until(lambda: bool(hung()), "Docker is asked", 60)
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
         machine.run("rm -f /run/lab/stub/hang; kill " + " ".join(hung()))
-        out, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=120)
     finally:
-        machine.run("rm -f /run/lab/stub/hang /run/lab/stub/slow-start")
+        machine.run("rm -f /run/lab/stub/hang /run/lab/stub/hold")
     world.settle()
     until(lambda: daemon_pid(machine) > 0, "Docker runs", 60)
     assert process.returncode == 130, (out, err)

@@ -166,7 +166,8 @@ def test_f60_docker_restarted_between_the_look_and_the_lock(base: Base, vmproxy:
     Docker has its environment in the end."""
     assert vmproxy.tell(converge.apply, check=False, verify=False).ok
     base.machine.run(f"rm {PROFILE}")  # the daemon still has its environment: files differ, no restart is due
-    restart = 'env -i PATH="$PATH" setsid /etc/init.d/docker restart </dev/null >/dev/null 2>&1 9>&-; sleep 0.5'
+    restart = 'env -i PATH="$PATH" setsid /etc/init.d/docker restart </dev/null >/dev/null 2>&1 9>&-'
+    restart += "; until docker version; do sleep 0.1; done >/dev/null 2>&1 9>&-"
     once = f"[ -e /run/restarted ] || {{ : >/run/restarted; {restart}; }}"
     shim(base.machine, "flock", f'{once}; exec /usr/bin/flock "$@"')
     assert vmproxy.tell(converge.apply, check=False, verify=False).ok
@@ -185,9 +186,9 @@ def test_t14_the_lock_is_not_the_daemons(base: Base, vmproxy: Vmproxy, kind: str
 def test_a_run_at_work_has_left_nothing_behind(base: Base, vmproxy: Vmproxy, kind: str) -> None:
     """``status`` in the middle of another run's change: that run's work directory and files are not called left over;
     those of one that was killed are."""
-    switch = base.machine.path("/run/lab/stub/slow-start")
+    switch = base.machine.path("/run/lab/stub/hold")
     switch.parent.mkdir(parents=True, exist_ok=True)
-    switch.write_text("2\n")
+    switch.touch()
     process = subprocess.Popen(
         vmproxy.argv("apply", *vmproxy.vm_words, *QUIET),
         env=vmproxy.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -197,11 +198,12 @@ def test_a_run_at_work_has_left_nothing_behind(base: Base, vmproxy: Vmproxy, kin
         ran = vmproxy.status()
         assert base.machine.path("/run/vmproxy/work").exists()
         assert "/run/vmproxy/work" not in ran.all and ".vmproxy-" not in ran.all, ran
-        out, err = process.communicate(timeout=60)
+        switch.unlink()
+        out, err = process.communicate(timeout=100)
         assert process.returncode == 0, (out, err)
     finally:
+        switch.unlink(missing_ok=True)
         stop(process)
-        switch.unlink()
     owner = {"flock": LOCK, "mkdir": f"{HELD}/owner"}[kind]
     place = owner.rpartition("/")[0]
     dead = "999999 $(cat /proc/sys/kernel/random/boot_id)"
@@ -215,9 +217,9 @@ def test_a_run_at_work_has_left_nothing_behind(base: Base, vmproxy: Vmproxy, kin
 def test_nothing_to_do_is_not_said_of_another_runs_unfinished_work(base: Base, vmproxy: Vmproxy) -> None:
     """A second apply while the first is at work waits for its end: interrupted, the first puts all back, and the second
     does the job; one that may not wait is exit 8."""
-    switch = base.machine.path("/run/lab/stub/slow-start")
+    switch = base.machine.path("/run/lab/stub/hold")
     switch.parent.mkdir(parents=True, exist_ok=True)
-    switch.write_text("3\n")
+    switch.touch()
     first = subprocess.Popen(
         vmproxy.argv("apply", *vmproxy.vm_words, *QUIET),
         env=vmproxy.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -226,11 +228,14 @@ def test_nothing_to_do_is_not_said_of_another_runs_unfinished_work(base: Base, v
         until(base.machine.path(PROFILE).exists, "the profile is written")
         refused(vmproxy.apply(*QUIET, "--lock-timeout", "0"), 8, "another vmproxy run")
         first.send_signal(signal.SIGINT)
+        late = threading.Timer(1.5, switch.unlink)  # the second one is at the lock by then, or comes to it later
+        late.start()
         second = vmproxy.apply(*QUIET)
-        first.communicate(timeout=60)
+        late.join()
+        first.communicate(timeout=100)
         assert first.returncode == 130
         assert (second.code, "nothing to do" in second.all) == (0, False), second
     finally:
+        switch.unlink(missing_ok=True)
         stop(first)
-        switch.unlink()
     assert vmproxy.status().code == 0
