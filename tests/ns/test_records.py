@@ -21,6 +21,7 @@ from tests.ns.story import (
     host_proxy,
     ours,
     reset,
+    until,
 )
 
 # What docker-machine's boot2docker provisioner writes: the whole file, for TLS on 2376.
@@ -237,6 +238,7 @@ def test_docker_machine_rewriting_profile_is_drift_and_apply_converges(vmproxy: 
     assert "intra.example" in environment["no_proxy"]
     machine.path(PROFILE).write_bytes(MACHINE_PROFILE)
     machine.run("/etc/init.d/docker restart")
+    until(lambda: daemon_pid(machine) != 0, "the stub runs")
     status = vmproxy.status()
     assert status.code == 1, status
     assert f"{PROFILE}: our block is missing" in status.out

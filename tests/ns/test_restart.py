@@ -88,7 +88,9 @@ def test_f47_a_daemon_that_does_not_stop_is_left_running(vmproxy: Vmproxy) -> No
     """Docker does not stop: exit 7, no second daemon, the old one runs on as before, and that is said."""
     machine = vmproxy.machine
     switch(machine, "fail-stop")
-    machine.run("kill -KILL $(cat /var/run/docker.pid); /etc/init.d/docker start")
+    machine.run("kill -KILL $(cat /var/run/docker.pid)")
+    until(lambda: daemon_pid(machine) == 0, "the stub has ended")
+    machine.run("/etc/init.d/docker start")
     until(lambda: daemon_pid(machine) != 0, "the stub runs")
     # Nobody has to see the seconds pass, but the six that the question is given.
     shim(machine, "sleep", '[ "$1" = 6 ] || set -- 0.05; exec /bin/sleep "$1"')
