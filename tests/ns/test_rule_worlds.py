@@ -8,13 +8,14 @@ from __future__ import annotations
 import fcntl
 import re
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from tests.lab.nsvm import NamespaceVM
-from tests.ns.story import BOOTLOCAL, DATA, Vmproxy, dump, files, foreign, host_proxy, ours, reset, settled, shim
+from tests.ns.story import BOOTLOCAL, DATA, Vmproxy, dump, files, foreign, host_proxy, ours, reset, settled, shim, until
 from tests.ns.test_invariants import FOREIGN
 
 
@@ -234,15 +235,27 @@ def test_f19_a_table_that_fails_behind_one_that_was_written(
 
 @pytest.mark.parametrize("booted", ["legacy"], indirect=True)
 def test_f13_a_lock_that_is_soon_free_is_waited_for(world: World) -> None:
-    """Another program holds the xtables lock for three seconds: apply waits and succeeds."""
+    """Another program holds the xtables lock when apply comes to it, and a second more: apply waits and succeeds."""
+    there = world.machine.path("/run/there")
+    name = "iptables-legacy-restore"
+    shim(world.machine, name, f'touch /run/there; exec /usr/sbin/{name} "$@"')
+    order = []
     with world.machine.path("/run/xtables.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        timer = threading.Timer(3.0, fcntl.flock, (lock, fcntl.LOCK_UN))
-        timer.start()
+
+        def release() -> None:
+            until(there.exists, "apply comes to the lock")
+            time.sleep(1)
+            order.append("released")
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+        other = threading.Thread(target=release)
+        other.start()
         ran = world.vmproxy.apply("--no-verify")
-        timer.join()
+        order.append("applied")
+        other.join()
     assert ran.code == 0, ran
-    assert ran.seconds > 3.0
+    assert order == ["released", "applied"]
     assert world.vmproxy.status().code == 0
 
 
