@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import paramiko
@@ -207,6 +208,41 @@ def test_lost_connection_is_no_end_of_output(
         channel.send(b"x", timeout_seconds=60)
     channel.end_input()
     channel.close()
+
+
+@pytest.mark.parametrize("jump", ["", "guard@127.0.0.1:{}"], ids=["directly", "through a jump host"])
+def test_lost_connection_is_none_however_late_the_library_says_it(
+    log_in: Callable[..., Any],
+    serve: Callable[..., Any],
+    relay: Callable[..., Any],
+    keys: Keys,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    jump: str,
+) -> None:
+    """It ends the channels first, and its thread may get no turn for a while before it ends the connection."""
+    ended, go_on = threading.Event(), threading.Event()
+    unlink = paramiko.Channel._unlink  # type: ignore[attr-defined]
+
+    def slowly(channel: paramiko.Channel) -> None:
+        unlink(channel)
+        ended.set()
+        go_on.wait(60)
+
+    (tmp_path / "ssh_config").write_text(f"Host *\n IdentityFile {keys.path('ed25519')}\n IdentitiesOnly yes\n")
+    vm = serve(forward=True)
+    between = relay((serve(forward=True) if jump else vm).port)
+    way = {"jump": jump.format(between.port), "ssh_config": str(tmp_path / "ssh_config")} if jump else {}
+    channel = log_in(vm.port if jump else between.port, **way).start("echo one; read x")
+    assert channel.receive(timeout_seconds=60) == b"one\n"
+    monkeypatch.setattr(paramiko.Channel, "_unlink", slowly)
+    try:
+        between.cut()
+        with pytest.raises(LostContact):
+            channel.receive(timeout_seconds=60)
+        assert ended.is_set()
+    finally:
+        go_on.set()
 
 
 def test_start_on_a_lost_connection(

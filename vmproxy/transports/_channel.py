@@ -32,6 +32,19 @@ def shut(transport: paramiko.Transport, sock: socket.socket | Passage) -> None:
     sock.close()
 
 
+def _is_at_its_end(sock: socket.socket | Passage) -> bool:
+    """Whether the other side, or we, closed it, and all that came was read. paramiko ends the channels of a lost
+    connection before the connection, so that a reader which gets no turn for a while would not look ended."""
+    if not isinstance(sock, socket.socket):
+        return sock.at_its_end
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)  # it has a time limit of paramiko's, of 0.1 s
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
 class _Guard(contextlib.AbstractContextManager["_Guard"]):
     """Ends the connection when the block takes too long: paramiko has writes and waits without a limit."""
 
@@ -146,9 +159,9 @@ class SshConnection:
         return channel.closed if known is None else known.get(channel.get_id()) is None
 
     def _ended(self) -> bool:
-        """Whether the connection itself is gone (its reader has ended, or is about to)."""
+        """Whether the connection itself is gone (its reader has ended, or is about to, however long it takes)."""
         self._transport.join(0.2)
-        return not self._transport.is_alive() or not self._transport.is_active()
+        return not self._transport.is_alive() or not self._transport.is_active() or _is_at_its_end(self._socket)
 
 
 class SshChannel:

@@ -31,6 +31,11 @@ class Passage:
     def _closed(self) -> bool:  # paramiko looks for this word of socket.socket's
         return self._channel.closed
 
+    @property
+    def at_its_end(self) -> bool:
+        """Whether it was closed, by whatever side, and all that came was read."""
+        return bool(self._channel.closed or self._channel.eof_received) and not self._channel.recv_ready()
+
     def close(self) -> None:
         """Close; safe to call twice."""
         with contextlib.suppress(OSError, EOFError):
