@@ -24,7 +24,7 @@ from typing import Any
 from vmproxy.cache.limits import CacheSettings, Limits
 from vmproxy.cache.server import Proxy
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 LOOPBACK = ip_network("127.0.0.0/8")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cacheworld import Origin, fetch, origin
+from tests.unit.cacheworld import Origin, fetch, free_port, origin
 from tests.unit.schema import problems
 from vmproxy.cache.run import make_settings, parse_size
 from vmproxy.cache.stats import Stats
@@ -36,8 +35,7 @@ def vmproxy(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
 @contextmanager
 def serving(directory: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
     """The command in the foreground, and where it listens."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "vmproxy", "cache", "serve", "--dir", str(directory), "--port", str(port), *words]
     with subprocess.Popen(
         [*command, "--allow-target", "127.0.0.0/8"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
@@ -85,7 +83,7 @@ def test_it_serves_says_what_it_saved_and_ends_on_a_signal(tmp_path: Path, serve
         assert not problems(document, "result")
         assert (document["changed"], document["purged"]["entries"]) == (True, 1)
         process.send_signal(signal.SIGTERM)
-        _out, log = process.communicate(timeout=30)
+        _out, log = process.communicate(timeout=60)
         assert process.returncode == 0
     assert "geheim" not in log + text
     assert "/a?… hits" in log
@@ -102,15 +100,15 @@ def test_it_goes_on_after_kill_9_and_curl_is_served(tmp_path: Path, server: Orig
     with serving(tmp_path / "c") as (process, address):
         fetch(address, url)
         process.kill()
-        process.wait(30)
+        process.wait(60)
     with serving(tmp_path / "c", "--json") as (process, address):
         got = subprocess.run(
-            ["curl", "-sS", "-x", f"http://{address[0]}:{address[1]}", url], capture_output=True, check=True, timeout=30
+            ["curl", "-sS", "-x", f"http://{address[0]}:{address[1]}", url], capture_output=True, check=True, timeout=60
         )
         assert got.stdout == b"k" * 70_000
         assert server.hits["/killed"] == 1
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import http.client
 import io
 import random
 import socket
-import threading
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.cacheworld import WAIT_SECONDS, fetch, open_files, origin, proxy, settings, talk
-from tests.unit.test_cache_faults import raw_origin
+from tests.unit.test_cache_faults import raw_origin, until
 from tests.unit.test_cache_message import SMUGGLING
 from vmproxy.cache.message import (
     CHUNKED,
@@ -186,11 +185,7 @@ def test_p15_broken_requests_sent_to_the_proxy(tmp_path: Path, monkeypatch: pyte
         assert not [line for line in running.log if line.startswith("bug")]
         assert fetch(running.address, url).body == b"x" * 100
         running.do(running.proxy.origins.close_kept)
-        for _turn in range(400):
-            if open_files() <= before:
-                break
-            threading.Event().wait(0.05)
-        assert open_files() <= before
+        until(lambda: open_files() <= before)
 
 
 def test_p15_broken_answers_of_an_origin(tmp_path: Path) -> None:

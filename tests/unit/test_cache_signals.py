@@ -21,7 +21,7 @@ from vmproxy.cache.control import Control
 from vmproxy.errors import LostContact, NotPermitted
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 
 def put_sleeper(directory: Path) -> tuple[Path, Path]:

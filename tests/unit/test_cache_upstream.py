@@ -66,7 +66,7 @@ def upstream() -> Iterator[tuple[LabProxy, Origin, int]]:
 
         def dial(host: str, port: int) -> socket.socket:
             assert host == "far.example"
-            return socket.create_connection(("127.0.0.1", port), timeout=20)
+            return socket.create_connection(("127.0.0.1", port), timeout=60)
 
         with LabProxy(listening, mode="auth", credentials=CREDENTIALS, dial=dial) as parent:
             yield parent, server, echo
@@ -103,7 +103,7 @@ def test_connect_goes_through_the_upstream(chain: Chain) -> None:
     """The tunnel carries bytes as they are; a CONNECT that the upstream cannot make is a 502 or 503."""
     chain.parent.forget()
     ask = f"CONNECT far.example:{chain.echo} HTTP/1.1\r\nHost: far.example:{chain.echo}\r\n\r\n".encode()
-    with socket.create_connection(chain.running.address, timeout=20) as client:
+    with socket.create_connection(chain.running.address, timeout=60) as client:
         client.sendall(ask)
         answer = b""
         while b"\r\n\r\n" not in answer:
