@@ -113,7 +113,7 @@ def test_f62_a_unit_s_script_ends_as_the_rules_do(shell: list[str], tmp_path: Pa
     ends, said = [], []
     for bad in ("nothing", "*nat", "-A FORWARD"):
         path = {"PATH": f"{tmp_path}:/usr/bin:/bin", "OUT": str(tmp_path), "BAD": bad}
-        ran = subprocess.run([*shell, "-c", script], env=path, capture_output=True, timeout=30, check=False)
+        ran = subprocess.run([*shell, "-c", script], env=path, capture_output=True, timeout=60, check=False)
         ends.append(ran.returncode)
         said.append(b"rules are in place" in ran.stdout)
     assert (ends, said) == ([0, 1, 1], [True, False, False])
@@ -146,7 +146,7 @@ def test_f62_what_the_last_pass_makes_is_in_place(
     blocks = {wish.path: wish for wish in systemd.render(_order("172.17.0.1"), Facts())}
     path = {"PATH": f"{tmp_path}:/usr/bin:/bin", "OUT": str(tmp_path), "FAILING": str(failing), "BAD": bad}
     script = _SLEEP + blocks[systemd.SCRIPT].payload
-    ran = subprocess.run([*shell, "-c", script], env=path, capture_output=True, timeout=30, check=False)
+    ran = subprocess.run([*shell, "-c", script], env=path, capture_output=True, timeout=60, check=False)
     said = ran.stdout.decode().splitlines()
     assert (ran.returncode, (tmp_path / "tries").read_text().count("again")) == (end, tries)
     assert said.count("vmproxy: rules are in place") == (0 if end else 1)
@@ -174,4 +174,4 @@ def _run(
     blocks = boot2docker.render(_order(address), Facts())
     script = functions + blocks[0].payload.replace(b"/var/log/vmproxy.log", bytes(place / "log")).removesuffix(b" &\n")
     path = {"PATH": f"{place}:/usr/bin:/bin", "OUT": str(place)}
-    return subprocess.run([*shell, "-c", script], env=path, capture_output=True, timeout=30, check=False)
+    return subprocess.run([*shell, "-c", script], env=path, capture_output=True, timeout=60, check=False)

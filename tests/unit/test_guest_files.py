@@ -265,7 +265,7 @@ def test_upstarts_job_is_whole(tmp_path: Path) -> None:
     script, _, tail = rest.partition("end script\n")
     assert "start on started docker\ntask\n" in head
     assert tail == "# <<< vmproxy\n"
-    checked = subprocess.run(["sh", "-n"], input=script, text=True, capture_output=True, timeout=30, check=False)
+    checked = subprocess.run(["sh", "-n"], input=script, text=True, capture_output=True, timeout=60, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
@@ -284,7 +284,7 @@ def _sourced(place: Path, *shell: str) -> dict[str, str]:
     """The environment that a child of the shell has once the file is sourced; nothing else may run."""
     script = f". {place}; exec env -0"
     path = {"PATH": "/usr/bin:/bin", "HOME": "/nowhere"}
-    ran = subprocess.run([*shell, "-c", script], env=path, capture_output=True, timeout=30, check=False)
+    ran = subprocess.run([*shell, "-c", script], env=path, capture_output=True, timeout=60, check=False)
     assert (ran.returncode, ran.stderr) == (0, b"")
     pairs = (item.partition(b"=") for item in ran.stdout.split(b"\0") if item)
     return {os.fsdecode(name): value.decode() for name, _, value in pairs}

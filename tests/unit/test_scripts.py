@@ -31,7 +31,7 @@ def test_they_parse(name: str, words: tuple[str, ...]) -> None:
     """`sh -n` in dash, busybox ash, bash."""
     others = {"reach": shell._text("reach.sh"), "loader": shell.AS_USER, "root loader": shell.AS_ROOT}
     text = others[name] if name in others else SCRIPTS[name]()
-    done = subprocess.run([*words, "-n"], input=text.encode(), capture_output=True, timeout=20, check=False)
+    done = subprocess.run([*words, "-n"], input=text.encode(), capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
@@ -59,7 +59,7 @@ def test_the_loader_reads_not_one_byte_too_many(words: tuple[str, ...], payload:
     """What follows the length-prefixed script on stdin is the script's data, to the byte."""
     script = b"cat\n"
     stdin = str(len(script)).encode() + b"\n" + script + payload
-    done = subprocess.run([*words, shell.AS_USER], input=stdin, capture_output=True, timeout=20, check=False)
+    done = subprocess.run([*words, shell.AS_USER], input=stdin, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, payload), done.stderr
 
 

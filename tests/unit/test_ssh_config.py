@@ -341,7 +341,7 @@ def test_as_openssh_reads_it(text: str, alias: str, tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text(text.replace("{directory}", str(tmp_path)))
     argv = ["ssh", "-G", "-F", str(config), alias]
-    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=10)
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60)
     theirs = dict(row.split(" ", 1) for row in done.stdout.splitlines() if " " in row)
     person = Person(home=str(tmp_path), user=theirs["user"] if "User" not in text else "me")
     ours = lookup(alias, user="", port=0, ssh_config=str(config), person=person)
