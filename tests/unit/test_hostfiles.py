@@ -469,11 +469,12 @@ def test_what_a_killed_run_left_is_cleared_by_the_next(path: Path) -> None:
 def test_two_runs_take_turns(path: Path) -> None:
     """Twenty runs at once that read and append: no word is lost."""
     words = [b"<%d>" % number for number in range(20)]
-    threads = [threading.Thread(target=hostfiles.change, args=(str(path), add(word))) for word in words]
+    limit = {"lock_timeout_seconds": 300.0}
+    threads = [threading.Thread(target=hostfiles.change, args=(str(path), add(word)), kwargs=limit) for word in words]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
     assert all(path.read_bytes().count(word) == 1 for word in words)
     assert only(path.parent, path.name)
 
