@@ -71,7 +71,7 @@ def evaluated(shell: tuple[str, ...], script: bytes, cwd: Path) -> dict[str, str
 
 
 @shells
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(values=st.lists(VALUES, min_size=1, max_size=40))
 def test_p4_shells_read_back_exactly_the_value(shell: tuple[str, ...], values: list[str], tmp_path: Path) -> None:
     """Every value that is accepted arrives as it is, no other variable is set and no command runs."""
