@@ -29,7 +29,7 @@ def sweep() -> None:
                 continue
             if parent.is_relative_to(CGROUPS):
                 with contextlib.suppress(LabError):
-                    remove_groups([path], seconds=1.0)
+                    remove_groups([path], seconds=5.0)
             else:
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -66,7 +66,7 @@ def make_groups(name: str) -> list[Path]:
     return groups
 
 
-def remove_groups(groups: list[Path], seconds: float = 10.0) -> None:
+def remove_groups(groups: list[Path], seconds: float = 60.0) -> None:
     """Remove control groups from the leaves up, once the kernel has buried their processes. Raises LabError."""
     limit = time.monotonic() + seconds
     for group in groups:

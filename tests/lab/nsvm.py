@@ -138,10 +138,10 @@ class NamespaceVM:
         if self._holder:
             # It ends by itself once it has seen its child's end, and so leaves no zombie to somebody else.
             try:
-                self._holder.wait(timeout=10 if self.pid else 0)
+                self._holder.wait(timeout=60 if self.pid else 0)
             except subprocess.TimeoutExpired:
                 self._holder.kill()
-                self._holder.wait(timeout=10)
+                self._holder.wait(timeout=60)
         self._holder, self.pid = None, 0
         remove_groups(self._groups)
 
@@ -191,7 +191,7 @@ class NamespaceVM:
         user: str = "root",
         stdin: bytes = b"",
         check: bool = True,
-        seconds: float = 60.0,
+        seconds: float = 120.0,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run words, or a script by /bin/sh, in the VM. With ``check`` a failing command raises LabError."""
         words = ["sh", "-c", command] if isinstance(command, str) else list(command)
@@ -203,24 +203,24 @@ class NamespaceVM:
         return self._command([*enter, "sh", "-c", _JOIN, "sh", *words], stdin, check, seconds, HOME=home, USER=user)
 
     def host(
-        self, argv: Sequence[str], *, stdin: bytes = b"", check: bool = True, seconds: float = 30.0
+        self, argv: Sequence[str], *, stdin: bytes = b"", check: bool = True, seconds: float = 60.0
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a program of this machine in the host's network (10.0.2.2)."""
         return self._beside(self.surroundings.host, argv, stdin=stdin, check=check, seconds=seconds)
 
     def lan(
-        self, argv: Sequence[str], *, stdin: bytes = b"", check: bool = True, seconds: float = 30.0
+        self, argv: Sequence[str], *, stdin: bytes = b"", check: bool = True, seconds: float = 60.0
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a program of this machine in the LAN neighbour's network (192.168.99.1)."""
         return self._beside(self.surroundings.lan, argv, stdin=stdin, check=check, seconds=seconds)
 
     def outside(
-        self, argv: Sequence[str], *, stdin: bytes = b"", check: bool = True, seconds: float = 30.0
+        self, argv: Sequence[str], *, stdin: bytes = b"", check: bool = True, seconds: float = 60.0
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a program of this machine in the outside host's network (203.0.113.9)."""
         return self._beside(self.surroundings.outside, argv, stdin=stdin, check=check, seconds=seconds)
 
-    def docker(self, *words: str, check: bool = True, seconds: float = 60.0) -> str:
+    def docker(self, *words: str, check: bool = True, seconds: float = 120.0) -> str:
         """``docker …`` in the VM; its stdout without the last newline."""
         return self.run(["docker", *words], check=check, seconds=seconds).stdout.decode().rstrip("\n")
 
@@ -229,7 +229,7 @@ class NamespaceVM:
         self.run('env -i PATH="$PATH" setsid /etc/init.d/docker start </dev/null >/dev/null 2>&1')
         self.wait_for_docker()
 
-    def wait_for_docker(self, seconds: float = 40.0) -> None:
+    def wait_for_docker(self, seconds: float = 120.0) -> None:
         """Until dockerd answers a ping on its socket."""
         self._until(self._pings, "dockerd", seconds)
 
@@ -251,7 +251,7 @@ class NamespaceVM:
     # Inside.
 
     def _beside(
-        self, network: int, argv: Sequence[str], *, stdin: bytes = b"", check: bool = True, seconds: float = 30.0
+        self, network: int, argv: Sequence[str], *, stdin: bytes = b"", check: bool = True, seconds: float = 60.0
     ) -> subprocess.CompletedProcess[bytes]:
         return self._command([*self.surroundings.argv(network), *argv], stdin, check, seconds, **os.environ)
 
@@ -265,7 +265,7 @@ class NamespaceVM:
             raise LabError(f"{argv[-4:]} ended with {done.returncode}: {done.stderr[-2000:].decode(errors='replace')}")
         return done
 
-    def _until(self, holds: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    def _until(self, holds: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
         limit = time.monotonic() + seconds
         while not holds():
             if time.monotonic() > limit or (self._holder and self._holder.poll() is not None):
