@@ -60,12 +60,13 @@ def test_closing_server_says_nothing() -> None:
 
 def test_silent_server_is_ended_by_close() -> None:
     """A server that never answers keeps the line open until it is closed."""
-    with serve("silent") as proxy, socket.create_connection(("127.0.0.1", proxy.port), timeout=0.2) as connection:
+    with serve("silent") as proxy, socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as connection:
         connection.sendall(CONNECT)
+        connection.settimeout(0.2)
         with pytest.raises(TimeoutError):
             connection.recv(1)
         proxy.close()
-        connection.settimeout(10)
+        connection.settimeout(20)
         assert connection.recv(1) == b""
 
 
