@@ -28,7 +28,8 @@ T = TypeVar("T")
 
 _SERIAL = itertools.count()
 _CLONE_NEWNET = 0x40000000
-_WAIT_SECONDS = 0.7
+_CONNECT_SECONDS = 0.7
+_WAIT_SECONDS = 60.0
 
 LINKS = {
     "host": ("eth0", "10.0.2.15", "10.0.2.2"),
@@ -49,7 +50,7 @@ br-lan is no bridge of Docker's: a LAN of the site's, whose name looks like one.
 
 def run(*argv: str, data: bytes | None = None) -> bytes:
     """One program of this machine; its stdout. Raises with what it said."""
-    done = subprocess.run(argv, input=data, capture_output=True, check=False, timeout=20)
+    done = subprocess.run(argv, input=data, capture_output=True, check=False, timeout=120)
     if done.returncode:
         raise AssertionError(f"{argv}: {done.returncode}: {done.stderr.decode(errors='replace')}")
     return done.stdout
@@ -87,7 +88,7 @@ class Nets:
         for thread in self._threads:
             thread.join(5)
         for name in self._names:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=20)
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=120)
 
     def inside(self, machine: str, *argv: str, data: bytes | None = None) -> bytes:
         """A program in one machine's network."""
@@ -99,18 +100,19 @@ class Nets:
 
     def restore(self, text: bytes) -> None:
         """Carry out restore text as commit.sh does."""
-        self.inside("vm", f"iptables-{self.variant}-restore", "-w", "5", "--noflush", data=text)
+        self.inside("vm", f"iptables-{self.variant}-restore", "-w", "60", "--noflush", data=text)
 
     def iptables(self, words: str) -> None:
         """One iptables command in the VM."""
-        self.inside("vm", f"iptables-{self.variant}", "-w", "5", *words.split())
+        self.inside("vm", f"iptables-{self.variant}", "-w", "60", *words.split())
 
     def ask(self, machine: str, address: str, port: int) -> str:
         """What a client on a machine gets from address:port; "" where there is no connection."""
 
         def client() -> str:
             try:
-                with socket.create_connection((address, port), _WAIT_SECONDS) as connection:
+                with socket.create_connection((address, port), _CONNECT_SECONDS) as connection:
+                    connection.settimeout(_WAIT_SECONDS)  # the rules have let it in: who answers may be slow
                     return connection.recv(200).decode()
             except OSError:
                 return ""

@@ -212,7 +212,7 @@ def made_later(machine: NamespaceVM) -> str:
     machine.docker("network", "create", "--subnet", "172.30.9.0/24", "late")
     machine.docker("run", "-d", "--name", "late", "--network", "late", "busybox", "sleep", "1000")
     with machine.container_network("late") as network:
-        seen = told(ask(network, "172.30.9.1", PORT, send=GET))
+        seen = told(ask(network, "172.30.9.1", PORT, send=GET, seconds=20.0))
     machine.docker("rm", "-f", "late")
     machine.docker("network", "rm", "late")
     return seen
