@@ -28,7 +28,7 @@ SECOND = Door(gateway="10.0.2.9", port=3128, listen_port=18123, bridge_address="
 def execute(space: str, *argv: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """A program of this machine in a network namespace."""
     words = ("ip", "netns", "exec", space, *argv)
-    return subprocess.run(words, input=data, capture_output=True, timeout=60, check=False, cwd="/")
+    return subprocess.run(words, input=data, capture_output=True, timeout=180, check=False, cwd="/")
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ def saved(space: str) -> bytes:
 
 def write(space: str, writer: tuple[str, ...], text: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
     """A restore text by one of the two writers."""
-    return execute(space, *writer, "-w", "5", "--noflush", *words, data=text)
+    return execute(space, *writer, "-w", "60", "--noflush", *words, data=text)
 
 
 def converge(space: str, writer: tuple[str, ...], door: Door | None) -> bytes:
@@ -124,7 +124,7 @@ def test_f13_f14_the_lock_of_the_programs_is_taken(held: bool) -> None:
 def test_no_rule_is_lost_beside_other_writers() -> None:
     """The library and iptables-legacy write at the same time, many times: every rule of both is there at the end."""
     with kernel("busy", b"*filter\nCOMMIT\n") as space:
-        rule = "iptables-legacy -w 10 -A INPUT -s 10.1.0.$i -j ACCEPT"
+        rule = "iptables-legacy -w 60 -A INPUT -s 10.1.0.$i -j ACCEPT"
         loop = f"i=0; while [ $i -lt 200 ]; do {rule} || exit 1; i=$((i+1)); done"
         argv = ("ip", "netns", "exec", space, "sh", "-c", loop)
         with subprocess.Popen(argv, stderr=subprocess.PIPE) as other:

@@ -86,7 +86,7 @@ def machines(request: pytest.FixtureRequest) -> Iterator[Nets]:
 def nets(machines: Nets) -> Nets:
     """The machines with exactly the rules that dockerd 20.10 had made for these networks, as recorded."""
     dump = (FIXTURES / f"docker20-{machines.variant}-networks.save").read_bytes()
-    machines.inside("vm", f"iptables-{machines.variant}-restore", "-w", "5", data=dump)
+    machines.inside("vm", f"iptables-{machines.variant}-restore", "-w", "60", data=dump)
     # The site lets replies pass, as hosts with a firewall do: only so a LAN client could profit from a careless accept.
     machines.iptables("-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
     return machines
@@ -151,7 +151,7 @@ def test_restore_is_accepted_by_the_test_run(nets: Nets) -> None:
     """F16: ``iptables-restore --test`` takes the texts, so the module check before the change is no false alarm."""
     before = cas_text(nets.save())
     for text in changes(parse_save(nets.save()), its_door(nets)).texts.values():
-        nets.inside("vm", f"iptables-{nets.variant}-restore", "-w", "5", "--noflush", "--test", data=text)
+        nets.inside("vm", f"iptables-{nets.variant}-restore", "-w", "60", "--noflush", "--test", data=text)
     assert cas_text(nets.save()) == before
 
 
