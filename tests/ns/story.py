@@ -262,7 +262,7 @@ def shim(machine: NamespaceVM, name: str, script: str) -> str:
     return path
 
 
-def until(holds: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+def until(holds: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Wait until something holds. Raises AssertionError where it does not come in time."""
     limit = time.monotonic() + seconds
     while not holds():
@@ -271,12 +271,13 @@ def until(holds: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
 
 
 def settled(machine: NamespaceVM) -> None:
-    """After a boot: until ``bootlocal.sh``, which runs beside Docker's start, has ended."""
-    until(lambda: machine.run("ps -ef | grep -q '[b]ootlocal.sh'", check=False).returncode != 0, "bootlocal.sh ends")
+    """After a boot: until ``bootlocal.sh``, which runs beside Docker's start, has ended, and who starts it."""
+    running = "ps -ef | grep -q '[b]ootlocal.sh\\|[b]ootsync.sh'"
+    until(lambda: machine.run(running, check=False).returncode != 0, "bootlocal.sh ends")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a process that a test started."""
     if process.poll() is None:
         process.send_signal(signal.SIGKILL)
-    process.wait(timeout=10)
+    process.wait(timeout=60)
