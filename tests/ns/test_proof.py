@@ -216,11 +216,15 @@ def test_apply_proves_itself(vmproxy: Vmproxy, proxy: LabProxy, machine: Namespa
 
 def test_a_proof_that_was_cut_short_leaves_nothing(vmproxy: Vmproxy, proxy: LabProxy, machine: NamespaceVM) -> None:
     """The connection drops in the middle of the proof: what it made goes by itself."""
-    shim(machine, "docker", '[ "$1" != run ] || : >/run/proving; exec /usr/bin/env PATH="${PATH#*:}" docker "$@"')
+    waits = ': >/run/proving; until [ -e /run/cut ]; do sleep 0.05; done'
+    shim(machine, "docker", f'[ "$1" != run ] || {{ {waits}; }}; exec /usr/bin/env PATH="${{PATH#*:}}" docker "$@"')
 
     def cut() -> None:
-        until(machine.path("/run/proving").exists, "the proof")
-        machine.relay.cut()
+        try:
+            until(machine.path("/run/proving").exists, "the proof")
+            machine.relay.cut()
+        finally:
+            machine.path("/run/cut").touch()
 
     thread = threading.Thread(target=cut)
     thread.start()
@@ -228,7 +232,7 @@ def test_a_proof_that_was_cut_short_leaves_nothing(vmproxy: Vmproxy, proxy: LabP
     thread.join()
     assert ran.code == 9, ran
     until(lambda: nothing_left(machine), "the proof's end")
-    machine.run("rm /run/proving")
+    machine.run("rm /run/proving /run/cut")
 
 
 def test_an_image_of_the_users_own_stays(vmproxy: Vmproxy, machine: NamespaceVM) -> None:
