@@ -6,6 +6,7 @@ import functools
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -291,8 +292,10 @@ def test_somebody_else_at_the_same_moment(vmproxy: Vmproxy, host: DokkuLab) -> N
     assert host.config()["MEANWHILE"] == "1"
     host.dokku("config:unset", "--global", "http_proxy")
     there = host.state()
-    holder = vmproxy.machine.run("flock /run/vmproxy/lock sleep 20 >/dev/null 2>&1 & echo $!").stdout.decode().strip()
+    holder = vmproxy.machine.run("flock /run/vmproxy/lock sleep 300 >/dev/null 2>&1 & echo $!").stdout.decode().strip()
     try:
+        free = "flock -n /run/vmproxy/lock true"
+        until(lambda: vmproxy.machine.run(free, check=False).returncode != 0, "the other holds the lock")
         with pytest.raises(Busy):
             tell(vmproxy, dokku.apply, lock_timeout_seconds=0.0)
         assert host.state() == there
@@ -307,6 +310,7 @@ def test_interrupted_in_the_middle(vmproxy: Vmproxy, host: DokkuLab, number: int
     machine = vmproxy.machine
     before = host.state()
     host.switch("slow", "0.15")
+    host.switch("hold", "docker-options:add")
     host.argvs()
     log = machine.path("/run/lab/dokku/argv")
     process = subprocess.Popen(
@@ -316,8 +320,11 @@ def test_interrupted_in_the_middle(vmproxy: Vmproxy, host: DokkuLab, number: int
     try:
         until(lambda: log.exists() and "docker-options:add" in log.read_text(encoding="utf-8"), "options are added")
         process.send_signal(number)
-        _out, err = process.communicate(timeout=60)
+        time.sleep(1)  # the VM hears of it meanwhile; five more commands come behind the one that is held
+        host.off("hold")
+        _out, err = process.communicate(timeout=100)
     finally:
+        host.off("hold")
         process.kill()
         process.wait()
     assert process.returncode == (130 if number == signal.SIGINT else -number), err
