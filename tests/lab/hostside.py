@@ -28,6 +28,7 @@ T = TypeVar("T")
 CLONE_NEWNET = 0x40000000
 SECONDS = 60.0
 _SLICE_SECONDS = 0.05
+_ANSWER_SECONDS = 10.0
 _CHUNK = 65536
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -118,7 +119,7 @@ def listen(network: int, address: str, port: int) -> socket.socket:
 def ask(network: int, address: str, port: int, *, send: bytes = b"", seconds: float = 1.5) -> str:
     """What answers there, as one word or line: the first text it sends, ``refused``, ``silence`` or ``unreachable``.
 
-    ``seconds`` are of a machine that runs: see :func:`_comes`.
+    ``seconds`` are for the connection, and of a machine that runs: see :func:`_comes`.
     """
     try:
         with inside(network, lambda: _dialled(address, port)) as connection:
@@ -127,7 +128,8 @@ def ask(network: int, address: str, port: int, *, send: bytes = b"", seconds: fl
             if error := connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(error, os.strerror(error))
             connection.sendall(send)
-            if not _comes(connection, select.POLLIN, seconds):
+            # Nothing is in its way any more: who is to answer may be slow.
+            if not _comes(connection, select.POLLIN, max(seconds, _ANSWER_SECONDS)):
                 return "silence"
             return connection.recv(4096).decode("utf-8", "replace") or "silence"
     except ConnectionRefusedError:
