@@ -59,7 +59,11 @@ def build_debootstrap_image(cache: Path) -> Path:
     building = tempfile.mkdtemp(prefix="debootstrap-building-", dir=cache)
     root, left = f"{building}/root", (*_UNUSED, *_DOWNLOADS, "dev/*", "proc/*", "sys/*", "usr/lib/*/EXTERNALLY-MANAGED")
     try:
-        _run("debootstrap", *words, root, mirror())
+        try:
+            _run("debootstrap", *words, root, mirror())
+        except LabError:  # a mirror that did not answer
+            _run("rm", "-rf", "--one-file-system", root)
+            _run("debootstrap", *words, root, mirror())
         exclude = (f"--exclude=./{path}" for path in left)
         _run("tar", "-c", "-f", f"{building}/tar", *exclude, "--one-file-system", "--numeric-owner", "-C", root, ".")
         Path(building, "tar").rename(final)

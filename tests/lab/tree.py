@@ -24,7 +24,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # fmt: off
@@ -42,6 +42,8 @@ RELEASES: dict[str, tuple[str, ...]] = {"trixie": ("docker-cli", "docker-buildx"
 """Releases of Debian that a tree can be made of beside this machine's own, and what their docker.io leaves out."""
 
 _DEADLINE_SECONDS = 900
+_TRIES = 4
+_PAUSE_SECONDS = 15.0
 _OLD_SECONDS = 2 * 86400
 _LISTS_SECONDS = 86400
 _IPTABLES = tuple(f"{family}{tail}" for family in ("iptables", "ip6tables") for tail in ("", "-save", "-restore"))
@@ -144,15 +146,23 @@ def stage(
     cache.mkdir(parents=True, exist_ok=True)
     (cache / "debs" / "partial").mkdir(parents=True, exist_ok=True)
     with _locked(cache / "lock"):
-        closure = [line for line in _closure(cache, release, packages) if re.match(wanted, line.split()[1])]
-        key = hashlib.sha256("\n".join([*sorted(closure), Path(__file__).read_text(encoding="utf-8")]).encode())
-        final = cache / f"{kind}-{key.hexdigest()[:16]}"
-        if final.is_dir():
-            os.utime(final)
-            return final
-        debs = [cache / "debs" / line.split()[1] for line in closure]
-        if not all(deb.is_file() for deb in debs):
-            _apt(cache, release, "--download-only", "-y", "-qq", "install", *packages)
+        for left in reversed(range(_TRIES)):
+            try:
+                closure = [line for line in _closure(cache, release, packages) if re.match(wanted, line.split()[1])]
+                text = "\n".join([*sorted(closure), Path(__file__).read_text(encoding="utf-8")])
+                final = cache / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+                if final.is_dir():
+                    os.utime(final)
+                    return final
+                debs = _fetched(cache, release, packages, closure)
+                break
+            except LabError:
+                if not left:
+                    raise
+                # A mirror that does not answer; or lists that name packages it has newer ones of by now.
+                time.sleep(_PAUSE_SECONDS)
+                with suppress(LabError):
+                    _update(cache, release)
         building = Path(tempfile.mkdtemp(prefix=f"{kind}-building-", dir=cache))
         try:
             building.chmod(0o755)
@@ -201,6 +211,22 @@ def _closure(cache: Path, release: str, packages: tuple[str, ...]) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("'")]
 
 
+def _fetched(cache: Path, release: str, packages: tuple[str, ...], closure: list[str]) -> list[Path]:
+    """The files of these lines in the cache, downloaded where one is missing or not whole. Raises LabError."""
+    sizes = {cache / "debs" / line.split()[1]: int(line.split()[2]) for line in closure}
+
+    def missing() -> list[Path]:
+        return [deb for deb, size in sizes.items() if not deb.is_file() or deb.stat().st_size != size]
+
+    if missing():
+        for deb in missing():
+            deb.unlink(missing_ok=True)
+        _apt(cache, release, "--download-only", "-y", "-qq", "install", *packages)
+    if missing():
+        raise LabError(f"apt has not fetched {', '.join(deb.name for deb in missing())}")
+    return list(sizes)
+
+
 def _update(cache: Path, release: str) -> None:
     """Fetch the package lists: of this machine, or, into the cache, of another release."""
     if not release:
@@ -239,6 +265,7 @@ def _apt(cache: Path, release: str, *argv: str) -> str:
         "APT::Install-Recommends": "0",
         "APT::Install-Suggests": "0",
         "APT::Sandbox::User": "root",
+        "Acquire::Retries": "5",
         "Debug::NoLocking": "1",
     }
     if release:
@@ -255,15 +282,18 @@ def _apt(cache: Path, release: str, *argv: str) -> str:
 def _command(*argv: str) -> str:
     """stdout of one command of this machine; LabError with the end of stderr where it fails."""
     environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(
-        argv,
-        capture_output=True,
-        text=True,
-        timeout=_DEADLINE_SECONDS,
-        env=environment,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    try:
+        done = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            timeout=_DEADLINE_SECONDS,
+            env=environment,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"{argv[0]} {argv[-1]} has not ended in {_DEADLINE_SECONDS} s") from error
     if done.returncode:
         raise LabError(f"{argv[0]} {argv[-1]} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
     return done.stdout
