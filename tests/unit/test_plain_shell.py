@@ -49,6 +49,7 @@ class Vm:
 def vm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """``vm(sh, sudo)``: the programs of those names, the latter as the text of a script or, for "", absent."""
     made: list[Vm] = []
+    monkeypatch.setattr(shell, "LOOK_SECONDS", 300.0)  # six hundred programs take their time on a busy machine
 
     def start(sh: str = "dash", sudo: str = "") -> Vm:
         place = tmp_path / "bin"
@@ -85,7 +86,6 @@ def test_one_shell_for_look_after_look(vm: Start, tmp_path: Path, sh: str) -> No
 def test_all_of_the_text_is_read_before_the_answer(vm: Start, monkeypatch: pytest.MonkeyPatch, sh: str) -> None:
     """However long it is: what a shell would read only behind its answer, it would read along with what comes then."""
     made, whole = vm(sh), shell.observe_script
-    monkeypatch.setattr(shell, "LOOK_SECONDS", 20.0)
     for more in range(0, 1200, 60):  # the end of the text passes the seams between the pieces that shells read
 
         def longer(look: Look, known: Container[str] = (), more: int = more) -> str:
