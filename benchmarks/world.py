@@ -81,6 +81,7 @@ class Host:
         (directory / "vmproxy").write_text(_LAUNCHER, encoding="utf-8")
         self.environ = {
             "PATH": os.environ["PATH"],
+            "LOGNAME": "user",  # as every log-in has it
             "HOME": str(directory),
             "XDG_CONFIG_HOME": str(directory / "config"),
             "XDG_STATE_HOME": str(directory / "state"),

@@ -288,6 +288,7 @@ def _block(payload: bytes, record: Mapping[str, Any], undo: Collection[str]) -> 
     return f"# >>> vmproxy {VERSION} {text}\n".replace("\x7f", "\\u007f").encode("ascii") + payload + _END + b"\n"
 
 
+@lru_cache(maxsize=16)  # VMs of one kind get the same
 def _check_payload(payload: bytes) -> None:
     if b"\0" in payload or b"\r" in payload:
         raise UsageError("a block's payload has no NUL and no CR")
@@ -299,6 +300,7 @@ def _check_payload(payload: bytes) -> None:
         raise UsageError("a block's payload ends in a continued line")
 
 
+@lru_cache(maxsize=16)
 def _names(payload: bytes) -> frozenset[str]:
     return frozenset(name.decode("ascii") for name in _EXPORTED.findall(payload))
 

@@ -13,6 +13,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -64,6 +65,7 @@ def check_pin(text: str) -> str:
     return "SHA256:" + match[1]
 
 
+@lru_cache(maxsize=8)  # each log-in asks several times
 def entries(data: bytes, name: str) -> tuple[Entry, ...]:
     """Every line of a known_hosts file that names this host. Lines that cannot be read are passed over, as ssh does.
 
@@ -73,18 +75,28 @@ def entries(data: bytes, name: str) -> tuple[Entry, ...]:
 
 
 def _entries(data: bytes, name: str) -> Iterator[Entry]:
-    for number, raw in enumerate(data.split(b"\n"), 1):
-        words = raw.decode("utf-8", "replace").split()
-        if not words or words[0].startswith("#"):
-            continue
-        marker = words.pop(0) if words[0].startswith("@") else ""
-        if marker not in ("", "@revoked") or len(words) < 3 or not _names(words[0], name):
+    for number, marker, words in _lines(data):
+        if not _names(words[0], name):
             continue
         try:
             blob = base64.b64decode(words[2], validate=True)
         except (binascii.Error, ValueError):
             continue
         yield Entry(line=number, marker=marker, kind=words[1], blob=blob)
+
+
+@lru_cache(maxsize=2)  # many VMs are looked up in one file
+def _lines(data: bytes) -> tuple[tuple[int, str, tuple[str, ...]], ...]:
+    """The lines that have a key: number, marker, and the words behind it."""
+    out = []
+    for number, raw in enumerate(data.split(b"\n"), 1):
+        words = raw.decode("utf-8", "replace").split()
+        if not words or words[0].startswith("#"):
+            continue
+        marker = words.pop(0) if words[0].startswith("@") else ""
+        if marker in ("", "@revoked") and len(words) >= 3:
+            out.append((number, marker, tuple(words[:3])))
+    return tuple(out)
 
 
 def at_line(data: bytes, number: int) -> str:

@@ -139,7 +139,7 @@ class _Reader:
             "%": "%",
             "d": self._person.home,
             "h": hostname,
-            "l": socket.gethostname(),
+            "l": socket.gethostname() if any("%l" in name for name in self._identities) else "",
             "n": self._alias,
             "p": str(port or 22),
             "r": user or self._person.user,
