@@ -114,10 +114,11 @@ def test_a_signal_puts_everything_back(quick: NamespaceVM, tmp_path: Path) -> No
     before = picture(quick)
     script = (
         "python3 -m vmproxy apply --vm local --no-verify & p=$!; "
-        "until [ -e /run/reached ]; do sleep 0.05; done; kill $p; wait $p; echo code $?"
+        "until [ -e /run/reached ]; do sleep 0.05; done; kill $p; sleep 1; touch /run/told; wait $p; echo code $?"
     )
     # The temporary directories are made in the middle of the change.
-    place = shim(quick, "mktemp", "touch /run/reached; sleep 2; exec /usr/bin/mktemp \"$@\"")
+    waits = "touch /run/reached; until [ -e /run/told ]; do sleep 0.05; done"
+    place = shim(quick, "mktemp", f'{waits}; exec /usr/bin/mktemp "$@"')
     try:
         pairs = [f"{name}={value}" for name, value in inside.environ.items()]
         done = quick.run(["env", *pairs, "sh", "-c", script], check=False)
