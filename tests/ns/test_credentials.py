@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from tests.lab.nsvm import NamespaceVM
 from tests.lab.proxy import LabProxy
-from tests.ns.story import DATA, PROFILE, Ran, Vmproxy, daemon_environment, held, host_proxy, reset
+from tests.ns.story import DATA, PROFILE, Ran, Vmproxy, daemon_environment, held, host_proxy, reset, until
 
 REGISTRY = "192.0.2.7:5000"
 USER, SECRET = "build%40site", "p%27a%24%24%25w0rd"
@@ -71,9 +72,12 @@ def world(booted: tuple[Vmproxy, LabProxy]) -> Iterator[tuple[Vmproxy, LabProxy]
 
 def test_watch_sees_the_words_of_processes() -> None:
     """The watch of the next test does see a secret in somebody's argv."""
-    with Watch() as watch:
-        subprocess.run(["sh", "-c", "sleep 0.3", "w0rd"], check=True)
-    assert watch.found
+    argv = [sys.executable, "-c", "import time; time.sleep(600)", "w0rd"]
+    with Watch() as watch, subprocess.Popen(argv) as process:
+        try:
+            until(lambda: bool(watch.found), "the watch sees it")
+        finally:
+            process.kill()
 
 
 def test_credentials_reach_dockerd_and_nobody_else(world: tuple[Vmproxy, LabProxy]) -> None:
@@ -100,7 +104,7 @@ def test_credentials_reach_dockerd_and_nobody_else(world: tuple[Vmproxy, LabProx
             assert bare.code == 0, bare
         assert vmproxy.apply().code == 0
         told_nothing(vmproxy.remove("--dry-run"))
-        machine.run(["timeout", "4", "docker", "pull", f"{REGISTRY}/app"], check=False)
+        machine.run(["timeout", "60", "docker", "pull", f"{REGISTRY}/app"], check=False)
     assert watch.found == set()
     inside = f"http://{USER}:{SECRET}@10.0.2.2:8123"
     assert daemon_environment(machine)["https_proxy"] == inside
