@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -390,10 +391,16 @@ def make_key(path: Path) -> None:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on just now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A TCP port of 127.0.0.1 that nobody listens on, below those that the kernel gives away: a VM that is booted again
+    wants it again."""
+    while True:
+        port = random.randrange(10000, 30000)
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 def _hold(path: Path) -> int:
