@@ -32,7 +32,7 @@ STORE = "cd /tmp; echo from the store >index.html; exec python3 -m http.server 8
 TELL = "import json, os; print('arg', json.dumps({**os.environ}))"
 ASK = f"""
 import json, os, socket, time, urllib.request
-for _ in range(200):
+for _ in range(1200):
     try:
         socket.create_connection(("store", 8000)).close()
         break
@@ -40,7 +40,7 @@ for _ in range(200):
         time.sleep(0.05)
 print("arg", json.dumps({{**os.environ}}))
 for url in ("http://store:8000/", "http://shelf:8000/", "http://shop-store:8000/", "http://{KNOWN}/"):
-    print(urllib.request.urlopen(url, timeout=10).read().decode().strip())
+    print(urllib.request.urlopen(url, timeout=60).read().decode().strip())
 """
 PROJECT: Any = {
     "x-common": {"image": "python"},
@@ -143,7 +143,7 @@ class Shop:
         options = [word for file in files for word in ("-f", file)]
         pairs = [f"{name}={value}" for name, value in (environ or {}).items()]
         line = shlex.join(["env", *pairs, *self.client, *options, *words])
-        done = self.machine.run(f"cd {PLACE}; exec {line} 2>&1", user="docker", check=False, seconds=120)
+        done = self.machine.run(f"cd {PLACE}; exec {line} 2>&1", user="docker", check=False, seconds=300)
         assert done.returncode == 0, done.stdout.decode()
         return done.stdout.decode()
 

@@ -88,7 +88,7 @@ def test_a_build_sees_the_variables_and_the_image_does_not(shop: Shop) -> None:
     shop.machine.path("/tmp/shop/arguments").write_text(arguments, encoding="utf-8")
     build = "DOCKER_BUILDKIT=1 docker build --progress plain $(cat arguments) -t plain . 2>&1"
     shop.asked()
-    text = shop.machine.run(f"cd /tmp/shop; {build}", user="docker", seconds=120).stdout.decode()
+    text = shop.machine.run(f"cd /tmp/shop; {build}", user="docker", seconds=300).stdout.decode()
     found = {name: value for name, value in told(text).items() if "proxy" in name.lower()}
     assert found == shop.vmproxy.env("--json").json
     assert f"build: {KNOWS}" in text
@@ -98,7 +98,7 @@ def test_a_build_sees_the_variables_and_the_image_does_not(shop: Shop) -> None:
     assert "8123" not in json.dumps(image) + shop.machine.docker("history", "--no-trunc", "plain")
     assert ":8123" in arguments
     shop.machine.path("/tmp/shop/arguments").write_text(arguments.replace(":8123", ":8124"), encoding="utf-8")
-    again = shop.machine.run(f"cd /tmp/shop; {build}", user="docker", seconds=120).stdout
+    again = shop.machine.run(f"cd /tmp/shop; {build}", user="docker", seconds=300).stdout
     assert b"CACHED" in again
     assert shop.asked() == []
 

@@ -25,18 +25,18 @@ KNOWS = ANSWER.decode().strip()
 FETCH = """
 import sys, urllib.request
 for url in sys.argv[1:]:
-    print(urllib.request.urlopen(url, timeout=10).read().decode().strip())
+    print(urllib.request.urlopen(url, timeout=60).read().decode().strip())
 """
 # pip asks by its own copy of requests, which reads no_proxy in its own way.
 PIP_FETCH = """
 import sys
 from pip._vendor import requests
 for url in sys.argv[1:]:
-    print(requests.get(url, timeout=10).text.strip())
+    print(requests.get(url, timeout=60).text.strip())
 """
 WARM = """
 import socket, time
-for _ in range(100):
+for _ in range(1200):
     try:
         socket.create_connection(("my_web", 8000))
         break
@@ -63,7 +63,7 @@ class World:
         for name, content in files.items():
             (where / name).write_text(content, encoding="utf-8")
         script = f"cd /tmp/work; exec 2>&1; set -e; {text}"
-        done = self.machine.run(script, user="docker", seconds=120, check=False)
+        done = self.machine.run(script, user="docker", seconds=300, check=False)
         assert done.returncode == 0, done.stdout.decode()
         return done.stdout.decode()
 
@@ -169,7 +169,7 @@ def test_pip_installs_through_an_index_by_declared_arguments_alone(world: World,
     proxy."""
     if not world.machine.docker("images", "-q", "debian"):
         with build_debootstrap_image(default_cache()).open("rb") as tar:
-            world.machine.run(["docker", "import", "-", "debian"], stdin=tar.read(), seconds=120)
+            world.machine.run(["docker", "import", "-", "debian"], stdin=tar.read(), seconds=300)
     world.index.asked.clear()
     dockerfile = (
         "FROM debian\nARG PIP_INDEX_URL\nARG PIP_TRUSTED_HOST\n"

@@ -175,7 +175,7 @@ def test_p4_compose_reads_the_fragment(which: str, compose: str, request: pytest
     )
     put(vm, "docker-compose.yml", f"version: '3.4'\nservices:\n  one:\n{fragment}\n")
     script = f"cd /tmp/work && export HOME=/wrong && {compose} build -q one && {compose} run --rm -T one"
-    done = vm.run(f"{script} sh -c 'cat /proc/self/environ; echo; echo ---; cat /environ'", seconds=120)
+    done = vm.run(f"{script} sh -c 'cat /proc/self/environ; echo; echo ---; cat /environ'", seconds=300)
     ran, _, built = done.stdout.partition(b"\n---\n")
     assert_within(environment(ran), pairs)
     assert_within(environment(built), pairs)
@@ -214,7 +214,7 @@ def test_p4_systemd_reads_the_drop_in(vm: NamespaceVM) -> None:
     shown = variables("G", VALUES)
     (drop_in,) = systemd.render(replace(order, environment=shown, secret=False), Facts())
     vm.path("/tmp/units/probe.service.d/10-vmproxy.conf").write_bytes(drop_in.payload)
-    manager = "timeout -s KILL 40 /usr/lib/systemd/systemd --user --unit=probe.service --log-target=console"
+    manager = "timeout -s KILL 120 /usr/lib/systemd/systemd --user --unit=probe.service --log-target=console"
     done = vm.run(f"XDG_RUNTIME_DIR=/tmp/runtime SYSTEMD_UNIT_PATH=/tmp/units {manager} </dev/null", check=False)
     vm.run(f"rmdir /run/systemd/system; rm {systemd.ENVIRONMENT}")
     assert done.returncode == 0, done.stderr[-1000:]

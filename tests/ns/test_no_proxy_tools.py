@@ -70,9 +70,9 @@ for tool, no_proxy, url in json.load(sys.stdin):
     os.environ["no_proxy"] = no_proxy
     try:
         if tool == "pip":
-            requests.get(url, timeout=5)
+            requests.get(url, timeout=30)
         else:
-            urllib.request.build_opener().open(url, timeout=5)
+            urllib.request.build_opener().open(url, timeout=30)
     except OSError:
         pass
 """
@@ -103,12 +103,12 @@ class Bench:
         if tool in ("urllib", "pip"):
             text = json.dumps([(tool, no_proxy, f"http://{host}/{number}") for no_proxy, host, number in jobs])
             argv = ["chroot", str(self.python), "python3", "-c", PYTHON]
-            subprocess.run(argv, input=text.encode(), env=environment, check=True, timeout=60, capture_output=True)
+            subprocess.run(argv, input=text.encode(), env=environment, check=True, timeout=300, capture_output=True)
             return
         for no_proxy, host, number in jobs:
             argv = self._argv(tool, host, number)
             more = {"no_proxy": no_proxy, "NO_PROXY": no_proxy}
-            subprocess.run(argv, env=environment | more, check=False, timeout=60, capture_output=True)
+            subprocess.run(argv, env=environment | more, check=False, timeout=300, capture_output=True)
 
     def _argv(self, tool: str, host: str, number: int) -> list[str]:
         url = f"http://{host}/{number}"
@@ -118,9 +118,9 @@ class Bench:
         if tool == "busybox":
             return ["busybox", "wget", "-q", "-O", "-", url]
         if tool == "curl":
-            words = ["curl", "-s", "-m", "5", url]
+            words = ["curl", "-s", "-m", "30", url]
         elif tool == "wget":
-            words = ["wget", "-q", "-t", "1", "-T", "5", "-O", "-", url]
+            words = ["wget", "-q", "-t", "1", "-T", "30", "-O", "-", url]
         else:
             port = "" if host.endswith(":80") else ":80"
             words = ["docker", "-H", f"tcp://{host}{port}/{number}", "version"]

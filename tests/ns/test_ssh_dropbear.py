@@ -25,7 +25,7 @@ class TestDropbear(BurstContract):
         """One server for all."""
         assert os.geteuid() == 0, "this test needs root"
         done = subprocess.run(
-            ["openssl", "passwd", "-6", "tcuser"], check=True, capture_output=True, text=True, timeout=10
+            ["openssl", "passwd", "-6", "tcuser"], check=True, capture_output=True, text=True, timeout=60
         )
         authorized = Path(keys.path("ed25519") + ".pub")
         hashed = done.stdout.strip()
