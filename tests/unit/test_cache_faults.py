@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def raw_origin(act: Callable[[socket.socket], None]) -> Iterator[str]:
     """An origin that reads one request, then does as it likes with the connection; its host and port."""
 
     def one(taken: socket.socket) -> None:
-        with taken:
+        with taken, suppress(ConnectionError):  # the proxy may have gone before
             taken.settimeout(WAIT_SECONDS)
             taken.recv(65536)
             act(taken)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,7 @@ def echoing() -> Iterator[int]:
     """A server that swaps the case of what it gets; its port."""
 
     def one(taken: socket.socket) -> None:
-        with taken:
+        with taken, suppress(ConnectionError):
             while data := taken.recv(65536):
                 taken.sendall(data.swapcase())
 
