@@ -54,6 +54,20 @@ def test_a_disk_that_keeps_no_modes(
     assert disk.picture() == before
 
 
+@pytest.mark.parametrize("more", [{}, {"rewrite": True}], ids=["append", "rewrite"])
+def test_credentials_on_a_disk_that_keeps_no_modes(
+    disk: Disk, more: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody could read the image there: exit 6, and nothing has changed."""
+    keep_no_modes(disk, 100, monkeypatch)
+    before = disk.picture()
+    proxy = ProxyURL(scheme="http", host="proxy.corp", port=3128, username="ann", password="s3cret")
+    with pytest.raises(Refused, match="cannot keep the image from being read by others") as caught:
+        disk.tell(converge.apply, proxy=proxy, **more)
+    assert "s3cret" not in str(caught.value)
+    assert disk.picture() == before
+
+
 @_MODELESS
 def test_an_update_on_a_disk_that_keeps_no_modes(disk: Disk, step_ns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old image's backup is known by its date, and the next ``apply`` replaces it; where the date is too coarse to

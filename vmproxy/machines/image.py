@@ -240,7 +240,7 @@ class ImageFile:
         self._compare(base, image, wanted)
         if image is not base:
             imagebackup.must_be_free(self._backup, base.content)
-        return _Made(base, image, _private(mode) if secret else mode)
+        return _Made(base, image, _private(mode) if secret else mode, secret)
 
     def _made(self, base: Image, wanted: tuple[File, ...], mode: int | None) -> Image:
         """The new image. ``mode`` is the file's own where it is made private, for the sake of a file in it that is."""
@@ -268,7 +268,7 @@ class ImageFile:
         seen, base, image = self._seen, made.base, made.image
         gone = image is base
         notes: tuple[str, ...] = ()
-        with imagefile.new_file(seen, image.content, made.mode) as name:
+        with imagefile.new_file(seen, image.content, made.mode, secret=made.secret) as name:
             outcome = Outcome(status="kept", restart="none", facts=self._facts(image, terms.look))
             if not verdict(outcome):
                 return Outcome(status="undone", exit=7, text="the second look differs")
@@ -294,11 +294,13 @@ class ImageFile:
 
 
 class _Made(NamedTuple):
-    """The image without us, the new one (the same where nothing of ours is wanted), and the new file's mode."""
+    """The image without us, the new one (the same where nothing of ours is wanted), the new file's mode, and whether
+    that is for the sake of a secret in it."""
 
     base: Image
     image: Image
     mode: int
+    secret: bool
 
 
 def _bytes(path: str) -> bytes:

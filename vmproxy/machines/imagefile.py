@@ -23,6 +23,7 @@ _LIMIT_BYTES = 1 << 31
 _PIECE_BYTES = 1 << 20
 _MARK = ".vmproxy-"
 _WHICH = "initrd:FILE is the VM's initramfs image"
+_ELSEWHERE = "a proxy URL without credentials, or the image on a disk that keeps modes"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -83,11 +84,14 @@ def must_be_replaceable(seen: Seen) -> None:
 
 
 @contextmanager
-def new_file(seen: Seen, content: bytes, mode: int, *, date_ns: int | None = None) -> Iterator[str]:
+def new_file(
+    seen: Seen, content: bytes, mode: int, *, date_ns: int | None = None, secret: bool = False
+) -> Iterator[str]:
     """A file beside the one seen, with that content, mode and its owner, on the disk and read back; it is gone at the
     end unless it has got another name. ``date_ns`` is the time of its last change, None for now.
 
-    Raises OSError, NotPermitted, RolledBack where the disk gives back other bytes."""
+    Raises OSError, NotPermitted, RolledBack where the disk gives back other bytes, and Refused where it is ``secret``
+    and the disk does not keep a mode that shuts others out."""
     directory = os.path.dirname(seen.path)
     handle, name = tempfile.mkstemp(prefix=_prefix(seen.path), dir=directory)
     try:
@@ -99,6 +103,9 @@ def new_file(seen: Seen, content: bytes, mode: int, *, date_ns: int | None = Non
                 if seen.owner != (own.st_uid, own.st_gid):
                     _give(stream.fileno(), seen, own.st_uid)
                 os.fchmod(stream.fileno(), mode)
+                if secret and os.fstat(stream.fileno()).st_mode & 0o077:
+                    what = "the disk cannot keep the image from being read by others, and the proxy's URL has credentials"
+                    raise Refused(f"{what}; nothing was changed", where=printable(seen.path), hint=_ELSEWHERE)
             if date_ns is not None:
                 os.utime(stream.fileno() if os.utime in os.supports_fd else name, ns=(date_ns, date_ns))
             os.fsync(stream.fileno())
