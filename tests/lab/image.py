@@ -39,7 +39,7 @@ def _libraries(tree: Path) -> list[str]:
 
 
 def _chroot(tree: Path, *argv: str) -> str:
-    done = subprocess.run(["chroot", tree, *argv], capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(["chroot", tree, *argv], capture_output=True, text=True, check=False, timeout=120)
     if done.returncode:
         raise LabError(f"{argv} in the tree: {done.stderr[-500:]}")
     return done.stdout

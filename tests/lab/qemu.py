@@ -139,7 +139,7 @@ class QemuVM:
             self._process = None
         elif (pid := self.pid()) is not None:
             os.kill(pid, signal.SIGKILL)
-            self._until(lambda: self.pid() is None, 30, "QEMU to end")
+            self._until(lambda: self.pid() is None, 120, "QEMU to end")
         self._forget()
 
     def stop(self) -> None:
@@ -151,7 +151,7 @@ class QemuVM:
             self.run("sync", timeout_seconds=60)
             with Qmp(self.state / "qmp") as qmp:
                 qmp.ask("quit")
-            self._until(lambda: self.pid() is None, 30, "QEMU to end")
+            self._until(lambda: self.pid() is None, 120, "QEMU to end")
         except (QmpError, QemuError, OSError, subprocess.SubprocessError):
             self.power_cut()
         if self._process is not None:
@@ -199,8 +199,8 @@ class QemuVM:
         """The words of an ssh command into the VM; options of the user's own files are not read."""
         options = {
             "UserKnownHostsFile": self.known_hosts, "GlobalKnownHostsFile": "/dev/null",
-            "StrictHostKeyChecking": "accept-new", "BatchMode": "yes", "IdentitiesOnly": "yes", "ConnectTimeout": 20,
-            "ServerAliveInterval": 15, "LogLevel": "ERROR",
+            "StrictHostKeyChecking": "accept-new", "BatchMode": "yes", "IdentitiesOnly": "yes", "ConnectTimeout": 60,
+            "ServerAliveInterval": 30, "LogLevel": "ERROR",
         }  # fmt: skip
         words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         return ["ssh", "-F", "none", "-i", str(self.key), "-p", str(self.port), *words, f"{user}@127.0.0.1"]
@@ -323,11 +323,11 @@ class QemuVM:
             qmp.ask("migrate-set-parameters", **{"max-bandwidth": 1 << 34})
             qmp.ask("getfd", fd=memory.fileno(), fdname="memory")
             qmp.ask("migrate", uri="fd:memory")
-            self._until(lambda: qmp.ask("query-migrate")["status"] in ("completed", "failed"), 120, "the snapshot")
+            self._until(lambda: qmp.ask("query-migrate")["status"] in ("completed", "failed"), 300, "the snapshot")
             if qmp.ask("query-migrate")["status"] != "completed":
                 raise QemuError(f"the snapshot failed: {qmp.ask('query-migrate')}")
             qmp.ask("quit")
-        self._until(lambda: self.pid() is None, 30, "QEMU to end")
+        self._until(lambda: self.pid() is None, 120, "QEMU to end")
         self._process = None
         self._forget()
         shutil.move(self.disk, kept / "disk.qcow2")
@@ -337,7 +337,7 @@ class QemuVM:
         """Start from a kept memory. The guest is frozen until QEMU is told to go on; its clock is that of then."""
         self._launch(root, incoming=memory)
         with Qmp(self.state / "qmp", timeout_seconds=60) as qmp:
-            self._until(lambda: qmp.ask("query-status")["status"] != "inmigrate", 120, "the snapshot to be read")
+            self._until(lambda: qmp.ask("query-status")["status"] != "inmigrate", 300, "the snapshot to be read")
             qmp.ask("cont")
         self.wait_ssh()
         self.root(f"date -u -s @{int(time.time())} >/dev/null")

@@ -16,7 +16,7 @@ class QmpError(RuntimeError):
 class Qmp:
     """One connection. Events that arrive between answers are kept in :attr:`events`."""
 
-    def __init__(self, path: Path, *, timeout_seconds: float = 30.0) -> None:
+    def __init__(self, path: Path, *, timeout_seconds: float = 120.0) -> None:
         self.events: list[dict[str, Any]] = []
         self._buffer = b""
         self._socket = _connect(path, timeout_seconds)
@@ -29,7 +29,7 @@ class Qmp:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, command: str, *, fd: int | None = None, timeout_seconds: float = 30.0, **arguments: Any) -> Any:
+    def ask(self, command: str, *, fd: int | None = None, timeout_seconds: float = 120.0, **arguments: Any) -> Any:
         """Run one command and give its ``return``; ``fd`` travels beside it (for ``getfd``). Raises QmpError."""
         limit = time.monotonic() + timeout_seconds
         line = json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n"

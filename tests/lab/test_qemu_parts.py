@@ -114,7 +114,7 @@ def _qemu(path: Path, answers: list[bytes]) -> threading.Thread:
 def test_qmp_keeps_events_apart_from_answers(tmp_path: Path) -> None:
     """An event before the answer is kept; an error and a closed connection are raised."""
     thread = _qemu(tmp_path / "qmp", [b'{"event": "STOP"}\n{"return": 7}', b'{"error": {"desc": "no"}}'])
-    with Qmp(tmp_path / "qmp", timeout_seconds=10) as qmp:
+    with Qmp(tmp_path / "qmp", timeout_seconds=60) as qmp:
         assert qmp.ask("stop") == 7
         assert qmp.events == [{"event": "STOP"}]
         with pytest.raises(QmpError, match="cont: no"):
