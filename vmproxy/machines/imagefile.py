@@ -104,8 +104,8 @@ def new_file(
                     _give(stream.fileno(), seen, own.st_uid)
                 os.fchmod(stream.fileno(), mode)
                 if secret and os.fstat(stream.fileno()).st_mode & 0o077:
-                    what = "the disk cannot keep the image from being read by others, and the proxy's URL has credentials"
-                    raise Refused(f"{what}; nothing was changed", where=printable(seen.path), hint=_ELSEWHERE)
+                    what = "the disk cannot keep the image from being read by others; nothing was changed"
+                    raise Refused(what, where=printable(seen.path), hint=_ELSEWHERE)
             if date_ns is not None:
                 os.utime(stream.fileno() if os.utime in os.supports_fd else name, ns=(date_ns, date_ns))
             os.fsync(stream.fileno())
