@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.lab import default_cache
+from tests.lab import default_cache, qemu
 from tests.lab.proxy import LabProxy
 from tests.lab.qemu import QemuVM
 
 _COMMAND_SECONDS = 600
+_TAIL_BYTES = 2000
+# What a kernel says when one of its processors does nothing any more.
+_HUNG = re.compile(rb".*(?:soft lockup|rcu: INFO: .* stall).*")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Whatever fails shows what the VM of that time has said of itself: scripts/test looks there for one that hung."""
+    report = yield
+    if report.failed and qemu.boots:
+        path, start = qemu.boots[-1]
+        said = path.read_bytes()[start:] if path.exists() else b""
+        lines = [*_HUNG.findall(said)[-5:], b"...", said[-_TAIL_BYTES:]]
+        report.sections.append(("the guest's console", b"\n".join(lines).decode("utf-8", "backslashreplace")))
+    return report
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +70,12 @@ class Command:
     def __call__(self, command: str, *words: str, status: int | None = 0) -> Ran:
         """Run ``vmproxy COMMAND --vm NAME WORDS``; it must end with ``status``, unless that is None."""
         process = self.start(command, *words)
-        stdout, stderr = process.communicate(timeout=_COMMAND_SECONDS)
+        try:
+            stdout, stderr = process.communicate(timeout=_COMMAND_SECONDS)
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
         ran = Ran(status=process.returncode, stdout=stdout, stderr=stderr)
         assert status is None or ran.status == status, ran
         return ran
