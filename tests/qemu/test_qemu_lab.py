@@ -8,6 +8,7 @@ import pytest
 
 from tests.lab import default_cache
 from tests.lab.qemu import QemuVM
+from tests.qemu.walks import booted
 
 _BOOTLOCAL = "#!/bin/sh\necho ran >/run/bootlocal\n"
 _PROFILE = "export http_proxy=http://10.0.2.2:9\nnot_exported=x\n"
@@ -15,12 +16,11 @@ _PROFILE = "export http_proxy=http://10.0.2.2:9\nnot_exported=x\n"
 
 @pytest.fixture(scope="module")
 def cold(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QemuVM]:
-    """A VM booted from nothing, with an overlay directory."""
+    """A VM booted from nothing, with an overlay directory and the image ``busybox``."""
     overlay = tmp_path_factory.mktemp("overlay")
     (overlay / "etc").mkdir()
     (overlay / "etc/motd").write_text("laid over\n", encoding="utf-8")
-    with QemuVM(tmp_path_factory.mktemp("vm"), cache=default_cache(), overlay=overlay) as machine:
-        machine.start()
+    with booted(QemuVM(tmp_path_factory.mktemp("vm"), cache=default_cache(), overlay=overlay)) as machine:
         yield machine
 
 
@@ -39,7 +39,6 @@ def test_the_overlay_lies_over_the_root(cold: QemuVM) -> None:
 
 def test_a_container_runs_from_an_image_without_a_registry(cold: QemuVM) -> None:
     """An imported image runs, with an address on docker0 and the VM as its gateway."""
-    cold.import_image()
     assert "default via 172.17.0.1" in cold.run("docker run --rm busybox ip route").text
 
 
