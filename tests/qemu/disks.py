@@ -51,11 +51,11 @@ class Cuts:
 
     def __init__(self, vm: QemuVM, directory: Path, *, kill_at: int = 0) -> None:
         self.copies: list[tuple[str, Path]] = []
-        cuts, one = self, threading.Lock()
+        cuts, self._one = self, threading.Lock()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                with one:
+                with cuts._one:
                     step = len(cuts.copies) + 1
                     copy = directory / f"{step}.qcow2"
                     cuts.copies.append((self.path.strip("/"), copy))
@@ -77,8 +77,10 @@ class Cuts:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
 
     def close(self) -> None:
-        """Hear no more."""
+        """Hear no more. What a shim was waiting for, a power cut among it, is over then."""
         self._server.shutdown()
+        with self._one:
+            pass
         self._server.server_close()
 
 
@@ -86,8 +88,10 @@ def copy_disk(vm: QemuVM, copy: Path) -> None:
     """The disk of a running VM as a power cut would leave it now."""
     with Qmp(vm.state / "qmp") as qmp:
         qmp.ask("stop")
-        shutil.copyfile(vm.disk, copy)
-        qmp.ask("cont")
+        try:
+            shutil.copyfile(vm.disk, copy)
+        finally:
+            qmp.ask("cont")
 
 
 @contextlib.contextmanager
@@ -102,14 +106,17 @@ def cuts(vm: QemuVM, directory: Path, *, kill_at: int = 0) -> Iterator[Cuts]:
             stdin=text,
         )
         yield heard
-        if vm.pid() is not None:
+        if not kill_at:
             vm.root(f"cd /usr/local/sbin && /bin/rm -f {names}")
     finally:
         heard.close()
 
 
 def left(disk: Path) -> dict[str, Left]:
-    """The plain files in ``/var/lib/boot2docker`` itself, as the next boot finds them: after the journal's replay."""
+    """The plain files in ``/var/lib/boot2docker`` itself, as the next boot finds them: after the journal's replay.
+
+    The copy itself is removed: a run makes more than fifty.
+    """
     raw = disk.with_suffix(".raw")
     try:
         _run("qemu-img", "convert", "-q", "-O", "raw", str(disk), str(raw))
@@ -127,7 +134,8 @@ def left(disk: Path) -> dict[str, Left]:
                 )
         return found
     finally:
-        raw.unlink(missing_ok=True)
+        for file in (raw, disk):
+            file.unlink(missing_ok=True)
 
 
 def _debugfs(raw: Path, request: str) -> bytes:
