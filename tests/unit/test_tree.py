@@ -12,7 +12,7 @@ from tests.unit.foreign_files import KEPT, REFUSED
 from tests.unit.test_guest_files import Root as GuestRoot
 from vmproxy import converge
 from vmproxy.dirlock import lock
-from vmproxy.errors import Busy, ForeignFile, NoGateway, Refused, RolledBack
+from vmproxy.errors import Busy, ForeignFile, Interrupted, NoGateway, Refused, RolledBack
 from vmproxy.guests import systemd
 from vmproxy.guests.boot2docker import BOOTLOCAL, PROFILE
 from vmproxy.machines import tree
@@ -304,6 +304,29 @@ def test_a_disk_that_fails_at_a_file_puts_back_the_others(root: Root, monkeypatc
     with pytest.raises(RolledBack, match="No space left"):
         root.tell(converge.apply)
     assert root.picture() == before
+
+
+@pytest.mark.parametrize("why", [Interrupted(2), Refused("the second look cannot be read")], ids=["signal", "refusal"])
+def test_a_disk_that_fails_at_the_way_back_is_not_hidden(
+    root: Root, monkeypatch: pytest.MonkeyPatch, why: BaseException
+) -> None:
+    """A signal or a refusal behind the first file, and that one cannot be put back: exit 7, it is named, and nothing
+    says that all is as before."""
+    root.write(BOOTLOCAL, b"echo mine\n", mode=0o700)
+    real, calls = os.replace, []
+
+    def failing(source: str, target: str) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise why
+        if len(calls) > 2:
+            raise OSError(5, "Input/output error", target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(RolledBack, match=f"ROLLBACK INCOMPLETE: {why}; left: {BOOTLOCAL}") as caught:
+        root.tell(converge.apply)
+    assert not caught.value.rolled_back
 
 
 def test_f39_an_edit_in_between_is_kept(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:

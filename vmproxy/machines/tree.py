@@ -20,7 +20,7 @@ from json import loads
 
 from vmproxy import dockerversion, hostproc
 from vmproxy.dirlock import lock, must_be_writable
-from vmproxy.errors import Busy, Interrupted, Refused
+from vmproxy.errors import Busy, Interrupted, Refused, RolledBack, VmproxyError
 from vmproxy.machines import Conversation, Judge, Look, Outcome, Terms, Verdict
 from vmproxy.machines.reading import FILE_LIMIT_BYTES, os_release
 from vmproxy.model import Address, Facts, File, FileChange, Finding, Plan, Syntax, printable
@@ -130,7 +130,11 @@ class Tree:
             text = printable(f"{error.strerror} ({error.filename})")
             return self._put_back(done, Outcome(status="undone", exit=7, text=text))
         except BaseException as error:
-            outcome = self._put_back(done, Outcome(status="undone"))
+            why = error.what if isinstance(error, VmproxyError) else "interrupted"
+            outcome = self._put_back(done, Outcome(status="undone", text=why))
+            if outcome.status == "incomplete" and isinstance(error, KeyboardInterrupt | VmproxyError):
+                text = f"ROLLBACK INCOMPLETE: {printable(outcome.text)}"
+                raise RolledBack(text, hint="vmproxy status", complete=False) from error
             if isinstance(error, Interrupted):
                 error.rolled_back = bool(done) and outcome.rolled_back
             raise
