@@ -11,6 +11,7 @@ guest's root at every boot, so that other boot scripts than the lab's own can be
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import hashlib
@@ -41,6 +42,9 @@ _FORMAT_ME = "boot2docker, please format-me"
 _BOOT_SECONDS = 300.0
 _LOCK_SECONDS = 1800.0
 _POLL_SECONDS = 0.1
+
+boots: list[tuple[Path, int]] = []
+"""Every boot by this process: the file of the console, and how long it was then."""
 
 
 class QemuError(RuntimeError):
@@ -93,8 +97,11 @@ class QemuVM:
         self.console_socket = state / "console"
         self._lock_path = lock or cache / "qemu.lock"
         self._process: subprocess.Popen[bytes] | None = None
+        self._held = False
 
     def __enter__(self) -> QemuVM:
+        """From now on QEMU ends with this process, however that ends."""
+        self._held = True
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,8 +134,12 @@ class QemuVM:
             self.wait_docker()
 
     def reboot(self, *, wait: str = "docker") -> None:
-        """An orderly stop and a cold start on the same disk: the RAM root is new, the disk is what it was."""
-        self.stop()
+        """An orderly stop and a cold start on the same disk: the RAM root is new, the disk is what it was.
+
+        Raises QemuError where the guest does not answer: a power cut would be something else."""
+        if self.pid() is not None:
+            self._end()
+        self._forget()
         self.start(wait=wait)
 
     def power_cut(self) -> None:
@@ -148,16 +159,20 @@ class QemuVM:
             self._forget()
             return
         try:
-            self.run("sync", timeout_seconds=60)
-            with Qmp(self.state / "qmp") as qmp:
-                qmp.ask("quit")
-            self._until(lambda: self.pid() is None, 120, "QEMU to end")
+            self._end()
         except (QmpError, QemuError, OSError, subprocess.SubprocessError):
             self.power_cut()
+        self._forget()
+
+    def _end(self) -> None:
+        """Write the disk and end QEMU. Raises QemuError or QmpError."""
+        self.run("sync", timeout_seconds=120)
+        with Qmp(self.state / "qmp") as qmp, contextlib.suppress(QmpError):  # it may be gone before it has answered
+            qmp.ask("quit")
+        self._until(lambda: self.pid() is None, 120, "QEMU to end")
         if self._process is not None:
             self._process.wait()
             self._process = None
-        self._forget()
 
     def pid(self) -> int | None:
         """QEMU's process id while it runs, from any process that looks at the same state directory."""
@@ -181,10 +196,15 @@ class QemuVM:
         timeout_seconds: float = 180.0,
         check: bool = True,
     ) -> Done:
-        """Run ``script`` by the user's own shell. Raises QemuError where it fails and ``check`` is set."""
-        done = subprocess.run(
-            [*self.ssh_command(user), script], input=stdin, capture_output=True, timeout=timeout_seconds, check=False
-        )
+        """Run ``script`` by the user's own shell. Raises QemuError where it fails and ``check`` is set, or takes longer
+        than it may."""
+        words = [*self.ssh_command(user), script]
+        try:
+            done = subprocess.run(words, input=stdin, capture_output=True, timeout=timeout_seconds, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise QemuError(
+                f"{script!r} has not ended in {timeout_seconds:.0f} s; the console:\n{self._tail('console.log')}"
+            ) from error
         if check and done.returncode:
             raise QemuError(f"{script!r} ended with {done.returncode}: {done.stderr[-2000:]!r} {done.stdout[-500:]!r}")
         return Done(stdout=done.stdout, stderr=done.stderr, status=done.returncode)
@@ -199,8 +219,8 @@ class QemuVM:
         """The words of an ssh command into the VM; options of the user's own files are not read."""
         options = {
             "UserKnownHostsFile": self.known_hosts, "GlobalKnownHostsFile": "/dev/null",
-            "StrictHostKeyChecking": "accept-new", "BatchMode": "yes", "IdentitiesOnly": "yes", "ConnectTimeout": 60,
-            "ServerAliveInterval": 30, "LogLevel": "ERROR",
+            "StrictHostKeyChecking": "accept-new", "BatchMode": "yes", "IdentitiesOnly": "yes", "ConnectTimeout": 90,
+            "ServerAliveInterval": 30, "ServerAliveCountMax": 4, "LogLevel": "ERROR",
         }  # fmt: skip
         words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         return ["ssh", "-F", "none", "-i", str(self.key), "-p", str(self.port), *words, f"{user}@127.0.0.1"]
@@ -210,16 +230,18 @@ class QemuVM:
 
         def greets() -> bool:
             try:
-                with socket.create_connection(("127.0.0.1", self.port), 5) as client:
-                    client.settimeout(5)
+                with socket.create_connection(("127.0.0.1", self.port), 20) as client:
                     return client.recv(4) == b"SSH-"
             except OSError:
                 return False
 
+        def logs_in() -> bool:
+            with contextlib.suppress(QemuError):
+                return self.run("true", check=False, timeout_seconds=120).status == 0
+            return False
+
         self._until(greets, limit_seconds, "an SSH greeting")
-        self._until(
-            lambda: self.run("true", check=False, timeout_seconds=120).status == 0, limit_seconds, "an SSH log-in"
-        )
+        self._until(logs_in, limit_seconds, "an SSH log-in")
 
     def wait_docker(self, limit_seconds: float = _BOOT_SECONDS) -> None:
         """Wait in the guest until dockerd answers its ping; one exec does the polling."""
@@ -275,6 +297,9 @@ class QemuVM:
         argv = self._argv(root.kernel, initrd)
         if incoming:
             argv += ["-incoming", f"fd:{memory}"]
+        if self._held:
+            argv = ["setpriv", "--pdeathsig", "KILL", *argv]
+        boots.append((self.console_log, self.console_log.stat().st_size if self.console_log.exists() else 0))
         passed = [descriptor for descriptor in (lock, memory) if descriptor >= 0]
         try:
             with (self.state / "qemu.log").open("ab") as log:
@@ -292,7 +317,9 @@ class QemuVM:
         return [
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
             "-machine", "q35", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2", "-m", str(MEMORY_MIB),
-            "-append", "console=ttyS0 quiet panic=-1 mitigations=off", "-kernel", str(kernel), "-initrd", str(initrd),
+            # On a busy machine the kernel finds its timer slow, and may give it up for broken.
+            "-append", "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check",
+            "-kernel", str(kernel), "-initrd", str(initrd),
             "-drive", f"file={self.disk},if=none,id=disk0,format=qcow2,cache=writeback",
             "-device", "virtio-blk-pci,drive=disk0",
             "-netdev", user, "-device", "virtio-net-pci,netdev=net0,romfile=", "-device", "virtio-rng-pci",

@@ -17,8 +17,11 @@ import socket
 import time
 from pathlib import Path
 
+KERNEL = re.compile(rb"\[ *\d+\.\d{6}\] [^\n]*\n")
+"""A record of the kernel's on the line; it may stand in the middle of somebody else's word."""
+
 _LINE_BYTES = 600
-_ATTEMPT_SECONDS = 20.0
+_ATTEMPT_SECONDS = 30.0
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{1,76}={0,2}")
 
 
@@ -29,7 +32,7 @@ class SerialError(RuntimeError):
 class SerialLine:
     """One log-in. ``path`` is the unix socket of the line; ``limit_seconds`` is for log-in and log-out, each."""
 
-    def __init__(self, path: Path, *, limit_seconds: float = 120.0) -> None:
+    def __init__(self, path: Path, *, limit_seconds: float = 300.0) -> None:
         self._limit_seconds = limit_seconds
         self._seen = b""
         self._socket = socket.socket(socket.AF_UNIX)
@@ -120,6 +123,6 @@ class SerialLine:
                 continue
             if not came:
                 raise SerialError(f"the line was closed: {self._seen[-500:]!r}")
-            self._seen += came
+            self._seen = KERNEL.sub(b"", self._seen + came)
         before, _, self._seen = self._seen.partition(word)
         return before + word

@@ -13,6 +13,7 @@ import pytest
 
 from tests.lab import elf, kmod, newc
 from tests.lab.qmp import Qmp, QmpError
+from tests.lab.serialline import KERNEL
 
 
 def _records(data: bytes) -> dict[str, tuple[list[int], bytes]]:
@@ -122,3 +123,9 @@ def test_qmp_keeps_events_apart_from_answers(tmp_path: Path) -> None:
         with pytest.raises(QmpError):
             qmp.ask("quit")
     thread.join()
+
+
+def test_a_message_of_the_kernels_tears_no_word() -> None:
+    """What the kernel says on a serial line is taken out, wherever it stands; other brackets stay."""
+    torn = b"QUJD[   12.345678] watchdog: BUG: soft lockup! [sh:7]\r\nREVG\r\n[x] lo[    3.000001] a\r\ngin: "
+    assert KERNEL.sub(b"", torn) == b"QUJDREVG\r\n[x] login: "
