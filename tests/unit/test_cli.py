@@ -431,8 +431,14 @@ def test_progress_is_for_terminals(stories: Stories, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "a: looking\n"
 
 
-def test_news_is_for_everybody_but_quiet(stories: Stories, capsys: pytest.CaptureFixture[str]) -> None:
-    """A host key kept for the first time is said on stderr, terminal or not, and not with -q or --json."""
+@pytest.mark.parametrize("read_by", ["a program", "a person"])
+def test_news_is_for_everybody_but_quiet(
+    stories: Stories, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, read_by: str
+) -> None:
+    """A host key kept for the first time is said on stderr, terminal or not, and not with -q; with --json only to a
+    person, who may have to touch a security key."""
+    monkeypatch.setattr("vmproxy.cli.output.is_terminal", lambda stream: read_by == "a person" and stream is sys.stderr)
+    monkeypatch.setenv("TERM", "dumb")
 
     def story(target: str, settings: Settings, **words: Any) -> Report:
         words["progress"](Event(target=target, text="new host key kept", news=True))
@@ -443,7 +449,8 @@ def test_news_is_for_everybody_but_quiet(stories: Stories, capsys: pytest.Captur
         ([], "a: new host key kept\n"),
         (["-v"], "a: new host key kept\n"),
         (["-q"], ""),
-        (["--json"], ""),
+        (["--json"], "a: new host key kept\n" if read_by == "a person" else ""),
+        (["--json", "-q"], ""),
     ):
         assert run(["status", "--vm", "a", *extra]) == 0
         assert capsys.readouterr().err == shown

@@ -135,8 +135,9 @@ class Output:
             self._say(f"hint: {_cut(hint, _HINT_LIMIT)}", err=True)
 
     def progress(self, event: Event) -> None:
-        """One step of the story: a line that is written over on a terminal, kept with ``-v``, else nothing."""
-        if self.quiet or self.json:
+        """One step of the story: a line that is written over on a terminal, kept with ``-v``, else nothing. With
+        ``--json`` only news, and only where a person reads them: a security key may wait to be touched."""
+        if self.quiet or (self.json and not (event.news and is_terminal(sys.stderr))):
             return
         line = printable(f"{_name(event.target)}: {event.text}", limit=_LINE_LIMIT)
         if event.news and self.verbosity == 0:
