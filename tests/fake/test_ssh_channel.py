@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fake.conftest import Keys, read_all
+from tests.fake.conftest import Keys, comes, read_all
 from tests.fake.relay import Faults, Relay
 from tests.fake.server import FakeServer, Rules
 from vmproxy.errors import LostContact, NotPermitted, VmproxyError
@@ -157,6 +157,23 @@ def test_input_that_nobody_reads_times_out(log_in: Callable[..., Any], serve: Ca
     channel = log_in(serve(act=lambda _channel, _command: hold.wait(30) and None).port).start("x")
     with pytest.raises(LostContact, match="no more input"):
         channel.send(b"x" * (8 << 20), timeout_seconds=0.5)
+    hold.set()
+
+
+def test_input_that_was_ended_by_its_limit_says_so(
+    log_in: Callable[..., Any], serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where our own end of the connection is what the library hears first, and takes for the command's."""
+    hold = threading.Event()
+    channel = log_in(serve(act=lambda _channel, _command: hold.wait(30) and None).port).start("x")
+
+    def late(_data: bytes) -> int:
+        assert comes(lambda: not channel._connection.alive)
+        return 0
+
+    monkeypatch.setattr(channel._channel, "send", late)
+    with pytest.raises(LostContact, match=r"no more input for 0\.2 s"):
+        channel.send(b"x", timeout_seconds=0.2)
     hold.set()
 
 

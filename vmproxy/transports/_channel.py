@@ -180,22 +180,24 @@ class SshChannel:
     def send(self, data: bytes, *, timeout_seconds: float) -> None:
         """Write all of ``data``; stderr is drained meanwhile, so that the two sides cannot wait for each other."""
         deadline = time.monotonic() + timeout_seconds
+        late = f"the VM took no more input for {timeout_seconds:g} s"
         view = memoryview(data)
         with self._connection.guard(timeout_seconds + 1.0) as guard:
             while view:
                 left = deadline - time.monotonic()
                 try:
                     if left <= 0:
-                        raise LostContact(f"the VM took no more input for {timeout_seconds:g} s", where=self._place)
+                        raise LostContact(late, where=self._place)
                     self._channel.settimeout(min(left, 0.25))
                     sent = self._channel.send(bytes(view[:_PIECE_BYTES]))
-                    if sent == 0:
-                        raise LostContact("the command in the VM no longer reads its input", where=self._place)
+                    if sent == 0:  # closed while it waited for room, by the VM or by the guard
+                        what = late if guard.fired else "the command in the VM no longer reads its input"
+                        raise LostContact(what, where=self._place)
                     view = view[sent:]
                 except TimeoutError:
                     self._drain_stderr()
                 except (OSError, EOFError) as error:
-                    what = f"the VM took no more input for {timeout_seconds:g} s" if guard.fired else self._why_closed()
+                    what = late if guard.fired else self._why_closed()
                     raise LostContact(what, where=self._place) from error
 
     def receive(self, *, timeout_seconds: float) -> bytes:
