@@ -135,7 +135,7 @@ class Nets:
             with contextlib.suppress(OSError):
                 while True:
                     connection, client = server.accept()
-                    with connection:
+                    with connection, contextlib.suppress(OSError):  # one that has gone already is no reason to end
                         connection.sendall(f"{name} saw {client[0]}".encode())
 
         self._servers.append(server)
