@@ -71,7 +71,7 @@ def seen() -> Iterator[dict[str, Any]]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=400,
+            timeout=1200,
         )
     shutil.rmtree(directory)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -139,7 +139,7 @@ def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         for path in paths:
             shutil.copy2(vm.path(path), overlay / path.lstrip("/"))
         vm.restart_boot()
-        story.until(lambda: _in_place(vm), "the boot script has ended", 60)
+        story.until(lambda: _in_place(vm), "the boot script has ended", 180)
         seen.runs["verify"] = vmproxy.verify()
         seen.runs["status"] = vmproxy.status()
         stop("booted")
