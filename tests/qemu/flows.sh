@@ -49,19 +49,16 @@ fi >/dev/null
 docker start c-bridge c-own c-unmasked c-closed >/dev/null
 set -- $(docker inspect -f '{{.State.Pid}}' c-bridge c-own c-unmasked c-closed)
 
+mkdir "$work/asked"
 cat >"$work/ask" <<'END'
-# ask FLOW proxy ADDRESS PORT | ask FLOW who ADDRESS PORT
-said=$(if [ "$2" = proxy ]; then
-	http_proxy=http://$3:$4 timeout 8 wget -q -O - http://only-the-proxy-knows.test/
-else
-	timeout 8 wget -q -O - "http://$3:$4/cgi-bin/who"
-fi 2>/dev/null)
-case $said in
-'the proxy knows') said=proxy ;;
-*' sees '*) said=${said%]} ;;
-*) said=none ;;
-esac
-echo "$1: $said"
+# ask FLOW proxy ADDRESS PORT | ask FLOW who ADDRESS PORT: what comes is in asked/FLOW, FLOW.pid is there meanwhile
+cd "${0%/*}/asked"
+url=http://$3:$4/cgi-bin/who
+if [ "$2" = proxy ]; then export "http_proxy=http://$3:$4" url=http://only-the-proxy-knows.test/; fi
+wget -q -O - "$url" >"$1" 2>/dev/null &
+echo $! >"$1.pid"
+wait $!
+rm -f "$1.pid"
 END
 
 # Everybody asks at the same time; "FLOW KIND ADDRESS PORT" lines.
@@ -102,6 +99,34 @@ beside() { # the words that lead into a network
 		outside-to-a-published-port who 203.0.113.1 8080
 	END
 	wait
-} 2>&1 | sort
+} &
+everybody=$!
+
+# Who is not answered would wait for minutes. It ends when nothing has come for ten rounds, not at a time of its own: on a
+# busy machine the rounds take longer, and the answers follow each other.
+quiet=0 come=''
+while [ "$quiet" -lt 10 ] && kill -0 "$everybody" 2>/dev/null; do
+	sleep 1
+	quiet=$((quiet + 1)) now=''
+	for file in "$work/asked"/*; do
+		case $file in *.pid) continue ;; esac
+		if [ -s "$file" ]; then now="$now $file!"; else now="$now $file"; fi
+	done
+	[ "$now" = "$come" ] || quiet=0 come=$now
+done
+while kill -0 "$everybody" 2>/dev/null; do
+	for file in "$work/asked"/*.pid; do kill "$(cat "$file")"; done 2>/dev/null
+	sleep 1
+done
+
+for file in "$work/asked"/*; do
+	said=$(cat "$file")
+	case $said in
+	'the proxy knows') said=proxy ;;
+	*' sees '*) said=${said%]} ;;
+	*) said=none ;;
+	esac
+	echo "${file##*/}: $said"
+done
 kill $servers
 docker kill c-bridge c-own c-unmasked c-closed >/dev/null

@@ -74,7 +74,7 @@ def walk(vm: QemuVM, host_proxy: LabProxy, tmp_path_factory: pytest.TempPathFact
         seen.files[name] = vm.root(_FILES).text
 
     def flows() -> dict[str, str]:
-        said = vm.root(f"cat >/run/flows.sh; sh /run/flows.sh {host_proxy.port}", stdin=_FLOWS, timeout_seconds=400)
+        said = vm.root(f"cat >/run/flows.sh; sh /run/flows.sh {host_proxy.port}", stdin=_FLOWS, timeout_seconds=600)
         # Networks of one's own come and go with Docker; only vmproxy's rules are of interest to the other stops.
         vm.root("docker rm -f c-bridge c-own c-unmasked c-closed; docker network rm own unmasked closed")
         vm.root("ip netns del lan; ip netns del outside; ip link del eth7; ip link del eth8", check=False)
