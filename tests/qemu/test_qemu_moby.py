@@ -46,7 +46,7 @@ class OverConsole(Command):
     """The command for the VM's serial line."""
 
     def _words(self, command: str, words: tuple[str, ...]) -> list[str]:
-        return [command, "--vm", f"console:{self.vm.console_socket}", "--connect-timeout", "60", *words]
+        return [command, "--vm", f"console:{self.vm.console_socket}", "--connect-timeout", "180", *words]
 
 
 @dataclass(kw_only=True)
