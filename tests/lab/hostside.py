@@ -296,7 +296,7 @@ class Relay:
     def _serve(self, client: socket.socket) -> None:
         with client:
             try:
-                server = connect(self._network, self._address, self._to_port, seconds=20.0)
+                server = connect(self._network, self._address, self._to_port, seconds=10.0)
             except OSError:
                 return
             with server:
