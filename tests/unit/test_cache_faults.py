@@ -185,6 +185,41 @@ def test_who_has_it_whole_and_asks_again_finds_it_in_the_store(tmp_path: Path, m
         assert server.hits["/large"] == 1
 
 
+def test_the_last_byte_is_not_read_while_it_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that began when there was less gets no more than that: not the end, which comes after publication."""
+    size = 600_000
+    reading = threading.Event()
+    finish, read = Draft.finish, Draft.read
+
+    def slow_finish(draft: Draft, url: str, stored: Stored) -> int:
+        time.sleep(0.3)
+        return finish(draft, url, stored)
+
+    def slow_read(draft: Draft, start: int, count: int) -> bytes:
+        if start >= size // 2 and draft.length < size:
+            reading.set()
+            until(lambda: draft.length == size)
+        return read(draft, start, count)
+
+    monkeypatch.setattr(Draft, "finish", slow_finish)
+    monkeypatch.setattr(Draft, "read", slow_read)
+    with origin() as server, proxy(settings(tmp_path / "c")) as running:
+
+        def route(handler: object) -> None:
+            handler.send_response(200)  # type: ignore[attr-defined]
+            handler.send_header("Content-Length", str(size))  # type: ignore[attr-defined]
+            handler.send_header("Cache-Control", FRESH)  # type: ignore[attr-defined]
+            handler.end_headers()  # type: ignore[attr-defined]
+            handler.wfile.write(b"q" * (size - 1000))  # type: ignore[attr-defined]
+            reading.wait(WAIT_SECONDS)
+            handler.wfile.write(b"q" * 1000)  # type: ignore[attr-defined]
+
+        server.routes["/late"] = route
+        assert fetch(running.address, server.url("/late")).body == b"q" * size
+        assert fetch(running.address, server.url("/late"), range="bytes=0-0").status == 206
+        assert server.hits["/late"] == 1
+
+
 def test_f75_no_descriptor_is_left(tmp_path: Path) -> None:
     """After hits, misses, broken origins, tunnels and clients that left there are as many descriptors as before."""
     with (

@@ -80,7 +80,8 @@ class Spool:
             if at < kept and self._draft and not publishing:
                 self._busy += 1
                 try:
-                    data = await asyncio.to_thread(self._draft.read, at, _PIECE)
+                    # No more than there was now: while it is read the end may be written, which is not published yet.
+                    data = await asyncio.to_thread(self._draft.read, at, min(_PIECE, kept - at))
                 except OSError:
                     raise Lost("the draft cannot be read") from None
                 finally:
