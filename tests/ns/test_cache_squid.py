@@ -97,9 +97,10 @@ def test_the_squid_has_no_secret_that_others_see(chain: Chain) -> None:
         assert Path(f"/proc/{process}").stat().st_uid == pwd.getpwnam("proxy").pw_uid
 
 
-def test_it_is_recognised_by_what_it_answers(shut: Running) -> None:
+def test_it_is_recognised_by_what_it_answers(shut: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """The question of ``nearby`` names it, and its process does; one of ours is ours by its Via."""
-    answer = hostproc.exchange(*shut.address, nearby._QUESTION)
+    monkeypatch.setattr(nearby, "_SECONDS", 60.0)
+    answer = hostproc.exchange(*shut.address, nearby._QUESTION, timeout_seconds=60.0)
     assert nearby.recognise(answer) == "vmproxy cache"
     assert nearby.recognise(answer.replace(b"vmproxy-", b"laptop-")) == "squid"
     assert nearby.who(shut.port) == nearby.Found(name="squid", port=shut.port)
@@ -157,7 +158,10 @@ def test_it_is_served_watched_purged_and_ended_by_the_same_commands(program: Pat
             busy = vmproxy("cache", "serve", "--engine", "squid", "--dir", str(directory), "--port", "1", code=8)
             assert busy.stderr.count("\n") == 2
             other = str(tmp_path / "other")
-            taken = vmproxy("cache", "serve", "--engine", "squid", "--dir", other, "--port", str(port), code=6)
+            for _turn in range(20):  # it is given a second to say who it is
+                taken = vmproxy("cache", "serve", "--engine", "squid", "--dir", other, "--port", str(port), code=6)
+                if "squid listens there already" in taken.stderr:
+                    break
             assert f"squid listens there already (127.0.0.1:{port})" in taken.stderr.splitlines()[0]
             assert f"--proxy http://127.0.0.1:{port}" in taken.stderr.splitlines()[1]
             purged = json.loads(vmproxy("cache", "purge", "*/b", "--dir", str(directory), "--json").stdout)
