@@ -247,7 +247,7 @@ class Thing:
 try:
     with signals.as_interruption():
         Thing()
-        time.sleep(30)
+        time.sleep(600)
         print("lost")
 except Interrupted as error:
     print(error.exit)

@@ -76,6 +76,14 @@ def _once_more(number: int) -> None:
     import _thread
     import threading
 
-    later = threading.Timer(0.01, _thread.interrupt_main, (number,))
+    def send() -> None:
+        if not hasattr(signal, "pthread_kill"):  # Windows
+            _thread.interrupt_main(signal.Signals(number))
+        elif callable(signal.getsignal(number)):  # else nobody waits for it any more, and it would end us
+            main = threading.main_thread().ident
+            assert main is not None  # noqa: S101 - it runs
+            signal.pthread_kill(main, number)  # a real one: it ends what that thread waits in
+
+    later = threading.Timer(0.01, send)
     later.daemon = True
     later.start()
