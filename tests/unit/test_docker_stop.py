@@ -66,7 +66,8 @@ def test_f28_an_engine_that_does_not_answer_is_not_waited_for(
         stop.set(2)
         thread.join(SECONDS)
         assert not thread.is_alive(), "it still waits for its limit"
-        assert isinstance(raised[0], Unreachable)
+        # The latter where it comes between the start of the client and who is to end it.
+        assert isinstance(raised[0], Unreachable | Interrupted)
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)
     finally:
