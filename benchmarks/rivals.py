@@ -122,9 +122,8 @@ def pyinfra(world: Many, before: Callable[[], None]) -> Way:
     }
     inventory = world.write("inventory.py", f"hosts = ({world.addresses!r}, {data!r})\n")
     words = ("--yes", "--parallel", str(world.count), str(inventory), str(deploy))
-    environ = {name: value for name, value in world.host.environ.items() if name != "PYTHONPATH"}
     argv = (str(installed("pyinfra") / "pyinfra"), *words)
-    return Way(name="pyinfra", argv=argv, environ=environ, before=before, limit_seconds=_LIMIT_SECONDS)
+    return Way(name="pyinfra", argv=argv, environ=world.host.environ, before=before, limit_seconds=_LIMIT_SECONDS)
 
 
 def ansible(world: Many, before: Callable[[], None]) -> Way:
@@ -137,7 +136,7 @@ def ansible(world: Many, before: Callable[[], None]) -> Way:
     control.mkdir(exist_ok=True)
     own = f"-F none -o UserKnownHostsFile={world.known} -o IdentitiesOnly=yes"
     environ = {
-        **{name: value for name, value in world.host.environ.items() if name != "PYTHONPATH"},
+        **world.host.environ,
         "ANSIBLE_HOME": str(kept / "ansible"),
         "ANSIBLE_FORKS": str(world.count),
         "ANSIBLE_PIPELINING": "1",

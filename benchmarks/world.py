@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ read -r old </var/run/docker.pid && kill "$old"
 /run/lab/dockerd infinity </dev/null >/dev/null 2>&1 &
 echo $! >/var/run/docker.pid
 """
+_PACKAGES = "import sys; print(*(path for path in sys.path if path.endswith('-packages')), sep='\\n')"
 _LAUNCHER = "import sys\nfrom vmproxy.cli import main\n\nif __name__ == '__main__':\n    sys.exit(main())\n"
 _QUICK = ("-o", "KexAlgorithms=curve25519-sha256")
 _ROUTE = "gateway=$(ip -4 route show default); gateway=${gateway#*via }; gateway=${gateway%% *}\n"
@@ -70,11 +72,21 @@ def standing_in(network: int) -> Iterator[None]:
 
 
 class Host:
-    """A user's computer: a directory as HOME, and vmproxy as pip leaves it (a copy of the package, compiled)."""
+    """A user's computer: a directory as HOME, and vmproxy as pip leaves it (a copy of the package, compiled).
+
+    It has an environment of its own, with the packages of ``python`` behind it: that one may have vmproxy installed in
+    place, and then each start of it pays for setuptools' finder.
+    """
 
     def __init__(self, directory: Path, *, python: str = sys.executable, package: Path = ROOT / "vmproxy") -> None:
-        self.directory, self.python = directory, python
-        site = directory / "site"
+        self.directory, self.python = directory, str(directory / "environment/bin/python")
+        subprocess.run([python, "-m", "venv", "--without-pip", directory / "environment"], check=True)
+        own, packages = (
+            subprocess.run([one, "-c", _PACKAGES], capture_output=True, text=True, check=True).stdout
+            for one in (self.python, python)
+        )
+        site = Path(own.splitlines()[0])
+        (site / "others.pth").write_text(packages, encoding="utf-8")
         shutil.copytree(package, site / "vmproxy", ignore=shutil.ignore_patterns("__pycache__"))
         compileall.compile_dir(site, quiet=1)
         directory.mkdir(exist_ok=True)
@@ -86,7 +98,6 @@ class Host:
             "XDG_CONFIG_HOME": str(directory / "config"),
             "XDG_STATE_HOME": str(directory / "state"),
             "LC_ALL": "C.UTF-8",
-            "PYTHONPATH": str(site),
         }
 
     def vmproxy(self, *words: str, codes: tuple[int, ...] = (0,), stdin: Path = Path(os.devnull)) -> Way:

@@ -30,19 +30,21 @@ def test_library_comes_without_invoke_and_asyncio() -> None:
     """Half of paramiko's import is for features never used here: it is left out."""
     script = (
         "import sys; from vmproxy.transports.ssh import _library; _library()\n"
-        "print([m for m in ('invoke', 'asyncio', 'unittest', 'importlib.metadata', 'zipfile') if m in sys.modules])"
+        "unwanted = ('invoke', 'asyncio', 'unittest', 'importlib.metadata', 'zipfile', 'tempfile', 'lzma')\n"
+        "print([m for m in unwanted if m in sys.modules])"
     )
     assert python(script) == "[]\n"
 
 
 def test_paramiko_is_whole_for_others() -> None:
-    """Another user of paramiko in the process still has Match exec, and invoke itself."""
+    """Another user of paramiko in the process still has Match exec, agents of its own, and the modules themselves."""
     script = (
         "from vmproxy.transports.ssh import _library; paramiko = _library()\n"
         "print(paramiko.config.invoke.run('echo out', hide='stdout').stdout.strip())\n"
-        "import invoke; print(invoke.run.__name__)"
+        "import invoke; print(invoke.run.__name__)\n"
+        "import tempfile; print(paramiko.agent.tempfile.mkdtemp is tempfile.mkdtemp)"
     )
-    assert python(script) == "out\nrun\n"
+    assert python(script) == "out\nrun\nTrue\n"
 
 
 def test_paramiko_knows_its_version_and_metadata_is_whole() -> None:

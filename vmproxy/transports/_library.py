@@ -32,12 +32,14 @@ def wait() -> None:
 def library() -> Any:
     """The module ``paramiko``, with its log lines off; another user of it in this process finds it whole.
 
-    ``invoke`` serves ``Match exec`` alone; ``importlib.metadata`` tells paramiko its own version and brings the zip,
-    CSV and mail modules with it.
+    ``invoke`` serves ``Match exec`` alone, and ``tempfile`` (with all compression) an agent for forwarding;
+    ``importlib.metadata`` tells paramiko its own version and brings the zip, CSV and mail modules with it.
     """
     with _importing:
         if "paramiko" not in sys.modules:
-            with _stand_in(_Later("invoke")), _stand_in(_Metadata("importlib.metadata")):
+            with contextlib.ExitStack() as stack:
+                for module in (_Later("invoke"), _Later("tempfile"), _Metadata("importlib.metadata")):
+                    stack.enter_context(_stand_in(module))
                 import paramiko
         import paramiko
 
