@@ -12,7 +12,6 @@ import pytest
 from tests.fake.conftest import Keys, read_all
 from tests.fake.realservers import open_directory
 from vmproxy.errors import LostContact, NotPermitted, Untrusted
-from vmproxy.transports import _channel, openssh
 from vmproxy.transports._channel import SshConnection
 
 Connect = Callable[..., Any]
@@ -27,12 +26,6 @@ class ChannelContract:
     def vm(self, place: tuple[int, str], keys: Keys) -> dict[str, Any]:
         """The target's fields for ``log_in``."""
         return {"user": place[1], "port": place[0]}
-
-    @pytest.fixture(autouse=True)
-    def patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """However long a busy machine takes over the end of a command: the next one comes behind it."""
-        for module in (_channel, openssh):
-            monkeypatch.setattr(module, "_SETTLE_SECONDS", 20.0)
 
     def test_dialogue(self, log_in: Connect, vm: dict[str, Any]) -> None:
         """Bytes both ways, stderr apart, the status; without a pty nothing is translated."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,24 @@ class TestDropbear(BurstContract):
             dropbear(directory, authorized=authorized, password_hash=hashed) as place,
         ):
             yield place
+
+    def test_a_server_that_is_stopped_while_a_command_ends(
+        self, log_in: Callable[..., Any], vm: dict[str, Any]  # noqa: F811
+    ) -> None:
+        """The next command waits for the end of the last one, also where the machine stalls just then: dropbear would
+        close its channel, and the connection with it."""
+        connection = log_in(vm["port"], target=vm)
+        last = connection.start("echo $PPID; exec >&- 2>&-; read x")
+        server = int(last.receive(timeout_seconds=60))
+        assert read_all(last) == b""
+        os.kill(server, signal.SIGSTOP)
+        timer = threading.Timer(3.0, os.kill, (server, signal.SIGCONT))
+        timer.start()
+        try:
+            last.end_input()
+            assert read_all(connection.start("echo next")) == b"next\n"
+        finally:
+            timer.join()
 
     def test_password(self, log_in: Callable[..., Any], vm: dict[str, Any]) -> None:  # noqa: F811
         """The kind's usual password logs in after a key that is not let in."""

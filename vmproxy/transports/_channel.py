@@ -21,7 +21,8 @@ _STDERR_LIMIT_BYTES = 64 << 10
 _COMMAND_LIMIT_BYTES = 8 << 10  # dropbear drops a connection whose command passes about 9,000 bytes
 _PIECE_BYTES = 64 << 10
 _START_SECONDS = 30.0
-_SETTLE_SECONDS = 1.0
+_SETTLE_SECONDS = 20.0
+_SETTLE_OTHERS_SECONDS = 1.0
 
 
 def shut(transport: paramiko.Transport, sock: socket.socket | Passage) -> None:
@@ -140,12 +141,15 @@ class SshConnection:
         return _Guard(self, seconds)
 
     def _settle(self) -> None:
-        """Let channels that are ending end, for a second at most.
+        """Let channels that are ending end.
 
         dropbear (2022.83) closes a channel that is opened while the process of another one ends, before the command
-        has come, and then drops the connection over that command: seen in one of twenty starts.
+        has come, and then drops the connection over that command: seen in one of twenty starts, and in each where it
+        was stopped for a while. It is waited for as long as a busy machine may need. Others lose nothing, and OpenSSH's
+        keeps a channel that we have closed for as long as its command goes on.
         """
-        deadline = time.monotonic() + _SETTLE_SECONDS
+        fragile = "dropbear" in (self._transport.remote_version or "")
+        deadline = time.monotonic() + (_SETTLE_SECONDS if fragile else _SETTLE_OTHERS_SECONDS)
         for channel in self._started:
             while (channel.closed or channel.eof_received) and not self._is_gone(channel):
                 if time.monotonic() > deadline:
