@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -329,6 +330,26 @@ def test_f03_cut_in_the_middle_of_a_command(log_in: Start, serve: Start, relay: 
         channel.receive(timeout_seconds=60)
     with pytest.raises(LostContact):
         connection.start("true")
+
+
+def test_f03_a_loss_is_told_by_an_ssh_that_takes_its_time_to_end(
+    log_in: Start, serve: Start, relay: Start, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine may stall between the end of ssh's output and its own: that is a loss, too, not the output's end."""
+    slow = short / "ssh"
+    real = shutil.which("ssh")
+    slow.write_text(
+        f'#!/bin/sh\ncase " $* " in *" ProxyCommand=false "*) ;; *) exec {real} "$@" ;; esac\n'
+        f'{real} "$@"\ncode=$?\nexec >&- 2>&-\nsleep 3\nexit "$code"\n'
+    )
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{short}:{os.environ['PATH']}")
+    between = relay(serve().port)
+    channel = log_in(between.port).start("echo on; cat")
+    assert channel.receive(timeout_seconds=60) == b"on\n"
+    between.cut()
+    with pytest.raises(LostContact, match="connection ended"):
+        channel.receive(timeout_seconds=60)
 
 
 @pytest.mark.parametrize(

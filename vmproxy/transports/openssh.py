@@ -39,7 +39,7 @@ _NOISE_LIMIT_BYTES = 64 << 10
 _LOG_IN_SECONDS = 30.0
 _PERSON_SECONDS = 300.0
 _LOG_LIMIT_BYTES = 256 << 10
-_SETTLE_SECONDS = 1.0
+_SETTLE_SECONDS = 20.0
 _FLUSH_SECONDS = 0.02  # for what ssh has not yet read of our pipe
 _PASSING_BY = "trap '' INT QUIT HUP; exec \"$@\""
 # For keys it goes first: such a server may promise better and not keep it.
@@ -307,9 +307,10 @@ class OpensshChannel(SshProcess):
             self._explain()
         return status
 
-    def _check_end(self, seconds: float) -> None:
+    def _check_end(self, _seconds: float) -> None:
+        # ssh holds its output until it ends, so its end is near; but a machine may stall right there.
         with contextlib.suppress(subprocess.TimeoutExpired):
-            if self._process.wait(min(seconds, _SETTLE_SECONDS)) == 255:
+            if self._process.wait(_SETTLE_SECONDS) == 255:
                 self._explain()
 
     def _explain(self) -> None:
