@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -9,6 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -184,6 +187,19 @@ def test_f74_no_prompt(serial: Start, attach: Attach, program: tuple[str, ...], 
     assert caught.value.exit == 9
     assert str(caught.value).isprintable()
     assert len(caught.value.what) < 140
+
+
+def test_f74_an_editor_is_left_alone(serial: Start, attach: Attach, tmp_path: Path) -> None:
+    """Whoever edits the script by hand leaves an editor, whose last line ends with a per cent sign: it is no prompt,
+    and what is meant for a shell is not typed into somebody's file."""
+    script = tmp_path / "docker"
+    script.write_text("".join(f"line {number} #\n" for number in range(99)))
+    vm = serial(program=("busybox", "vi", str(script)), ready=b"docker")
+    with pytest.raises(LostContact, match=r"no usable prompt within 4 s; last seen: .*%") as caught:
+        attach(vm, connect_timeout_seconds=4.0)
+    assert caught.value.exit == 9
+    assert b"sh -c" not in vm.sent
+    assert b"Modified" not in vm.said
 
 
 def test_f74_password_prompt(serial: Start, attach: Attach) -> None:
@@ -462,6 +478,62 @@ def test_a_line_is_not_for_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_line, "os", SimpleNamespace(name="nt", stat=os.stat))
     with pytest.raises(UsageError, match="Linux or macOS"):
         _line.open_line("/dev/null", timeout_seconds=1)
+
+
+def test_a_line_of_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory, a terminal or a socket that one may not open: exit 5, not a VM that is down, and who may."""
+    import socket
+
+    def refused(*_words: object, **_more: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def connecting(_self: object, _path: str) -> None:
+        refused()
+
+    place = Path(tempfile.mkdtemp(prefix="line-"))
+    _master, slave = os.openpty()
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(place / "socket"))
+            for path, module, call, failing in (
+                (place, _line.os, "stat", refused),
+                (os.ttyname(slave), _line.os, "open", refused),
+                (place / "socket", socket.socket, "connect", connecting),
+            ):
+                with monkeypatch.context() as patch:
+                    patch.setattr(module, call, failing)
+                    with pytest.raises(NotPermitted, match="Permission denied") as caught:
+                        _line.open_line(str(path), timeout_seconds=1)
+                assert caught.value.exit == 5
+                assert "sudo" in caught.value.hint
+    finally:
+        os.close(_master)
+        os.close(slave)
+        shutil.rmtree(place)
+
+
+def test_a_line_that_ends_before_a_prompt() -> None:
+    """Nobody is sent from ``vmproxy status`` to ``vmproxy status``: the hint is about the line."""
+    import socket
+
+    place = Path(tempfile.mkdtemp(prefix="line-"))
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(place / "socket"))
+            listener.listen(1)
+
+            def end() -> None:
+                listener.accept()[0].close()
+
+            ending = threading.Thread(target=end)
+            ending.start()
+            target = Target(name="console:x", provider="console", transport="console", line=str(place / "socket"))
+            with pytest.raises(LostContact, match="end of the line is gone") as caught:
+                console.connect(target, options=SshOptions(connect_timeout_seconds=30))
+            ending.join(60)
+        assert "shell on this line" in caught.value.hint
+    finally:
+        shutil.rmtree(place)
 
 
 def test_no_such_line(tmp_path: Path) -> None:

@@ -134,13 +134,17 @@ def test_what_is_typed_gets_through_a_line_editor() -> None:
         (b"[root@vm ~]# ", "prompt"),
         (b"user@vm:~$ ", "prompt"),
         (b"fish> ", "prompt"),
+        (b"host% ", "prompt"),
+        (b"\x1b[24;1H\x1b[K- /etc/init.d/docker [Modified] 4/32 12%\x1b[4;1H", "unknown"),
+        (b"10,1          50%", "unknown"),
+        (b"/etc/init.d/docker lines 1-23/200 12%", "unknown"),
         (b"> ", "unknown"),
         (b"[   12.345678] random: crng init done\r\n", "unknown"),
         (b"", "unknown"),
     ],
 )
 def test_what_a_line_waits_for(text: bytes, state: str) -> None:
-    """A log-in, a password, a prompt; a second prompt (PS2) and a boot message are none."""
+    """A log-in, a password, a prompt; a second prompt (PS2), an editor and a boot message are none."""
     assert _lineshell.state_of(text) == state
 
 

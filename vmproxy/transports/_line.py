@@ -23,6 +23,7 @@ _TOLD = 80
 _PLACE = 60
 _HANG_UP_SECONDS = 1.5  # a server may take that long to see that the last one has left
 _IN_USE = "end the program that is attached (in screen: ctrl-a k; detaching is not enough)"
+_WHO_MAY = "run vmproxy as a user who may read and write it (ls -l), or with sudo"
 
 
 def pexpect_module(name: str) -> Any:
@@ -117,7 +118,7 @@ def open_line(path: str, *, timeout_seconds: float) -> Line:
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        raise Unreachable(f"cannot open the line: {error.strerror}", where=_place(path)) from error
+        raise _cannot_open(error, _place(path)) from error
     if stat.S_ISSOCK(mode):
         return _open_socket(path, timeout_seconds)
     if stat.S_ISCHR(mode):
@@ -129,6 +130,13 @@ def _place(path: str) -> str:
     """The end of a path, for a message that has more to say."""
     text = printable(path)
     return text if len(text) <= _PLACE else f"…{text[1 - _PLACE :]}"
+
+
+def _cannot_open(error: OSError, where: str) -> NotPermitted | Unreachable:
+    what = f"cannot open the line: {error.strerror or error}"
+    if isinstance(error, PermissionError):
+        return NotPermitted(what, where=where, hint=_WHO_MAY)
+    return Unreachable(what, where=where)
 
 
 def _open_socket(path: str, timeout_seconds: float) -> Line:
@@ -151,10 +159,8 @@ def _open_socket(path: str, timeout_seconds: float) -> Line:
         sock.close()
         if isinstance(error, (TimeoutError, BlockingIOError)):
             raise Busy("the line takes no connection: another program has it", where=where, hint=_IN_USE) from error
-        if isinstance(error, PermissionError):
-            raise NotPermitted(f"cannot open the line: {error.strerror}", where=where) from error
         if isinstance(error, OSError):
-            raise Unreachable(f"cannot open the line: {error.strerror or error}", where=where) from error
+            raise _cannot_open(error, where) from error
         raise
 
 
@@ -169,9 +175,7 @@ def _open_terminal(path: str) -> Line:
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise Busy("the line is in use by another program", where=where, hint=_IN_USE) from error
-        if isinstance(error, PermissionError):
-            raise NotPermitted(f"cannot open the line: {error.strerror}", where=where) from error
-        raise Unreachable(f"cannot open the line: {error.strerror}", where=where) from error
+        raise _cannot_open(error, where) from error
     try:
         if not os.isatty(descriptor):
             raise UsageError("neither a terminal nor a unix socket", where=where, hint="console:PATH")

@@ -29,11 +29,13 @@ _QUIET_SECONDS = 0.3
 _BEGIN_SECONDS = 6.0
 _HEARD_SECONDS = 0.2  # for a signal to another thread to be noticed
 _LOG_INS = 3
+_IS_IT_UP = "is the VM up, and is its shell on this line?"
 # ^E and ^U clear a line in every line editor and in a terminal's own; ^C also leaves a program, or an open quote.
 _SOFT, _HARD = b"\x05\x15\n", b"\x03\x05\x15\n"
 _LOGIN = re.compile(rb"(?<!Last )\blogin: *\Z")
 _PASSWORD = re.compile(rb"(?i)(?:password|passphrase|passwort)[^\n]{0,40}: *\Z")
-_PROMPT = re.compile(rb"(?:[#$%]|[^\n \t]> ?|[^\n]>) *\Z")
+# A number before the % is how far an editor or a pager is in its file: what is typed for a shell would land in that.
+_PROMPT = re.compile(rb"(?:[#$]|(?<!\d)%|[^\n \t]> ?|[^\n]>) *\Z")
 
 State = Literal["login", "password", "prompt", "unknown"]
 
@@ -87,7 +89,9 @@ class Opener:
         """Raises LostContact at the deadline, NotPermitted, Refused; what we typed is then taken back."""
         try:
             self._run()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, LostContact) and error.hint == error.usual_hint:
+                error.hint = _IS_IT_UP  # a look at the VM would say the same again
             if self._typed or self._own:
                 with contextlib.suppress(LostContact):
                     self._line.write(_HARD + b"exit\n" * self._own, time.monotonic() + 1)
@@ -116,7 +120,7 @@ class Opener:
         left = self._deadline - time.monotonic()
         if left <= 0 or self._given_up:
             what = f"no usable prompt within {self._seconds:g} s{self._line.last_words()}"
-            raise LostContact(what, where=self._line.place, hint="is the VM up, and is its shell on this line?")
+            raise LostContact(what, where=self._line.place, hint=_IS_IT_UP)
         return left
 
     def _gather(self, quiet_seconds: float, text: bytes = b"") -> bytes:
