@@ -21,7 +21,7 @@ _WEEK_SECONDS = 7 * 24 * 3600
 
 def _wrong(option: Option, value: object, wanted: str) -> UsageError:
     # What stands before an @ may be a password.
-    shown = "***" if "@" in str(value) else repr(printable(str(value), limit=60))
+    shown = "***" if "@" in str(value) else f"'{printable(str(value), limit=60)}'"
     return UsageError(f"{option.name}: {shown} is not {wanted}")
 
 

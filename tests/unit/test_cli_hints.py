@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from tests.unit import schema
 from tests.unit.test_cli import Stories, lines, stories
 from vmproxy import targets
 from vmproxy.cli import hints
@@ -77,6 +79,74 @@ def test_a_vms_usage_error_names_the_command(stories: Stories, capsys: pytest.Ca
     stories.answers["a"] = UsageError("the name is wrong")
     assert run(["status", "--vm", "a"]) == 2
     assert "hint: vmproxy status --help" in lines(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("cache start --port 0", "vmproxy cache start"),
+        ("docker-config apply --gateway x", "vmproxy docker-config apply"),
+        ("apply --vm", "vmproxy apply"),
+        ("--config /nonexistent.toml status", "vmproxy status"),
+        ("--color", "vmproxy"),
+    ],
+)
+def test_a_usage_error_names_the_whole_command(
+    words: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command within a command too, and with ``--json`` the object has the hint that stderr has."""
+    assert run(["--json", *words.split()]) == 2
+    captured = capsys.readouterr()
+    assert lines(captured.err)[1] == f"hint: {command} --help"
+    assert json.loads(captured.out)["hint"] == f"{command} --help"
+
+
+@pytest.mark.parametrize("words", ["status", "env --proxy nonsense", "cache start --size 1"])
+def test_the_settings_file_says_how_an_error_is_said(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``json`` and ``quiet`` in vmproxy.toml count for errors of a whole command too, whichever option is wrong."""
+    config = tmp_path / "vmproxy.toml"
+    config.write_text("json = true\nquiet = true\n", encoding="utf-8")
+    assert run(["--config", str(config), *words.split()]) == 2
+    captured = capsys.readouterr()
+    (line,) = lines(captured.err)
+    value = json.loads(captured.out)
+    assert schema.problems(value, "result") == []
+    assert line == f"vmproxy: error: {value['message']}"
+
+
+def test_a_format_on_the_command_line_goes_before_json_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``json`` in vmproxy.toml gives way to ``--format``: the command line comes first."""
+    config = tmp_path / "vmproxy.toml"
+    config.write_text('json = true\nproxy = "http://p:1"\n', encoding="utf-8")
+    assert run(["--config", str(config), "env", "--format", "dotenv"]) == 0
+    assert "http_proxy=http://p:1\n" in capsys.readouterr().out
+    assert run(["--config", str(config), "env"]) == 0
+    assert json.loads(capsys.readouterr().out)["http_proxy"] == "http://p:1"
+
+
+@pytest.mark.parametrize("words", ["compose", "status --vm rootfs:.", "cache status --dir x"])
+def test_a_deleted_current_directory_is_no_bug(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A relative path in a directory that is gone: exit 2 and one line, no report to send."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert run(words.split()) == 2
+    (error, hint) = lines(capsys.readouterr().err)
+    assert error.endswith("the current directory is not there any more")
+    assert hint == "hint: cd to another one"
+
+
+def test_what_cannot_be_printed_is_shown_once_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line end in a value is told as \\x0a, as anywhere else."""
+    assert run(["env", "--gateway", "a\nb"]) == 2
+    assert "gateway: 'a\\x0ab' is not" in capsys.readouterr().err
 
 
 def test_a_misspelt_variable_is_said(

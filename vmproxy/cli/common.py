@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["CHANGE", "SSH", "WISH", "Hands", "Run", "command", "each_vm", "failed", "group", "said"]
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as for other programs
+COMMAND, OUTPUT = "vmproxy.command", "vmproxy.output"
+"""What the edge finds in click's ``meta``: the command that runs, as it was typed, and how it says things."""
 _FILE_LIMIT_BYTES = 1 << 20
 _NAMES_SHOWN = 5
 _GARBAGE_OBJECTS = 50_000  # the imports of a story are no garbage either; a long wait makes some, slowly
@@ -110,6 +112,7 @@ def command(*names: str, examples: Sequence[str] = ()) -> Callable[[Callable[[Ru
     def decorate(function: Callable[[Run], int]) -> click.Command:
         def callback(**_params: object) -> None:
             ctx = click.get_current_context()
+            ctx.meta[COMMAND] = ctx.command_path
             run = make_run(names, before=ctx.obj or {}, after=said(ctx), environ=os.environ)
             gc.freeze()
             gc.set_threshold(_GARBAGE_OBJECTS)
@@ -177,17 +180,20 @@ def make_run(
         given["verbose"] = before["verbose"] + after["verbose"]
     start = config.resolve(("config",), given=given, environ=environ, file={})
     path, file = read_file(start.get("config"), environ)
-    every = tuple(dict.fromkeys((*GLOBAL, *names, *WISH, *SSH, "dir")))
-    values = config.resolve(every, given=given, environ=environ, file=file, path=path)
-    if values.get("quiet") and values.get("verbose"):
+    general = config.resolve(GLOBAL, given=given, environ=environ, file=file, path=path)
+    if general.get("quiet") and general.get("verbose"):
         raise UsageError("--quiet and --verbose exclude each other")
     output = Output(
-        json=values.get("json", False),
-        verbosity=-1 if values.get("quiet") else values.get("verbose", 0),
-        color=values.get("color", "auto"),
-        debug=values.get("debug", False),
-        secrets=secrets_of(values, environ),
+        json=general.get("json", False),
+        verbosity=-1 if general.get("quiet") else general.get("verbose", 0),
+        color=general.get("color", "auto"),
+        debug=general.get("debug", False),
     )
+    if context := click.get_current_context(silent=True):
+        context.meta[OUTPUT] = output  # before the other options: one of them may be wrong
+    every = tuple(dict.fromkeys((*names, *WISH, *SSH, "dir")))
+    values = {**general, **config.resolve(every, given=given, environ=environ, file=file, path=path)}
+    output.secrets = secrets_of(values, environ)
     if unknown := config.unknown_variables(environ):
         output.warn(unknown, beside_json=True)
     return Run(values=values, environ=environ, output=output, given=given)

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterable
 
 from vmproxy import __version__
+from vmproxy.errors import UsageError
 from vmproxy.model import ProxyURL, Report
 
 EXIT = 70
@@ -48,7 +49,19 @@ def write_report(error: BaseException, secrets: Iterable[ProxyURL | str]) -> str
 
 
 def crashed(target: str, error: Exception, secrets: Iterable[ProxyURL | str]) -> Report:
-    """The report of a VM (or, with ``target`` "", of the command) that ended with a bug of ours."""
+    """The report of a VM (or, with ``target`` "", of the command) that ended with a bug of ours.
+
+    That the current directory was deleted is none: whatever takes a relative path can meet it.
+    """
+    if isinstance(error, FileNotFoundError) and error.filename is None and _is_nowhere():
+        return Report(
+            target=target,
+            ok=False,
+            exit=UsageError.exit,
+            code=UsageError.code,
+            message="the current directory is not there any more",
+            hint="cd to another one",
+        )
     what = redact(f"{type(error).__name__}: {error}", secrets).splitlines()[0]
     path = write_report(error, secrets)
     where = f" ({path})" if path else ""
@@ -62,6 +75,15 @@ def crashed(target: str, error: Exception, secrets: Iterable[ProxyURL | str]) ->
         message=f"this is a bug: {what}{where}",
         hint="please report it with that file; --debug shows the traceback" if path else "--debug shows the traceback",
     )
+
+
+def _is_nowhere() -> bool:
+    """Whether the current directory was deleted."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def debug_wanted(argv: Iterable[str]) -> bool:

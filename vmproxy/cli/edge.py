@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -153,8 +154,10 @@ def _unwritten(argv: list[str], error: OSError) -> int:
 
 
 def _invoke(group: click.Group, argv: list[str]) -> int:
+    meta: Mapping[str, Any] = {}
     try:
         with group.make_context("vmproxy", list(argv)) as ctx:
+            meta = ctx.meta
             group.invoke(ctx)
         return 0
     except click.exceptions.Exit as end:
@@ -165,27 +168,33 @@ def _invoke(group: click.Group, argv: list[str]) -> int:
     except click.exceptions.Abort:
         return _fail(argv, Interrupted(2))
     except click.UsageError as error:
-        name = error.ctx.command_path if error.ctx else "vmproxy"
-        return _fail(argv, UsageError(error.format_message().rstrip("."), hint=f"{name} --help"))
+        hint = f"{error.ctx.command_path} --help" if error.ctx else ""
+        return _fail(argv, UsageError(error.format_message().rstrip("."), hint=hint))
     except click.ClickException as error:
         return _fail(argv, UsageError(error.format_message()))
     except (VmproxyError, Interrupted) as error:
-        return _fail(argv, error)
+        return _fail(argv, error, meta=meta)
     except BrokenPipeError:
         raise
     except KeyboardInterrupt:
-        return _fail(argv, Interrupted(2))
+        return _fail(argv, Interrupted(2), meta=meta)
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
             return _unwritten(argv, error)  # --help and --version, which click prints
+        from vmproxy.cli.common import OUTPUT
         from vmproxy.cli.crash import crashed
 
-        return _fail(argv, error, report=crashed("", error, ()))
+        output = meta.get(OUTPUT)
+        return _fail(argv, error, meta=meta, report=crashed("", error, output.secrets if output else ()))
 
 
-def _fail(argv: list[str], error: BaseException, *, report: Report | None = None) -> int:
-    """Say an error that ended the whole command."""
-    from vmproxy.cli.common import failed
+def _fail(
+    argv: list[str], error: BaseException, *, meta: Mapping[str, Any] | None = None, report: Report | None = None
+) -> int:
+    """Say an error that ended the whole command: as its options have it, where they were read (``meta``)."""
+    from dataclasses import replace
+
+    from vmproxy.cli.common import COMMAND, OUTPUT, failed
     from vmproxy.cli.crash import debug_wanted
     from vmproxy.cli.output import Output, summary
 
@@ -193,12 +202,16 @@ def _fail(argv: list[str], error: BaseException, *, report: Report | None = None
         assert isinstance(error, VmproxyError | Interrupted)  # noqa: S101
         report = failed("", error)
     words = argv[: argv.index("--")] if "--" in argv else argv
-    as_json = "--json" in words or os.environ.get("VMPROXY_JSON", "").lower() in ("1", "true", "yes", "on")
-    quiet = any(word in ("-q", "--quiet") for word in words)
-    output = Output(json=as_json, verbosity=-1 if quiet else 0, debug=debug_wanted(words))
-    name = next((word for word in words if word in COMMANDS), "")
-    hint = f"vmproxy {name} --help" if name and report.hint == UsageError.usual_hint else report.hint
-    output.error(report.message, hint=hint, error=error)
-    if as_json:
+    meta = meta or {}
+    output = meta.get(OUTPUT)
+    if output is None:
+        as_json = "--json" in words or os.environ.get("VMPROXY_JSON", "").lower() in ("1", "true", "yes", "on")
+        quiet = any(word in ("-q", "--quiet") for word in words)
+        output = Output(json=as_json, verbosity=-1 if quiet else 0, debug=debug_wanted(words))
+    if report.hint == UsageError.usual_hint:
+        name = next((f"vmproxy {word}" for word in words if word in COMMANDS), "vmproxy")
+        report = replace(report, hint=f"{meta.get(COMMAND, name)} --help")
+    output.error(report.message, hint=report.hint, error=error)
+    if output.json:
         output.document(summary([report]))
     return report.exit

@@ -47,8 +47,9 @@ def main(run: Run) -> int:
     Values hold the proxy's credentials, where it has any; docker-run and docker-build then have the name alone, and
     Docker takes the value from its own environment.
     """
-    form = "json" if run.output.json else run.value("format", "sh")
-    if run.output.json and run.value("format", "json") != "json":
+    as_json = run.output.json and not ("format" in run.given and "json" not in run.given)  # what is nearer counts
+    form = "json" if as_json else run.value("format", "sh")
+    if as_json and run.value("format", "json") != "json":
         raise UsageError("--json and another --format exclude each other")
     found = variables(run)
     text = render(found, form)
