@@ -36,7 +36,8 @@ def vmproxy(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 def test_it_starts_once_goes_on_and_ends_when_asked(tmp_path: Path) -> None:
     """The process outlives us in a session of its own, with a log of its owner's; a second start finds it; a password
-    is in nobody's argv; stop waits for its end, and is no error where none runs."""
+    is in nobody's argv; options that it does not have are a warning; stop waits for its end, and is no error where none
+    runs."""
     words = ("--dir", str(tmp_path / "d"), "--port", str(free_port()))
     secret = {"VMPROXY_UPSTREAM": "http://me:geheim@127.0.0.1:9"}
     first = vmproxy("cache", "start", *words, "--json", **secret)
@@ -52,6 +53,11 @@ def test_it_starts_once_goes_on_and_ends_when_asked(tmp_path: Path) -> None:
         assert log.stat().st_mode & 0o777 == 0o600 and "listening on" in log.read_text()
         second = vmproxy("cache", "start", *words)
         assert second.returncode == 0 and f"runs already: 127.0.0.1:{words[-1]}, process {pid}" in second.stdout
+        assert "warning" not in second.stderr
+        other = vmproxy("cache", "start", *words[:2], "--port", "8123", "--size", "1G")
+        assert "vmproxy: warning: it runs without --size=1G; vmproxy cache stop ends it\n" in other.stderr
+        other = vmproxy("cache", "start", *words[:2], "--port", "8123", "--json")
+        assert "vmproxy: warning: it runs without --port=8123; vmproxy cache stop ends it\n" in other.stderr
     finally:
         assert json.loads(vmproxy("cache", "stop", *words[:2], "--json").stdout)["changed"] is True
     handle = place.lock(str(tmp_path / "d"))  # nobody holds it any more

@@ -104,9 +104,16 @@ def start(run: Run, names: tuple[str, ...]) -> int:
     from vmproxy.cli.cache import document, settings_of
 
     where = directory(run)
-    check(settings_of(run))  # what is wrong with an option, or not installed, is said here
+    wanted = settings_of(run)
+    check(wanted)  # what is wrong with an option, or not installed, is said here
     begun = started(run, names)
     found = begun.status
+    has = found.get("options", wanted.words())  # one of an older version does not say
+    lacks = [word for word in wanted.words() if word not in has]
+    if run.value("port") and not lacks and not str(found["listen"]).endswith(f":{run.value('port')}"):
+        lacks = [f"--port={run.value('port')}"]  # the usual one is in nobody's words
+    if lacks:
+        run.output.warn(f"it runs without {' '.join(lacks)}; vmproxy cache stop ends it", beside_json=True)
     if run.output.json:
         run.output.document(document(changed=bool(begun.how), cache=dict(found)))
     elif begun.how:
