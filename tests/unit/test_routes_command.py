@@ -57,13 +57,21 @@ def test_all_lists_every_candidate(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_f08_equal_metrics(capsys: pytest.CaptureFixture[str]) -> None:
-    """Equal metrics are exit 6: nothing on stdout, both candidates and the --gateway hint on stderr."""
+    """Equal metrics are exit 6: nothing on stdout, both candidates on stderr, and what takes the one chosen."""
     code, out, err = command(capsys, "--table", EQUAL)
     assert (code, out) == (6, "")
     assert err.startswith("vmproxy: error: 2 default routes share the metric 100: 10.0.2.2 dev eth0")
     assert "192.168.7.1 dev eth1" in err
-    assert "hint: say which with --gateway IP" in err
+    assert "hint: say which where it is used: vmproxy apply --gateway IP\n" in err
     assert len(err.splitlines()) == 2
+
+
+@pytest.mark.parametrize("path", ["/nonexistent/table", "/"])
+def test_a_table_that_cannot_be_read_is_said_with_what_to_give(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2, the path, and a hint without a word to fill in but the file."""
+    code, out, err = command(capsys, "--table", path)
+    assert (code, out) == (2, "")
+    assert f"({path})\nhint: --table FILE, or - for stdin\n" in err
 
 
 def test_f08_all_lists_candidates_of_an_undecided_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,7 +170,7 @@ def test_probe_names_the_one_that_answers(capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr(native, "reach", Asked("192.168.7.1"))
     code, _out, err = command(capsys, "--table", EQUAL, "--probe", "8123")
     assert code == 6
-    assert "hint: --gateway 192.168.7.1" in err
+    assert "hint: vmproxy apply --gateway 192.168.7.1, the only one that answers\n" in err
 
 
 def fake_vms(target: str, _settings: object, *, probe_port: int | None, progress: object, ask: object) -> Sighting:

@@ -12,7 +12,7 @@ import click
 from vmproxy.cli.common import SSH, Run, command, said
 from vmproxy.errors import NoGateway, UsageError, VmproxyError
 from vmproxy.model import Route
-from vmproxy.routes import LIMIT, Sighting, choose_gateway, default_routes, describe, parse
+from vmproxy.routes import HINT, LIMIT, Sighting, choose_gateway, default_routes, describe, parse
 
 
 @command(
@@ -83,7 +83,8 @@ def read_table(path: str) -> bytes:
         with open(path, "rb") as stream:
             return stream.read(LIMIT + 1)
     except OSError as error:
-        raise UsageError(f"cannot read the route table: {error.strerror}", where=path) from None
+        hint = "--table FILE, or - for stdin"
+        raise UsageError(f"cannot read the route table: {error.strerror}", where=path, hint=hint) from None
 
 
 def sighting_of(routes: Sequence[Route], *, probe_port: int | None) -> Sighting:
@@ -130,11 +131,16 @@ def columns(route: Route, answering: Sequence[str] | None) -> list[str]:
 
 
 def hint_of(sighting: Sighting) -> str:
-    """The error's hint; where exactly one of several candidates answered, that one by name."""
+    """The error's hint; where exactly one of several candidates answered, that one by name.
+
+    This command has no ``--gateway``; those that use the address have.
+    """
     hint = sighting.error.hint if sighting.error else ""
     if sighting.answering and len(sighting.answering) == 1 and isinstance(sighting.error, NoGateway):
-        return f"--gateway {sighting.answering[0]}, the only one that answers"
-    return hint
+        return f"vmproxy apply --gateway {sighting.answering[0]}, the only one that answers"
+    if hint == HINT:
+        return "say which where it is used: vmproxy apply --gateway IP"
+    return "vmproxy detect-gateway --help" if hint == UsageError.usual_hint else hint
 
 
 def as_json(sighting: Sighting) -> dict[str, Any]:
