@@ -58,6 +58,20 @@ def server() -> Iterator[Origin]:
         yield running
 
 
+def test_with_json_the_line_of_who_listens_is_an_object(tmp_path: Path) -> None:
+    """``serve --json``: one object as docs/schema.json has it, when clients can come."""
+    port = free_port()
+    argv = [sys.executable, "-m", "vmproxy", "cache", "serve", "--json", f"--dir={tmp_path / 'd'}", f"--port={port}"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            assert process.stdout
+            found = json.loads(process.stdout.readline())
+            assert problems(found, "listening") == []
+            assert (found["listen"], found["pid"]) == (f"http://127.0.0.1:{port}", process.pid)
+        finally:
+            process.kill()
+
+
 def test_it_serves_says_what_it_saved_and_ends_on_a_signal(tmp_path: Path, server: Origin) -> None:
     """One line when it listens; status and purge while it runs; SIGTERM is exit 0; the counters and entries stay."""
     directory = tmp_path / LONG / LONG  # longer than a unix socket's path may be

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.unit import schema
 from vmproxy.cli.edge import run
 
 PROXY = ("--proxy", "http://proxy.corp:3128")
@@ -92,7 +93,8 @@ def test_the_output_can_be_the_projects_own_override(here: Path, names: Say) -> 
 
 
 def test_json_is_the_same_document(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``--json`` prints one line that Compose reads as well; its values are those of the YAML."""
+    """``--json`` prints one line that Compose reads as well; its values are those of the YAML, and its form is in
+    docs/schema.json, with credentials by name too."""
     write(here / "compose.yaml", "web")
     assert run(["compose", *PROXY, "--names", "db"]) == 0
     document = yaml.safe_load(capsys.readouterr().out)
@@ -100,6 +102,12 @@ def test_json_is_the_same_document(here: Path, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert json.loads(out) == document
     assert out.count("\n") == 1
+    assert schema.problems(document, "compose") == []
+    (here / "compose.yaml").write_text("services: {web: {build: .}}", encoding="utf-8")
+    assert run(["compose", "--proxy", "http://me:geheim@127.0.0.1:1", "--json"]) == 0
+    by_name = json.loads(capsys.readouterr().out)
+    assert by_name["services"]["web"]["build"]["args"]["http_proxy"] is None
+    assert schema.problems(by_name, "compose") == []
     assert document["services"]["web"]["environment"]["https_proxy"] == "http://proxy.corp:3128"
     assert document["services"]["web"]["environment"]["NO_PROXY"].endswith("db,web")
 

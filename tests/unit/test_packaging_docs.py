@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit import schema
 from vmproxy import errors, guests, machines, providers, transports
 from vmproxy.cli import COMMANDS
 from vmproxy.model import Settings
@@ -58,6 +59,15 @@ def error_kinds() -> list[type[errors.VmproxyError]]:
 def test_every_error_code_is_in_the_reference_with_its_exit(kind: type[errors.VmproxyError]) -> None:
     """The table of codes and the tree of errors agree."""
     assert re.search(rf"^{kind.exit} +``{kind.code}`` ", REFERENCE, re.MULTILINE)
+
+
+def test_the_schema_names_what_it_is_made_of() -> None:
+    """Every object that a command prints is one of the schema's alternatives, and no part is named that is not there."""
+    parts = set(schema.SCHEMA["$defs"])
+    alternatives = {one["$ref"].removeprefix("#/$defs/") for one in schema.SCHEMA["anyOf"]}
+    assert alternatives == {"result", "gateway", "gateways", "environment", "compose", "listening"}
+    named = set(re.findall(r'"#/\$defs/([a-z]+)"', (TOP / "docs" / "schema.json").read_text(encoding="utf-8")))
+    assert named == parts
 
 
 def test_the_python_example_runs() -> None:
