@@ -27,7 +27,10 @@ take_lock() {
       # Who holds it is written down for whoever only looks, and taken out at the end.
       if flock -n 9; then printf '%s %s\n' "$$" "$boot" > "$area/lock"; return 0; fi
     elif mkdir "$area/held" 2>/dev/null; then
-      printf '%s %s\n' "$$" "$boot" > "$area/held/owner"; return 0
+      # Whoever stalls right here is taken for gone below: it is ours where we are the first to write, and it is there still.
+      { set -C; printf '%s %s\n' "$$" "$boot" > "$area/held/owner"; set +C; } 2>/dev/null
+      REPLY=''; first_line "$area/held/owner"
+      [ "$REPLY" != "$$ $boot" ] || return 0
     else
       # Without flock: a holder of another boot, or one that is gone, is no holder any more (F61).
       REPLY=''; first_line "$area/held/owner"; owner=$REPLY
@@ -75,8 +78,10 @@ leave() { # status exit-code text…: the last frame, then out
     beside=''
     clear_beside "$work"
     for d in $own_dirs; do rmdir "$d/$made" 2>/dev/null; rmdir "$d" 2>/dev/null && flush "${d%/*}"; done # only where empty
-    # The lock goes last: until then its holder is at work.
+    # The lock goes last: until then its holder is at work. Only the last word comes behind it: who has heard that may
+    # come again at once, and find nobody.
     if [ -d "$area/held" ]; then rm -rf "$area/held"; else : > "$area/lock"; fi
+    exec 9>&-
   fi
   frame "result $*"
   exit 0
@@ -94,14 +99,14 @@ restore() { # file of iptables-restore text, named after its table
   esac
   text=$1 test=$2; shift 2
   if [ -z "$old_restore" ]; then
-    limit $((xwait + 20)) "$@" -w "$xwait" --noflush ${test:+"$test"} < "$text" 2>"$err" 9>&- && return 0
+    limit $((xwait + 20)) "$@" -w "$xwait" --noflush ${test:+"$test"} < "$text" 2>"$err" && return 0
     rc=$?
     # Before 1.6.2 it knows no -w, and takes the number for a file (F18). Other programs' lock is then taken for it.
     grep -qe "option.*w" -e "Can't open $xwait" "$err" || return "$rc"
     old_restore=1
   fi
   if have flock; then set -- flock /run/xtables.lock "$@"; fi
-  limit $((xwait + 20)) "$@" --noflush ${test:+"$test"} < "$text" 2>"$err" 9>&-
+  limit $((xwait + 20)) "$@" --noflush ${test:+"$test"} < "$text" 2>"$err"
 }
 
 undo_singly() { # table: where another tool has taken some of it away already (F22), each line by itself, and then a look
@@ -245,15 +250,18 @@ docker_up() { # the daemon answers; bounded, also where each question takes its 
   while [ "$n" -lt $((90 * naps)) ] && [ "$gone" -lt $((15 * naps)) ] && uptime && [ "$REPLY" -le "$latest" ]; do
     if docker_pid; then gone=0; else gone=$((gone + 1)); fi
     if have curl && [ -S /var/run/docker.sock ]; then
-      limit 5 curl -sf --unix-socket /var/run/docker.sock http://docker/_ping >/dev/null 2>&1 9>&- && return 0
-    else limit 10 docker version >/dev/null 2>&1 9>&- && return 0; fi
+      limit 5 curl -sf --unix-socket /var/run/docker.sock http://docker/_ping >/dev/null 2>&1 && return 0
+    else limit 10 docker version >/dev/null 2>&1 && return 0; fi
     doze "$n"; n=$((n + 1))
   done
   return 1
 }
 
-reload() { # the VM's init reads its files again
-  limit 60 env -i PATH="$PATH" $reload_argv </dev/null >"$err" 2>&1 7<&- 9>&-
+reload() { # the VM's init reads its files again, and forgets what is there no more
+  limit 60 env -i PATH="$PATH" $reload_argv </dev/null >"$err" 2>&1 7<&- || return
+  set -f; IFS=$nl; set -- $forget_argv; unset IFS; set +f
+  for line do [ -e "${line%% *}" ] || limit 60 env -i PATH="$PATH" ${line#* } </dev/null >/dev/null 2>&1 7<&-; done
+  return 0
 }
 
 restart() { did_restart=1; begin_restart; restarted; }

@@ -24,8 +24,9 @@ bytes() { dd ibs=1 obs=4096 count="$1" 2>/dev/null; IFS= read -r REPLY; }
 
 leave() { # the last frame, then out
   trap : HUP INT TERM
-  [ -z "$watcher" ] || kill "$watcher" 2>/dev/null
+  [ -z "$watcher" ] || kill -9 "$watcher" 2>/dev/null
   [ -z "$work" ] || rm -rf "$work"
+  exec 9>&- # who has heard the last word may come again at once, and find nobody
   frame "result $*"
   exit 0
 }
@@ -71,7 +72,7 @@ program() { # stdin: a program; told "tell", each call is told, else the first t
 
 put_back() { # exit-code text…
   trap : HUP INT TERM
-  [ -z "$watcher" ] || kill "$watcher" 2>/dev/null
+  [ -z "$watcher" ] || kill -9 "$watcher" 2>/dev/null
   watcher=''
   frame 'step put-back'
   bad=''
@@ -135,7 +136,7 @@ fi
 trap 'put_back 9 interrupted' HUP INT TERM
 exec 7<&0
 { IFS= read -r line <&7 || kill -TERM $$; } 9>&- &
-watcher=$!
+watcher=$! # ended by KILL: one that is told right after its start, with the traps still being ours, forgets a TERM
 while [ "$begun" -lt "$steps" ]; do
   frame "step $begun"
   begun=$((begun + 1))

@@ -29,16 +29,17 @@ first_line() { [ -r "$1" ] && { IFS= read -r REPLY < "$1" || [ -n "$REPLY" ]; };
 
 guarded=''
 # timeout(1) of coreutils and of busybox since 1.30 share this form; others say 127, and have run nothing. Where it is
-# missing the client's own limit ends the run.
+# missing the client's own limit ends the run. 9 is the lock of a change (change.sh), which is no program's: closed here,
+# since for a function called without it the shell itself would keep it, also in a trap that runs then.
 limits=''
 limit() { # SECONDS COMMAND...: one that may be run twice where it says 125 to 127 by itself
-  if [ "$limits" = yes ]; then timeout "$@"; return; fi
+  if [ "$limits" = yes ]; then timeout "$@" 9>&-; return; fi
   if [ -z "$limits" ] && have timeout; then
-    timeout "$@"
+    timeout "$@" 9>&-
     limited=$?
     case $limited in 12[567]) ;; *) limits=yes; return "$limited" ;; esac
   fi
-  shift; "$@"
+  shift; "$@" 9>&-
 }
 know_limits() { # before others
   [ -z "$limits" ] || return 0

@@ -14,7 +14,7 @@ proof_clean() {
   ids=$(limit 20 docker ps -aq --filter label=vmproxy=proof 2>/dev/null) && [ -n "$ids" ] && limit 30 docker rm -f $ids
   ids=$(limit 20 docker network ls -q --filter label=vmproxy=proof 2>/dev/null) && [ -n "$ids" ] && limit 30 docker network rm $ids
   ids=$(limit 20 docker images -q --filter label=vmproxy=proof 2>/dev/null) && [ -n "$ids" ] && limit 30 docker rmi -f $ids
-} >/dev/null 2>&1 9>&-
+} >/dev/null 2>&1
 
 proof_container() { # leg network host port
   set -- "$1" "$2" "$3" "$4" /bin /sbin /lib /lib64 /usr
@@ -24,7 +24,7 @@ proof_container() { # leg network host port
   # $binds is made of the constant words above and is meant to split.
   frame "run $leg"
   { printf '%s\n' "$host" "$port"; cat "$work/connect"; printf '@%s\n' "$nonce"; cat "$work/get"; } |
-    limit 60 docker run --rm -i --network "$net" --label vmproxy=proof --entrypoint /bin/sh $binds "vmproxy-proof:$nonce" -c "$proof_inside" proof "$nonce" "$leg" 2>"$work/err" 9>&-
+    limit 60 docker run --rm -i --network "$net" --label vmproxy=proof --entrypoint /bin/sh $binds "vmproxy-proof:$nonce" -c "$proof_inside" proof "$nonce" "$leg" 2>"$work/err"
   rc=$?
   frame "ran $leg $rc"; dd if="$work/err" bs=2048 count=1 2>/dev/null
 }
@@ -57,14 +57,14 @@ $proof_inside"
         if [ -z "${proof_image:-}" ]; then
           proof_clean
           # 10,240 zero bytes are an empty tar archive (POSIX ustar: two zero blocks end it).
-          if proof_image=$(dd if=/dev/zero bs=10240 count=1 2>/dev/null | limit 60 docker import --change 'LABEL vmproxy=proof' - "vmproxy-proof:$nonce" 2>"$work/err" 9>&-); then :; else
+          if proof_image=$(dd if=/dev/zero bs=10240 count=1 2>/dev/null | limit 60 docker import --change 'LABEL vmproxy=proof' - "vmproxy-proof:$nonce" 2>"$work/err"); then :; else
             frame "ran $leg 125"; dd if="$work/err" bs=2048 count=1 2>/dev/null; proof_image=''; continue
           fi
         fi
         net=bridge
         if [ "$leg" = network ]; then
           net=vmproxy-proof-$nonce
-          limit 30 docker network create --label vmproxy=proof "$net" >/dev/null 2>"$work/err" 9>&- || { frame "ran $leg 125"; dd if="$work/err" bs=2048 count=1 2>/dev/null; continue; }
+          limit 30 docker network create --label vmproxy=proof "$net" >/dev/null 2>"$work/err" || { frame "ran $leg 125"; dd if="$work/err" bs=2048 count=1 2>/dev/null; continue; }
         fi
         proof_container "$leg" "$net" "$to" "$in_port" ;;
     esac
