@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit import schema
-from vmproxy import errors, guests, machines, providers, transports
+from tests.unit.test_guest_files import KINDS
+from tests.unit.test_guests import SERVED
+from vmproxy import errors, guests, machines, providers, tools, transports
 from vmproxy.cli import COMMANDS
 from vmproxy.model import Settings
 from vmproxy.options import OPTIONS
@@ -62,7 +65,7 @@ def test_every_error_code_is_in_the_reference_with_its_exit(kind: type[errors.Vm
 
 
 def test_the_schema_names_what_it_is_made_of() -> None:
-    """Every object that a command prints is one of the schema's alternatives, and no part is named that is not there."""
+    """Every object that a command prints is one of the alternatives, and every part is named somewhere."""
     parts = set(schema.SCHEMA["$defs"])
     alternatives = {one["$ref"].removeprefix("#/$defs/") for one in schema.SCHEMA["anyOf"]}
     assert alternatives == {"result", "gateway", "gateways", "environment", "compose", "listening"}
@@ -91,6 +94,22 @@ def test_the_recipes_name_what_is_there() -> None:
     assert all(family.NAMES for family in (guests, transports, providers, machines))
     for path in re.findall(r"``((?:vmproxy|tests|docs|scripts)/[a-z_/.]+)``", CONTRIBUTING):
         assert (TOP / path).exists(), path
+
+
+@pytest.mark.parametrize("name", [*providers.NAMES, *tools.NAMES, *guests.NAMES])
+def test_every_member_has_its_row_in_the_reference(name: str) -> None:
+    """A way to name a VM, a tool, a kind of VM: none without a row of its own."""
+    assert re.search(rf"^``{name}(``|:)", REFERENCE, re.MULTILINE)
+
+
+def test_every_member_has_what_its_recipe_asks_for() -> None:
+    """A guest has a recorded VM that it alone serves, and a row of the test where its files are evaluated; a provider
+    that is asked for bare names has its maker's files."""
+    served = {guest for guest, _reason in SERVED.values()}
+    assert served == set(KINDS) == set(guests.NAMES)
+    folder = TOP / "fixtures" / "providers"
+    recorded = {json.loads(path.read_text(encoding="utf-8"))["provider"] for path in folder.glob("*/world.json")}
+    assert recorded >= set(providers.BARE)
 
 
 def hook_of(maker: str) -> str:
