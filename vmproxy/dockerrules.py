@@ -37,6 +37,23 @@ def matches(pattern: str, interface: str) -> bool:
     return interface.startswith(pattern[:-1]) if pattern.endswith("+") else interface == pattern
 
 
+class Patterns:
+    """Many of iptables' patterns for interfaces; to ask them all takes no longer than to ask one."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        words = frozenset(patterns)
+        self._names = words
+        self._stems = frozenset(word[:-1] for word in words if word.endswith("+"))
+
+    def match(self, interface: str) -> bool:
+        """Whether one of them matches."""
+        return interface in self._names or self.match_widely(interface)
+
+    def match_widely(self, interface: str) -> bool:
+        """Whether one of those that end in ``+`` matches."""
+        return any(interface[:end] in self._stems for end in range(len(interface) + 1))
+
+
 def docker_bridges(ruleset: Ruleset) -> tuple[str, ...]:
     """Names of the bridges that Docker's own rules name, ``--internal`` networks' too; sorted, docker0 first.
 
@@ -189,24 +206,29 @@ def stays_inside(rule: Rule) -> bool:
 
 def ends_chain(ruleset: Ruleset, table: str, rule: Rule) -> bool:
     """Whether no packet comes past this rule alive: an unconditional DROP or REJECT, or a jump to a chain with one."""
-    return _ends(ruleset, table, rule, set())
+    return _ends(ruleset, table, rule, 0)
 
 
-def _ends(ruleset: Ruleset, table: str, rule: Rule, seen: set[str]) -> bool:
+def _ends(ruleset: Ruleset, table: str, rule: Rule, depth: int) -> bool:
     if not _unconditional(rule):
         return False
     to = target(rule.words)
     if to in ("DROP", "REJECT"):
         return True
-    if to in seen or len(seen) > _MAX_NESTING:
-        return False
-    seen.add(to)
-    chain = ruleset.chain(table, to)
-    for inner in chain.rules if chain else ():
-        if _ends(ruleset, table, inner, seen):
+    known: dict[tuple[str, str], bool] = vars(ruleset).setdefault("_ending", {})  # many rules may lead to one chain
+    if (table, to) not in known:
+        known[table, to] = False  # a chain that leads to itself ends nothing
+        known[table, to] = depth < _MAX_NESTING and _none_passes(ruleset, table, to, depth + 1)
+    return known[table, to]
+
+
+def _none_passes(ruleset: Ruleset, table: str, name: str, depth: int) -> bool:
+    chain = ruleset.chain(table, name)
+    for rule in chain.rules if chain else ():
+        if _ends(ruleset, table, rule, depth):
             return True
-        inner_to = target(inner.words)
-        if inner_to == "RETURN" or (inner_to == "ACCEPT" and _unconditional(inner)):
+        to = target(rule.words)
+        if to == "RETURN" or (to == "ACCEPT" and _unconditional(rule)):
             return False
     return False
 
@@ -221,6 +243,7 @@ def _unconditional(rule: Rule) -> bool:
 __all__ = [
     "DEFAULT_BRIDGE",
     "NETWORK_BRIDGES",
+    "Patterns",
     "choose_variant",
     "cover",
     "docker_bridges",

@@ -40,6 +40,17 @@ class Wanted:
     chains: tuple[Chain, ...] = ()
     jumps: tuple[Jump, ...] = ()
 
+    def into(self, table: str, chain: str) -> tuple[Rule, ...]:
+        """The jumps of one chain, in order."""
+        memo = vars(self)  # asked for each chain there is; no field, so no part of the value
+        if "_by_chain" not in memo:
+            by_chain: dict[tuple[str, str], tuple[Rule, ...]] = {}
+            for key in dict.fromkeys((jump.table, jump.rule.chain) for jump in self.jumps):
+                by_chain[key] = tuple(jump.rule for jump in self.jumps if (jump.table, jump.rule.chain) == key)
+            memo["_by_chain"] = by_chain
+        found: tuple[Rule, ...] = memo["_by_chain"].get((table, chain), ())
+        return found
+
 
 def wanted(door: Door | None) -> Wanted:
     """The own chains and the jumps to them. Raises UsageError for a field that no rule may hold."""
@@ -181,11 +192,9 @@ def placed(observed: Ruleset, door: Door | None) -> Ruleset:
                 out.append(chain if same_rules(chain.rules, wish.rules) else wish)
             continue
         heads.discard((chain.table, chain.name))
-        ours = tuple(j.rule for j in want.jumps if (j.table, j.rule.chain) == (chain.table, chain.name))
-        out.append(_with_jumps(observed, chain, ours))
+        out.append(_with_jumps(observed, chain, want.into(chain.table, chain.name)))
     for table, name in sorted(heads):  # a table that the kernel has not made yet
-        ours = tuple(j.rule for j in want.jumps if (j.table, j.rule.chain) == (table, name))
-        out.append(Chain(table=table, name=name, policy="ACCEPT", rules=ours))
+        out.append(Chain(table=table, name=name, policy="ACCEPT", rules=want.into(table, name)))
     return Ruleset(chains=(*out, *own.values()))
 
 

@@ -36,7 +36,11 @@ class Ruleset:
 
     def chain(self, table: str, name: str) -> Chain | None:
         """One chain, or None."""
-        return next((chain for chain in self.chains if chain.table == table and chain.name == name), None)
+        memo = vars(self)  # asked for each of Kubernetes' thousands; no field, so no part of the value
+        if "_by_name" not in memo:
+            memo["_by_name"] = {(chain.table, chain.name): chain for chain in reversed(self.chains)}
+        by_name: dict[tuple[str, str], Chain] = memo["_by_name"]
+        return by_name.get((table, name))
 
 
 class Option(NamedTuple):  # many are made; a frozen dataclass costs four times as much

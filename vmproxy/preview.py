@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from urllib.parse import quote
 
 from vmproxy.model import File, Plan, ProxyURL, printable
@@ -68,10 +68,29 @@ def _file_text(before: File, after: File, hidden: tuple[str, ...], shown: str) -
         out += [printable(redact(line, hidden), limit=_LINE_LIMIT) for line in shown.split("\n")]
         return "\n".join(out) + "\n"
     # No context lines: what is somebody else's in this file may hold secrets that we do not know.
-    for line in list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:]:
+    for line in _differing(old, new):
         # Masked before it is cut: half of a long password would not be known again.
         out.append(printable(redact(line, hidden), limit=_LINE_LIMIT))
     return "\n".join(out) + "\n"
+
+
+def _differing(old: list[str], new: list[str]) -> Iterator[str]:
+    """The hunks of a unified diff without context. Only what lies between the ends that are the same is compared:
+    difflib takes time by the square, and most of somebody else's file stays as it is."""
+    most = min(len(old), len(new))
+    head = next((at for at in range(most) if old[at] != new[at]), most)
+    tail = next((at for at in range(most - head) if old[-1 - at] != new[-1 - at]), most - head)
+    left, right = old[head : len(old) - tail], new[head : len(new) - tail]
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, left, right).get_opcodes():
+        if kind != "equal":
+            yield f"@@ -{_range(head + a, b - a)} +{_range(head + c, d - c)} @@"
+            yield from (f"-{line}" for line in left[a:b])
+            yield from (f"+{line}" for line in right[c:d])
+
+
+def _range(start: int, length: int) -> str:
+    """Lines as a unified diff counts them (POSIX, diff): of none, the one before."""
+    return f"{start + 1}" if length == 1 else f"{start + 1 if length else start},{length}"
 
 
 def _lines(content: bytes | None) -> list[str]:

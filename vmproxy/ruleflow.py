@@ -7,7 +7,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from vmproxy.dockerrules import DEFAULT_BRIDGE, docker_bridges, matches
+from vmproxy.dockerrules import DEFAULT_BRIDGE, Patterns, docker_bridges, matches
 from vmproxy.door import check, is_own_chain, is_own_jump
 from vmproxy.iptsave import Option, Ruleset, canonical, options, target
 from vmproxy.model import Door, Finding, Rule, printable
@@ -15,7 +15,7 @@ from vmproxy.values import dataclass
 
 CONFLICT = "E_CONFLICT"
 GUIDE = "W_GUIDE"
-_MAX_STEPS = 20_000
+_MAX_STEPS = 200_000
 _MAX_DEPTH = 16
 _DIGITS = re.compile(r"[0-9]{1,5}\Z")
 _MODULES = frozenset(("tcp", "comment", "addrtype", "multiport"))
@@ -38,13 +38,14 @@ def conflicts(observed: Ruleset, door: Door) -> tuple[Finding, ...]:
     """
     check(door)
     guide = _guide_rules(observed, door)
-    bridges = {b for b in (*docker_bridges(observed), DEFAULT_BRIDGE) if any(matches(w, b) for w in door.bridges)}
+    known, covered, budget = frozenset(guide), Patterns(door.bridges), _Budget()
+    bridges = {bridge for bridge in (*docker_bridges(observed), DEFAULT_BRIDGE) if covered.match(bridge)}
     bridges |= {word for word in door.bridges if not word.endswith("+")}
     found: dict[tuple[str, Rule], Finding] = {}
-    for bridge in sorted(bridges):
+    for bridge in sorted(bridges, key=lambda name: (name != DEFAULT_BRIDGE, name)):
         flow = _Flow(interface=bridge, address=door.bridge_address, port=door.listen_port)
-        for rule in _catchers(observed, "PREROUTING", flow, _Budget()):
-            if ("nat", rule) not in guide:
+        for rule in _catchers(observed, "PREROUTING", flow, budget):
+            if ("nat", rule) not in known:
                 found["nat", rule] = Finding(
                     subject=f"rules nat {printable(rule.chain, limit=40)}",
                     ok=False,
@@ -96,7 +97,8 @@ def _guide_rules(observed: Ruleset, door: Door) -> tuple[tuple[str, Rule], ...]:
 
 
 class _Budget:
-    """How many rules may still be looked at: a hostile dump's jumps could double at every level."""
+    """How many rules may still be looked at, for all bridges together: a hostile dump has many of both, and its jumps
+    could double at every level."""
 
     left = _MAX_STEPS
 

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from vmproxy.dockerrules import (
     DEFAULT_BRIDGE,
     NETWORK_BRIDGES,
+    Patterns,
     choose_variant,
     cover,
     docker_bridges,
     holds_docker,
-    matches,
 )
 from vmproxy.door import (
     FORWARD,
@@ -181,7 +181,7 @@ def drift(
                 found.append(_finding(chain.table, chain.name, "the chain is left over"))
             continue
         ours = tuple(filter(is_own_jump, chain.rules))
-        wishes = tuple(j.rule for j in want.jumps if (j.table, j.rule.chain) == (chain.table, chain.name))
+        wishes = want.into(chain.table, chain.name)
         if goal.chain(chain.table, chain.name) != chain:
             found += _differences(chain.table, chain.name, ours, wishes)
     for jump in want.jumps:
@@ -205,15 +205,16 @@ def _differences(table: str, name: str, there: Sequence[Rule], wish: Sequence[Ru
 
 def _uncovered(observed: Ruleset, door: Door, interfaces: tuple[str, ...], named: Sequence[str]) -> list[Finding]:
     docker = docker_bridges(observed)
+    there, dockers, covered = frozenset(interfaces), frozenset(docker), Patterns(door.bridges)
     found = []
     for bridge in docker if not named else ():
-        if (not interfaces or bridge in interfaces) and not any(matches(word, bridge) for word in door.bridges):
+        if (not there or bridge in there) and not covered.match(bridge):
             found.append(_finding("nat", "PREROUTING", f"Docker's bridge {printable(bridge)} is not covered"))
     if docker and not named:
         # The jumps in place count too: the wish of now may already be to name each bridge, because of this very one.
-        words = {*door.bridges, *_jump_interfaces(observed)}
+        words = Patterns((*door.bridges, *_jump_interfaces(observed)))
         for name in interfaces:
-            if name not in docker and any(word.endswith("+") and matches(word, name) for word in words):
+            if name not in dockers and words.match_widely(name):
                 found.append(_finding("nat", "PREROUTING", f"{printable(name)} is covered and is not Docker's"))
     return found
 

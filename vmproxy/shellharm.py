@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 
 from vmproxy import shellscan
 
@@ -79,9 +79,7 @@ def _line_harm(before: bytes, names: frozenset[str]) -> list[tuple[int, str]]:
 
 def _ending(command: shellscan.Command, fatal: frozenset[str]) -> str:
     """The word by which this command ends the shell, the sourced file, or nothing ("")."""
-    argv = tuple(word.replace(shellscan.EXPANSION, "").rstrip("\r") for word in command.argv)
-    while argv[:1] in (("",), ("command",), ("builtin",), ("--",), ("-p",)):  # what expands may expand to nothing
-        argv = argv[1:]
+    argv = _called(command)
     if not argv:
         return ""
     name = argv[0]
@@ -96,17 +94,29 @@ def _ending(command: shellscan.Command, fatal: frozenset[str]) -> str:
     return "alias" if name == "alias" and any(word.startswith("export=") for word in argv[1:]) else ""
 
 
+def _called(command: shellscan.Command) -> tuple[str, ...]:
+    """What is run, and its arguments: what expands may expand to nothing."""
+    words = (word.replace(shellscan.EXPANSION, "").rstrip("\r") for word in command.argv)
+    return tuple(dropwhile(lambda word: word in ("", "command", "builtin", "--", "-p"), words))
+
+
 def _fatal_functions(commands: tuple[shellscan.Command, ...]) -> frozenset[str]:
-    fatal: frozenset[str] = frozenset()
-    while True:
-        more = frozenset(
-            command.function
-            for command in commands
-            if command.function and not command.enclosed and _ending(command, fatal) not in ("", "return")
-        )
-        if more == fatal:
-            return fatal
-        fatal = more
+    """The functions that end the shell, by themselves or by one that they call."""
+    callers: dict[str, list[str]] = {}
+    fatal: set[str] = set()
+    for command in commands:
+        if command.function and not command.enclosed:
+            ending = _ending(command, frozenset())
+            if ending not in ("", "return"):
+                fatal.add(command.function)
+            elif not ending and (argv := _called(command)):
+                callers.setdefault(argv[0], []).append(command.function)
+    fresh = list(fatal)
+    while fresh:
+        calling = set(callers.get(fresh.pop(), ())) - fatal
+        fatal |= calling
+        fresh += calling
+    return frozenset(fatal)
 
 
 def _locked(command: shellscan.Command) -> frozenset[str]:

@@ -20,16 +20,16 @@ _BLANK = " \t\n\r"
 def settings(content: bytes, section: str) -> tuple[tuple[str, str], ...]:
     """(key, value) of each line of a section, in order; lines that are no settings are left out."""
     found, here = [], ""
-    joined = ""
+    parts: list[str] = []
     for line in content.decode("utf-8", "replace").split("\n"):
         text = line.strip(_BLANK)
-        if text[:1] in ("#", ";") or (not text and not joined):
+        if text[:1] in ("#", ";") or (not text and not parts):
             continue  # also between the parts of a continued line
-        joined += text
-        if joined.endswith("\\"):
-            joined = joined[:-1] + " "
+        if text.endswith("\\"):
+            parts.append(f"{text[:-1]} ")
             continue
-        whole, joined = joined.strip(_BLANK), ""
+        whole = "".join([*parts, text]).strip(_BLANK)
+        parts = []
         if whole.startswith("[") and whole.endswith("]"):
             here = whole[1:-1]
         elif here == section and (match := _KEY.fullmatch(whole)):
@@ -40,7 +40,8 @@ def settings(content: bytes, section: str) -> tuple[tuple[str, str], ...]:
 def words(value: str) -> tuple[str, ...] | None:
     """The words of a value, quotes and escapes undone; None where systemd would refuse the line."""
     out: list[str] = []
-    word, quote, begun = "", "", False
+    word: list[str] = []
+    quote, begun = "", False
     at = 0
     while at < len(value):
         char = value[at]
@@ -50,20 +51,24 @@ def words(value: str) -> tuple[str, ...] | None:
             if taken is None:
                 return None
             text, at = taken
-            word, begun = word + text, True
+            word.append(text)
+            begun = True
+        elif char == quote:
+            quote = ""
         elif quote:
-            quote, word = ("", word) if char == quote else (quote, word + char)
+            word.append(char)
         elif char in "\"'":
             quote, begun = char, True
         elif char in _BLANK:
             if begun:
-                out.append(word)
-            word, begun = "", False
+                out.append("".join(word))
+            word, begun = [], False
         else:
-            word, begun = word + char, True
+            word.append(char)
+            begun = True
     if quote:
         return None
-    return (*out, word) if begun else tuple(out)
+    return (*out, "".join(word)) if begun else tuple(out)
 
 
 def _escape(value: str, at: int) -> tuple[str, int] | None:
