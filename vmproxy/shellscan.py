@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 _BLANKS = re.compile(r"(?:[ \t]|\\\n)+")
 _PLAIN = re.compile(r"[^ \t\n\\'\"`$|&;<>()]+")
 _QUOTED = re.compile(r"[^\"\\`$]+")
+_PARAMETER = re.compile(r"\$(?:[A-Za-z_][A-Za-z0-9_]*|[0-9@*#?$!-])")
 _OPERATOR = re.compile(r"&&|\|\||;;|<<-|<<<|<<|>>|<&|>&|<>|>\||[|&;()<>\n]")
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\+?=", re.ASCII)
 _DEPTH = 50  # of nested substitutions
@@ -214,7 +215,8 @@ class _Scanner:
         elif following.startswith("$'") and not in_quotes:
             raise Lost  # one thing in bash and busybox, another in dash
         else:
-            self.at += 1
+            match = _PARAMETER.match(self.text, self.at)
+            self.at = match.end() if match else self.at + 1
         self.depth -= 1
 
     def balanced(self, opening: str, closing: str) -> None:
