@@ -18,7 +18,7 @@ from typing import Any
 from vmproxy import blocks, dockerversion, jsonedit, jsontext, preview
 from vmproxy.errors import ForeignFile, Refused
 from vmproxy.guests import Guest
-from vmproxy.managed import DRIFT, must_be_plain, must_have_one_name, narrowed
+from vmproxy.managed import DRIFT, before_narrowed, must_be_plain, must_have_one_name, narrowed
 from vmproxy.model import Desired, Facts, File, FileChange, Finding, printable
 
 VIA = "daemon-json"
@@ -285,8 +285,7 @@ def _says(value: jsonedit.Value | None, state: Mapping[str, Any]) -> bool:
 
 def _given_back(before: File, state: Mapping[str, Any]) -> int:
     """The mode that the file had before it was narrowed for credentials."""
-    old = state.get("mode")
-    return old if type(old) is int and 0 <= old <= 0o7777 and before.mode == narrowed(old) else before.mode
+    return before_narrowed(before.mode, state.get("mode"))
 
 
 def _words(before: File, after: File, old: object, desired: Desired) -> str:
@@ -321,7 +320,8 @@ def _flags(facts: Facts, guest: Guest) -> Iterator[tuple[str, str, str]]:
     own = {path: file.content for path, file in facts.files.items() if path in guest.FILES and file.content}
     read = {path: text for path, text in facts.texts.items() if any(fnmatchcase(path, each) for each in guest.TEXTS)}
     own |= {path: text for path, text in read.items() if path.endswith((".service", ".conf"))}
-    named = {path: text for path, text in read.items() if any(path.encode() in other for other in own.values())}
+    names = {path: path.encode("utf-8", "surrogateescape") for path in read}  # one from a directory may be no UTF-8
+    named = {path: text for path, text in read.items() if any(names[path] in other for other in own.values())}
     for path, content in {**named, **own}.items():
         if path == guest.DAEMON_CONFIG:
             continue

@@ -188,10 +188,8 @@ def _tool_objection(tool: Tool, before: File, after: File, *, leaving: bool) -> 
 
 def _with_block(before: File, block: BlockWish, *, directory: bool) -> File:
     found = blocks.find(before.content, path=before.path) if before.content is not None else None
-    old_mode = found.record.get("mode") if found else None
-    mode = before.mode if before.content is not None else block.mode
-    if isinstance(old_mode, int) and mode == narrowed(old_mode):
-        mode = old_mode
+    mode = before_narrowed(before.mode, found.record.get("mode") if found else None)
+    mode = mode if before.content is not None else block.mode
     extra: dict[str, object] = {"directory": True} if directory else {}
     if block.secret and mode != narrowed(mode):
         extra["mode"] = mode
@@ -213,13 +211,18 @@ def narrowed(mode: int) -> int:
     return mode & 0o7700
 
 
+def before_narrowed(mode: int, recorded: object) -> int:
+    """The mode that a file had before it was narrowed, as our record in the VM says; ``mode`` itself where it says
+    nothing that can be."""
+    if type(recorded) is int and 0 <= recorded <= 0o7777 and mode == narrowed(recorded):
+        return recorded
+    return mode
+
+
 def _without_block(before: File) -> File:
     assert before.content is not None  # noqa: S101 - only asked where our block was found
     found = blocks.find(before.content, path=before.path)
-    old_mode = found.record.get("mode") if found else None
-    mode = before.mode
-    if isinstance(old_mode, int) and 0 <= old_mode <= 0o7777 and mode == narrowed(old_mode):
-        mode = old_mode
+    mode = before_narrowed(before.mode, found.record.get("mode") if found else None)
     return replace(before, content=blocks.take(before.content, path=before.path), mode=mode)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,17 @@ def test_daemon_json_wins_everywhere(kind: str) -> None:
     facts = replace(guestworlds.world("debian-12"), texts=WINS["daemon.json"])
     (found,) = guests.load(kind).overrides(facts, _WANTED)
     assert found.detail.startswith("/etc/docker/daemon.json has proxies that set http-proxy")
+
+
+def test_a_file_whose_name_is_no_text(tmp_path: Path) -> None:
+    """A directory of files has names of any bytes: one that wins is named all the same, in characters to be read."""
+    root = Root(tmp_path / "root", "systemd", {f"{_DIR}/x.conf": _ELSE})
+    place = root.path(f"{_DIR}/x.conf")
+    place.rename(place.with_name(os.fsdecode(b"\xff\n.conf")))
+    with pytest.raises(Refused, match=r"\\udcff\\x0a\.conf sets or unsets HTTP_PROXY"):
+        root.tell(converge.apply)
+    assert root.tell(converge.apply, force=True).ok
+    assert root.tell(converge.remove).ok
 
 
 def test_apply_refuses_status_says_force_goes_on(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from dataclasses import replace
 
 import pytest
@@ -213,6 +214,19 @@ def test_credentials_narrow_the_mode_until_they_are_gone(old: int) -> None:
     assert plain.files[PROFILE].mode == old
     for applied in (secret, plain):
         assert step(applied, None)[1].files[PROFILE] == before.files[PROFILE]
+
+
+@pytest.mark.parametrize("recorded", [-1, True, 0o10000600, 10**30, "0644", None])
+def test_a_mode_that_cannot_be_is_not_given_back(recorded: object) -> None:
+    """The record is text of the VM: only what is a mode, and was narrowed to this one, counts."""
+    _, applied, _ = step(with_file(b"# mine\n", mode=0o600), WISHES["the default"])
+    content = applied.files[PROFILE].content or b""
+    for mode in (0o600, 0o7700, 0):
+        said = content.replace(b"vmproxy 1 {", b'vmproxy 1 {"mode":%s,' % json.dumps(recorded).encode())
+        file = replace(applied.files[PROFILE], content=said, mode=mode)
+        for wish in (WISHES["the default"], None):
+            _, after, _ = step(replace(applied, files={**applied.files, PROFILE: file}), wish)
+            assert after.files[PROFILE].mode == mode
 
 
 def test_a_mode_changed_by_hand_is_kept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from tests.unit.foreign_files import KEPT, REFUSED
 from tests.unit.test_guest_files import Root as GuestRoot
 from vmproxy import converge
 from vmproxy.dirlock import lock
-from vmproxy.errors import Busy, ForeignFile, Interrupted, NoGateway, Refused, RolledBack
+from vmproxy.errors import Busy, ForeignFile, Interrupted, NoGateway, NotPermitted, Refused, RolledBack
 from vmproxy.guests import systemd
 from vmproxy.guests.boot2docker import BOOTLOCAL, PROFILE
 from vmproxy.machines import tree
@@ -234,7 +235,7 @@ def test_the_bridges_address(root: Root) -> None:
     assert b"ip -4 -o addr show docker0" in root.path(BOOTLOCAL).read_bytes()
     config = root.path("/var/lib/boot2docker/etc/docker/daemon.json")
     config.parent.mkdir(parents=True)
-    for broken in ('{"bip": 7}', "[]", "{", "\xff", ""):
+    for broken in ('{"bip": 7}', "[]", "{", "\xff", "", "[" * 100_000):
         config.write_text(broken, encoding="latin-1")
         assert root.tell(converge.status).ok
     config.write_text('{"bip": "10.99.0.1/16"}')
@@ -243,6 +244,30 @@ def test_the_bridges_address(root: Root) -> None:
     script = root.path(BOOTLOCAL).read_bytes()
     assert b"-d 10.99.0.1/32" in script
     assert b"addr show" not in script
+
+
+def test_what_may_not_be_read_is_an_error_of_its_own(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that this user may not look into has nothing for him; a file that he may not read is exit 5."""
+    root.path("/etc/sudoers.d").mkdir()
+    root.write(PROFILE, b"# mine\n")
+    scandir, opened = os.scandir, os.open
+
+    def look(path: str) -> object:
+        if path.endswith("sudoers.d"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    def read(path: str, *words: int, **more: int) -> int:
+        if str(path).endswith("/profile"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return opened(path, *words, **more)
+
+    monkeypatch.setattr(os, "scandir", look)
+    assert root.tell(converge.remove).message == "nothing to do"
+    monkeypatch.setattr(os, "open", read)
+    with pytest.raises(NotPermitted) as caught:
+        root.tell(converge.status)
+    assert (caught.value.exit, caught.value.where) == (5, PROFILE)
 
 
 def test_a_bip_that_is_no_address(root: Root) -> None:

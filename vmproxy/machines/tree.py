@@ -9,6 +9,7 @@ killed has left is told, and taken away by the next.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import ipaddress
 import os
@@ -19,14 +20,15 @@ from dataclasses import replace
 from json import loads
 
 from vmproxy import dockerversion, hostproc
-from vmproxy.dirlock import lock, must_be_writable
-from vmproxy.errors import Busy, Interrupted, Refused, RolledBack, VmproxyError
+from vmproxy.dirlock import lock, must_be_writable, not_permitted
+from vmproxy.errors import Busy, Interrupted, Refused, RolledBack, UsageError, VmproxyError
 from vmproxy.machines import Conversation, Judge, Look, Outcome, Terms, Verdict
 from vmproxy.machines.reading import FILE_LIMIT_BYTES, os_release
 from vmproxy.model import Address, Facts, File, FileChange, Finding, Plan, Syntax, printable
 from vmproxy.proof import Question
 
 _LINKS = 40  # as the kernel's MAXSYMLINKS
+_NAMES_LIMIT = 100_000
 _PREFIX = ".vmproxy-"
 _MADE = f"{_PREFIX}made"
 """As in change.sh: stands in a directory of ours while it may have to go again."""
@@ -71,7 +73,7 @@ class Tree:
         found = []
         for parent in dict.fromkeys(map(os.path.dirname, files)):
             place = self._find(parent)
-            names = sorted(os.listdir(place)) if place is not None and os.path.isdir(place) else ()
+            names = _names(place) if place is not None else ()
             found += [(f"{parent}/{name}", f"{place}/{name}") for name in names if name.startswith(_PREFIX)]
         return found
 
@@ -205,8 +207,8 @@ class Tree:
             here = [
                 f"{path}/{name}"
                 for path, place in found
-                if place is not None and os.path.isdir(place)
-                for name in sorted(os.listdir(place))
+                if place is not None
+                for name in _names(place)
                 if not name.startswith(".") and fnmatch.fnmatchcase(name, part)
             ]
         return tuple(path for path in here if self._find(path) is not None)
@@ -227,7 +229,7 @@ class Tree:
 
     def _read(self, path: str) -> bytes | None:
         found = self._find(path)
-        return hostproc.read_file(found, limit_bytes=FILE_LIMIT_BYTES) if found else None
+        return _content(found, path) if found else None
 
     def _whole(self, path: str) -> bytes | None:
         found = self._find(path)
@@ -248,7 +250,7 @@ class Tree:
             if stats.S_ISDIR(seen.st_mode)
             else "other"
         )
-        content = hostproc.read_file(place, limit_bytes=FILE_LIMIT_BYTES) if kind == "file" else None
+        content = _content(place, path) if kind == "file" else None
         return File(
             path=path,
             content=content,
@@ -326,12 +328,27 @@ class Tree:
         return Outcome(status="incomplete", exit=7, text=f"{outcome.text}; left: {' '.join(left)}")
 
 
+def _names(place: str) -> tuple[str, ...]:
+    """What is in a directory; nothing where it is none, or may not be looked into."""
+    return hostproc.list_directory(place, limit=_NAMES_LIMIT)
+
+
+def _content(place: str, path: str) -> bytes | None:
+    """The bytes of a file. Raises NotPermitted for one that may not be read, UsageError for one that is odd or big."""
+    try:
+        return hostproc.read_file(place, limit_bytes=FILE_LIMIT_BYTES)
+    except UsageError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise not_permitted(errno.EACCES, where=printable(path)) from None
+        raise
+
+
 def bridge(configs: tuple[str, ...], read: Callable[[str], bytes | None]) -> tuple[Address, ...]:
     """docker0's address as the first daemon.json says it that says one. Raises Refused."""
     for path in configs:
         try:
             config = loads(read(path) or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(config, Mapping) and isinstance(config.get("bip"), str):
             return (Address(interface="docker0", cidr=_ipv4(config["bip"], path)),)
