@@ -36,6 +36,7 @@ _COMMENTS = re.compile(rb"(?:[ \t]*(?:#[^\n]*)?\n)*")
 _HEADER = re.compile(rb"^\[([^\]\n]+)\]", re.MULTILINE)
 _CONTINUED = re.compile(rb"(?<!\\)(?:\\\\)*\\\n?\Z")
 _REMEMBERED_BYTES = 16 << 10
+_DEEPEST = 20
 _UNDO = frozenset({"absent", "empty", "no-newline", "shebang"})
 _KEPT = frozenset({"absent", "empty", "shebang"})
 
@@ -261,6 +262,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
+def _is_flat(value: object, depth: int = 0) -> bool:
+    """Whether values lie in one another no deeper than anybody writes: whoever compares or shows them recurses."""
+    if not isinstance(value, dict | list):
+        return True
+    items = value.values() if isinstance(value, dict) else value
+    return depth < _DEEPEST and all(_is_flat(item, depth + 1) for item in items)
+
+
 def _not_json(_: str) -> None:
     raise ValueError
 
@@ -270,6 +279,7 @@ def _read_record(content: bytes, offset: int, text: bytes, path: str) -> tuple[d
         record = json.loads(text, object_pairs_hook=_unique, parse_constant=_not_json)
         undo = record.pop("undo", [])
         known = isinstance(undo, list) and all(isinstance(item, str) and item in _UNDO for item in undo)
+        known = known and _is_flat(record)
     except (ValueError, RecursionError):
         known = False
     if not known:

@@ -54,13 +54,14 @@ def _messages(data: bytes) -> Iterable[bytes]:
             first = at + _HEADER + _ROUTE_HEADER
             if first > at + length:
                 raise _torn(at)
-            _check_attributes(data, first, at + length)
+            _check_attributes(data, first, at + length, hops=True)
             yield data[at : at + length] + bytes(-length % 4)
         at += (length + 3) & ~3
 
 
-def _check_attributes(data: bytes, at: int, end: int) -> None:
-    """Walk the attributes from ``at`` to ``end``. Raises Refused where a length leads outside."""
+def _check_attributes(data: bytes, at: int, end: int, *, hops: bool) -> None:
+    """Walk the attributes from ``at`` to ``end``. Raises Refused where a length leads outside, and for hops inside of a
+    hop, which the kernel never writes."""
     while at < end:
         if end - at < 4:
             raise _torn(at)
@@ -68,12 +69,14 @@ def _check_attributes(data: bytes, at: int, end: int) -> None:
         if length < 4 or length > end - at:
             raise _torn(at)
         if kind & 0x3FFF == _RTA_MULTIPATH:
+            if not hops:
+                raise _torn(at)
             hop, stop = at + 4, at + length
             while hop < stop:
                 size = struct.unpack_from("=H", data, hop)[0] if stop - hop >= 8 else 0
                 if size < 8 or size > stop - hop:
                     raise _torn(hop)
-                _check_attributes(data, hop + 8, hop + size)
+                _check_attributes(data, hop + 8, hop + size, hops=False)
                 hop += (size + 3) & ~3
         at += (length + 3) & ~3
 

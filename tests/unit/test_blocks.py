@@ -321,6 +321,7 @@ def test_a_record_that_is_not_json_is_refused(record: dict[str, Any]) -> None:
         (BEGIN + END + END, "second"),
         (b"# >>> vmproxy 1 {\n" + END, "damaged"),
         (b'# >>> vmproxy 1 {"a":1,"a":1}\n' + END, "record is damaged"),
+        (b'# >>> vmproxy 1 {"a":' + b"[" * 900 + b"]" * 900 + b"}\n" + END, "record is damaged"),
     ],
 )
 def test_f45_the_error_says_what_is_wrong_with_the_marker(content: bytes, word: str) -> None:

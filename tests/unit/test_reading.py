@@ -199,6 +199,12 @@ def test_addresses_of_ifconfig() -> None:
     assert reading.addresses(new) == wanted
 
 
+def test_addresses_are_of_the_family_that_they_are_said_to_be() -> None:
+    """A rule of one family cannot hold an address of the other: such a line tells of none."""
+    lines = b"3: docker0    inet fd00::1/64 scope global\n3: docker0    inet6 172.17.0.1/16 scope global\n"
+    assert reading.addresses(lines) == ()
+
+
 def test_resolved_names() -> None:
     """getent's and nslookup's answers: the addresses of the name, not of the name server."""
     getent = b"10.1.2.3      STREAM proxy.corp\n10.1.2.3      DGRAM\n10.1.2.4      STREAM\n"

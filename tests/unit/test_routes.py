@@ -203,6 +203,17 @@ def test_f09_a_heading_alone_is_an_empty_table() -> None:
             choose_gateway(parse(data))
 
 
+def test_t04_hops_inside_of_hops() -> None:
+    """What no kernel writes is refused, however deep: it is not followed."""
+    inner = b""
+    for _ in range(5_000):
+        hop = struct.pack("=HBBI", 8 + len(inner), 0, 0, 2) + inner
+        inner = struct.pack("=HH", 4 + len(hop), 9) + hop
+    head = struct.pack("=IHHII", 28 + len(inner), 24, 0, 0, 0) + struct.pack("=8BI", 2, 0, 0, 0, 254, 2, 0, 1, 0)
+    with pytest.raises(Refused, match="damaged"):
+        parse(struct.pack("=I", 0x45311224) + head + inner)
+
+
 def test_t04_larger_than_the_limit() -> None:
     """More than 4 MiB is refused, and 4 MiB of it is read."""
     line = b"10.1.0.0/16 via 10.0.2.9 dev eth0" + b" onlink" * 2000 + b"\n"

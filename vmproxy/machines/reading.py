@@ -350,6 +350,8 @@ def addresses(data: bytes) -> tuple[Address, ...]:
 
 def _add(out: list[Address], interface: str, cidr: str, family: str) -> None:
     value = _prefixed(cidr) if len(cidr) <= _CIDR_LIMIT else ""
+    if (":" in value) != (family == "inet6"):
+        return
     if value and _INTERFACE.match(interface):
         kind: Literal["inet", "inet6"] = "inet6" if family == "inet6" else "inet"
         out.append(Address(interface=interface.partition("@")[0], cidr=value, family=kind))
