@@ -16,13 +16,14 @@ from vmproxy.errors import ForeignFile
 from vmproxy.initrdmark import Mark, read_mark
 from vmproxy.members import KINDS, Budget, Span, Stream, kind_at, name_of_unknown, zeros_end
 from vmproxy.model import File, printable
-from vmproxy.newc import HEADER_BYTES, Entry, entries, field
+from vmproxy.newc import Entry, entries, field
 
 MOST_LINKS = 40  # as the kernel's MAXSYMLINKS
 _MOST_MEMBERS = 4096
-_MOST_RECORDS = 100_000
-_BYTES_A_RECORD = 256
-_MOST_NAME_BYTES = 8 << 20
+_MOST_KEPT_BYTES = 18 << 20
+"""While a change is made three images are held: 64 MiB are for all of them."""
+_BYTES_A_RECORD = 256  # numbers, a tuple, a place in a dictionary; beside the header, the name and the path
+_BYTES_A_LINK = 200  # the same of a hard link until its archive ends
 _MOST_STEPS = 20_000_000
 _TARGET_LIMIT_BYTES = 4096  # PATH_MAX
 
@@ -67,8 +68,7 @@ class Image:
         self.marks: dict[int, Mark] = {}
         self.unknown: Span | None = None
         self._nodes: dict[bytes, Node] = {b"": _ROOT}
-        self._left = max(_MOST_RECORDS, len(content) // _BYTES_A_RECORD)
-        self._left_name_bytes = max(_MOST_NAME_BYTES, len(content) // 2)
+        self._left_bytes = max(_MOST_KEPT_BYTES, len(content) // 3)
         self._left_steps = _MOST_STEPS
         budget = Budget()
         at = 0
@@ -111,7 +111,7 @@ class Image:
             for entry in entries(stream, many=kind != "cpio"):
                 if isinstance(entry, int):
                     continue
-                self._count(entry)
+                self._keep(_BYTES_A_RECORD + len(entry.raw))
                 if entry.is_trailer:
                     group = {}
                     mark = read_mark(entry)
@@ -125,11 +125,15 @@ class Image:
             raise ForeignFile(error.what, where=f"{where}, {error.where}" if error.where else where) from None
         return stream.end
 
-    def _count(self, entry: Entry) -> None:
-        self._left -= 1
-        self._left_name_bytes -= len(entry.raw) - HEADER_BYTES
-        if self._left < 0 or self._left_name_bytes < 0:
+    def _keep(self, size: int) -> None:
+        self._left_bytes -= size
+        if self._left_bytes < 0:
             raise ForeignFile("the image has too many names for its size")
+
+    def _step(self, count: int = 1) -> None:
+        self._left_steps -= count
+        if self._left_steps < 0:
+            raise ForeignFile("the image has too many links to follow")
 
     def _add(self, number: int, entry: Entry, stream: Stream, group: dict[tuple[int, ...], list[bytes]]) -> None:
         mode, target = entry.field("mode"), b""
@@ -138,7 +142,6 @@ class Image:
             if size > _TARGET_LIMIT_BYTES:
                 raise ForeignFile("a symbolic link of more than 4096 bytes", where=f"at byte {entry.position}")
             target = stream.take(size).partition(b"\0")[0]
-            self._left_name_bytes -= size
         parent, _slash, base = entry.name.rstrip(b"/").rpartition(b"/")
         if base in (b"", b".", b".."):
             return
@@ -146,13 +149,16 @@ class Image:
         if place is None or self._nodes[place].kind != "dir":
             return  # the kernel cannot make it either
         path = place + b"/" + base
+        self._keep(len(path) + len(target))  # behind a link, a path is longer than its name
         node = Node(entry.raw, number, entry.position, data, size, target)
         self._nodes[path] = node
         if stat.S_ISREG(mode) and entry.field("nlink") > 1:
             key = tuple(entry.field(name) for name in ("ino", "devmajor", "devminor"))
             names = group.setdefault(key, [])
             names.append(path)
+            self._keep(_BYTES_A_LINK)
             if size:
+                self._step(len(names))  # with content for each name it would be the square of them
                 for other in names:
                     seen = self._nodes[other]
                     if seen.member == number:
@@ -166,9 +172,7 @@ class Image:
         parts = [part for part in path.split(b"/") if part not in (b"", b".")][::-1]
         here, links = b"", 0
         while parts:
-            self._left_steps -= 1
-            if self._left_steps < 0:
-                raise ForeignFile("the image has too many links to follow")
+            self._step()
             part = parts.pop()
             if self._nodes[here].kind != "dir":
                 return None

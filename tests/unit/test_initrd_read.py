@@ -10,7 +10,7 @@ import stat
 import tracemalloc
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -294,19 +294,47 @@ def test_t15_zstd_blocks_of_nothing() -> None:
         Image(b"\x28\xb5\x2f\xfd\x01\x60\x01" + block)
 
 
-def test_t15_more_names_than_its_size_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records beyond the limit are refused, however little they take packed; those below it fit into 64 MiB."""
-    count = 10_000
-    records = b"".join(newc.record(b"%060x" % number, mode=0o100644) for number in range(count - 1))
-    content = gzip.compress(records + newc.archive([]), 9)
+def _long(count: int) -> Iterator[bytes]:
+    return (newc.record(b"%060x" % number, mode=0o100644) for number in range(count))
+
+
+def _short(count: int) -> Iterator[bytes]:
+    return (newc.record(b"%x" % number, mode=0o100644) for number in range(count))
+
+
+def _linked(count: int) -> Iterator[bytes]:
+    return (newc.record(b"%x" % number, mode=0o100644, nlink=2, ino=number) for number in range(count))
+
+
+def _behind_a_link(count: int) -> Iterator[bytes]:
+    """A name of four bytes, and with what the link stands for a path of 3,800."""
+    parts = [b"%02d" % number + b"n" * 250 for number in range(15)]
+    yield from (images.directory(b"/".join(parts[: number + 1])) for number in range(15))
+    yield images.link(b"s", b"/" + b"/".join(parts))
+    yield from (newc.record(b"s/%x" % number, mode=0o100644) for number in range(count))
+
+
+@pytest.mark.parametrize("shape", [_long, _short, _linked, _behind_a_link])
+def test_t15_more_names_than_its_size_allows(
+    shape: Callable[[int], Iterator[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names beyond the limit are refused, however little they take packed; of those below it three images, as many as
+    a change holds, fit into 64 MiB."""
+    kept = initrd._MOST_KEPT_BYTES // 4
+    monkeypatch.setattr(initrd, "_MOST_KEPT_BYTES", kept)
+    content = gzip.compress(b"".join(shape(20_000)) + newc.archive([]), 9)
     peak, said = measured(content)
-    assert said == ""
-    assert (peak - 4 * len(content)) * initrd._MOST_RECORDS < count * (64 << 20)
-    monkeypatch.setattr(initrd, "_MOST_RECORDS", count - 1)
-    assert "too many names" in measured(content)[1]
-    monkeypatch.setattr(initrd, "_MOST_RECORDS", count)
-    monkeypatch.setattr(initrd, "_MOST_NAME_BYTES", 60 * count)
-    assert "too many names" in measured(content)[1]
+    assert "too many names" in said
+    assert 3 * (peak - (2 << 20)) < (64 << 20) // 4
+    assert measured(gzip.compress(b"".join(shape(500)) + newc.archive([]), 9))[1] == ""
+
+
+def test_t15_a_file_of_many_names_each_with_content() -> None:
+    """The last content counts for every name: to give it to all of them each time would take for ever."""
+    records = [newc.record(b"%x" % number, b"x", mode=0o100644, nlink=2, ino=7) for number in range(20_000)]
+    assert "too many links" in measured(gzip.compress(newc.archive(records), 9))[1]
+    image = Image(newc.archive(records[:50]))
+    assert {image.contents([name], limit_bytes=9)[name] for name in (b"/0", b"/31")} == {b"x"}
 
 
 def test_t15_gigabytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
