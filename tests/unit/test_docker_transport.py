@@ -104,12 +104,13 @@ def test_an_error_that_old_clients_put_into_their_answer(client: Client) -> None
     [
         ({"SecurityOptions": ["name=rootless"]}, "rootless"),
         ({"OSType": "windows"}, "windows"),
-        ({"OSType": None}, "unknown"),
+        ({"OSType": None}, "not an engine's"),
+        ({"OSType": None, "host": {"os": "linux"}, "version": {"APIVersion": "4.3.1"}}, "Podman"),
     ],
-    ids=["rootless", "windows", "nothing"],
+    ids=["rootless", "windows", "nothing", "podman"],
 )
 def test_engines_that_cannot_be_entered(client: Client, change: dict[str, object], word: str) -> None:
-    """A rootless engine, and one of other containers, are exit 6; nothing is made."""
+    """A rootless engine, one of other containers, and Podman's client, are exit 6; nothing is made."""
     client.says("info", out=json.dumps({**LINUX, **change}))
     with pytest.raises(Refused, match=word):
         docker.connect(TARGET, options=SshOptions())

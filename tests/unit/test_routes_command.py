@@ -175,7 +175,7 @@ def test_probe_names_the_one_that_answers(capsys: pytest.CaptureFixture[str], mo
 
 def fake_vms(target: str, _settings: object, *, probe_port: int | None, progress: object, ask: object) -> Sighting:
     """Three VMs: one with a gateway, one that cannot be reached, one whose table does not decide."""
-    if target == "away":
+    if target in ("away", "docker:"):
         raise Unreachable("no answer", where="192.0.2.9:22")
     if target == "torn":
         return Sighting(error=NoGateway("two readings differ", hint="--gateway IP"))
@@ -191,6 +191,7 @@ def test_several_vms(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert (code, out) == (6, "10.0.2.2 one\n10.0.2.2 two\n")
     assert "error: away: no answer (192.0.2.9:22)" in err
     assert "error: torn: two readings differ" in err
+    assert "error: docker: no answer (192.0.2.9:22)" in command(capsys, "--vm", "docker:")[2]
     found: dict[str, Any] = json.loads(command(capsys, "--vm", "away,one", "--json")[1])
     assert (found["ok"], found["exit"], found["code"]) == (False, 4, "E_UNREACHABLE")
     assert [(vm["vm"], vm["gateway"]) for vm in found["vms"]] == [("away", None), ("one", "10.0.2.2")]

@@ -103,7 +103,8 @@ def sighting_of(routes: Sequence[Route], *, probe_port: int | None) -> Sighting:
 
 def say(run: Run, sighting: Sighting, *, named: bool) -> None:
     """One sighting for a reader: the address, or with ``--all`` every candidate; the rest on stderr."""
-    prefix = f"{sighting.vm}: " if sighting.vm else ""
+    # A name that ends with a colon itself (docker:) has it once, as in every other command.
+    prefix = f"{sighting.vm.removesuffix(':')}: " if sighting.vm else ""
     if not run.output.json:
         name = (sighting.vm,) if named else ()
         if run.value("all"):

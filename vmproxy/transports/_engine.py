@@ -65,9 +65,13 @@ class Engine:
             listed = " ".join(map(str, errors)).encode() if isinstance(errors, list) else b""
             raise explain(listed or said.stderr, where=self._where)
         kind = info.get("OSType")
+        if not kind:
+            podman = isinstance(info.get("host"), dict)  # what podman-docker's "docker" says of itself
+            what = "this docker client is Podman's" if podman else "what docker info says is not an engine's"
+            raise Refused(what, where=self._where, hint="Docker's own client, or the VM by ssh://USER@HOST")
         if kind != "linux":
             raise Refused(
-                f"the engine runs {printable(str(kind or 'an unknown kind of'), limit=40)} containers, not Linux ones",
+                f"the engine runs {printable(str(kind), limit=40)} containers, not Linux ones",
                 where=self._where,
                 hint="docker context ls shows the others",
             )
