@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,12 @@ pytestmark = pytest.mark.xdist_group("packaging")
 
 @dataclass(frozen=True)
 class Installed:
-    """The wheel, and the directory of the programs of an environment that it was installed into."""
+    """The wheel, the source archive and what it was made of, and the directory of the programs of an environment that
+    the wheel was installed into."""
 
     wheel: Path
+    archive: Path
+    tree: frozenset[str]
     bin: Path
     cwd: Path
 
@@ -43,12 +47,15 @@ class Installed:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """A wheel built from a copy of the tree and installed with its dependencies, as binary packages only."""
+    """A source archive of a copy of the tree, and the wheel built from that, as those who package it do; installed with
+    its dependencies, as binary packages only."""
     work = tmp_path_factory.mktemp("packaging")
     source = work / "source"
-    shutil.copytree(TOP / "vmproxy", source / "vmproxy", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.cfg", "pyproject.toml", "README.rst"):
-        shutil.copy(TOP / name, source / name)
+    for name in ("vmproxy", "tests", "docs", "fixtures", "scripts", "benchmarks", ".ci"):
+        shutil.copytree(TOP / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (*TOP.glob("*.rst"), *map(TOP.joinpath, ("setup.cfg", "pyproject.toml", "MANIFEST.in", ".gitignore"))):
+        shutil.copy(path, source)
+    tree = frozenset(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
     # Names of the pip settings stay (an index, a certificate), those of Python itself do not.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environ |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "CC": "/bin/false"}
@@ -65,12 +72,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
-    quietly(sys.executable, "-m", "build", "--wheel", "--outdir", work / "dist", source)
+    quietly(sys.executable, "-m", "build", "--outdir", work / "dist", source)
     (wheel,) = (work / "dist").glob("*.whl")
+    (archive,) = (work / "dist").glob("*.tar.gz")
     quietly(sys.executable, "-m", "venv", work / "venv")
     python = work / "venv" / "bin" / "python"
     quietly(python, "-m", "pip", "install", "--quiet", "--only-binary", ":all:", wheel)
-    return Installed(wheel=wheel, bin=python.parent, cwd=work)
+    return Installed(wheel=wheel, archive=archive, tree=tree, bin=python.parent, cwd=work)
 
 
 def test_the_wheel_holds_the_whole_package_and_nothing_else(installed: Installed) -> None:
@@ -84,6 +92,16 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(installed: Installed
     }
     assert packed == wanted
     assert any(name.endswith(".sh") for name in packed)
+
+
+def test_the_source_archive_is_the_whole_project(installed: Installed) -> None:
+    """Documents, tests, recordings and scripts, these still executable: who packages it needs no clone."""
+    with tarfile.open(installed.archive) as archive:
+        packed = {member.name.partition("/")[2]: member.mode for member in archive if member.isfile()}
+    made = {name for name in packed if name.startswith("vmproxy.egg-info/")} | {"PKG-INFO"}
+    assert packed.keys() - made == installed.tree
+    assert {"CHANGELOG.rst", "docs/reference.rst", "tests/unit/test_packaging.py"} <= installed.tree
+    assert packed["scripts/test"] == 0o755
 
 
 def test_the_wheel_is_for_every_platform(installed: Installed) -> None:
