@@ -39,7 +39,7 @@ def test_every_option_is_in_the_reference(name: str) -> None:
 def test_the_reference_names_no_option_that_is_not_there() -> None:
     """What the documents name exists."""
     known = {f"--{name}" for option in OPTIONS.values() for name in (option.name, option.off) if name}
-    known |= {"--add-host", "--build-arg", "--help", "--internal", "--env-file", "--host"}
+    known |= {"--add-host", "--build-arg", "--help", "--version", "--internal", "--env-file", "--host"}
     for text in (README, REFERENCE):
         assert {word for word in words(text) if word.startswith("--") and word != "--"} <= known | {"--format"}
 
