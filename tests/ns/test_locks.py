@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.ns.endings import Base, refused, unchanged
-from tests.ns.story import PROFILE, Ran, Vmproxy, daemon_environment, dump, files, ours, shim, stop, until
+from tests.ns.story import DATA, PROFILE, Ran, Vmproxy, daemon_environment, dump, files, ours, shim, stop, until
 from vmproxy import converge
 
 QUIET = ("--no-check", "--no-verify")
@@ -138,6 +138,25 @@ def test_f61_a_stale_lock_is_taken_over(base: Base, vmproxy: Vmproxy, kind: str,
     assert re.search(r"(?m)^vmproxy: warning: .*the lock of a run that is gone was taken over$", ran.err), ran
     assert not base.machine.path(HELD).exists()
     assert vmproxy.tell(converge.status).ok
+
+
+@pytest.mark.parametrize("year", [2016, 2036])
+def test_f58_what_a_clock_that_is_years_off_leaves(
+    base: Base, vmproxy: Vmproxy, kind: str, holder: str, year: int
+) -> None:
+    """Lock, files and Docker's pid file dated long ago, or in years to come: a holder that lives is one, one that is
+    gone is none, and what is in sync stays in sync."""
+    places = f"/run/vmproxy {DATA} /var/run/docker.pid $(ls -d /etc/docker)"
+    dated = f"find {places} -exec touch -h -d {year}-01-01 '{{}}' +"
+    base.machine.run(dated)
+    with unchanged(base.machine):
+        refused(vmproxy.apply(*QUIET, "--lock-timeout", "0"), 8)
+    base.machine.run(holder)
+    assert vmproxy.apply(*QUIET).code == 0
+    base.machine.run(dated)
+    assert vmproxy.tell(converge.status).message == "in sync"
+    assert vmproxy.tell(converge.apply, check=False, verify=False).message == "in sync, nothing to do"
+    assert vmproxy.tell(converge.remove).message == "removed"
 
 
 @pytest.mark.parametrize("kind", ["mkdir"], indirect=True)

@@ -97,8 +97,8 @@ def port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("name", ["apply", "remove", "status", "verify", "env"])
-def test_f01_a_dead_vm(vmproxy: Vmproxy, port: int, name: str) -> None:
-    """Connection refused (F67 too: remove with the VM gone): exit 4, host and port named."""
+def test_f01_f67_a_dead_vm(vmproxy: Vmproxy, port: int, name: str) -> None:
+    """Connection refused, remove with the VM gone too: exit 4, host and port named."""
     refused(vmproxy.run(name, "--vm", f"ssh://docker@127.0.0.1:{port}"), 4, f"127.0.0.1:{port}")
 
 
