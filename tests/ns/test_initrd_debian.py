@@ -20,6 +20,7 @@ PACKAGES = (
     *("initramfs-tools", "busybox", "zstd", "gzip", "cpio", "kmod", "udev", "libc-bin"),
     *("bash", "coreutils", "dash", "findutils", "grep", "mawk", "sed", "util-linux"),
 )
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 VERSION = "6.1.0-test"
 SCRIPT = "etc/init.d/docker"
 MICROCODE = "kernel/x86/microcode/GenuineIntel.bin"
@@ -36,6 +37,14 @@ mkdir -p "$DESTDIR/etc/init.d" "$DESTDIR/usr/bin"
 printf '#!/sbin/openrc-run\\ncommand=/usr/bin/docker\\n' >"$DESTDIR/{SCRIPT}"
 printf '#!/bin/sh\\n' >"$DESTDIR/usr/bin/mobyconfig"
 chmod 755 "$DESTDIR/{SCRIPT}" "$DESTDIR/usr/bin/mobyconfig"
+"""
+# What the installation of a kernel runs (its postinst.d/initramfs-tools), with that kernel's modules and a /boot of its
+# own, which nobody else sees: root, kernel, work, boot, version.
+_INSTALL = """
+mount --make-rprivate / && mount -t tmpfs none "$3" && mkdir "$3/upper" "$3/work" &&
+mount -t overlay -o "lowerdir=$2/lib/modules,upperdir=$3/upper,workdir=$3/work" none "$1/lib/modules" &&
+mount --bind "$4" "$1/boot" && cp "$2/boot/config-$5" "$1/boot" &&
+chroot "$1" /sbin/depmod "$5" && exec chroot "$1" /usr/sbin/update-initramfs -c -k "$5"
 """
 
 
@@ -60,10 +69,9 @@ class Debian:
         self.place = Path(tempfile.mkdtemp(dir=root / "tmp"))
 
     def _run(self, *argv: str) -> str:
-        path = "/usr/sbin:/usr/bin:/sbin:/bin"
         ran = subprocess.run(
             ["chroot", str(self._root), *argv],
-            env={"PATH": path, "LC_ALL": "C"},
+            env={"PATH": PATH, "LC_ALL": "C"},
             capture_output=True,
             text=True,
             check=False,
@@ -76,6 +84,18 @@ class Debian:
         path = self.place / f"initrd-{kind}.img"
         self._run("mkinitramfs", "-c", kind, "-o", f"/tmp/{self.place.name}/{path.name}", VERSION)
         return path
+
+    def installed(self) -> Path:
+        """The ``/boot/initrd.img-VERSION`` of Debian's own kernel, with its modules, as update-initramfs makes it."""
+        kernel = tree.fetch_kernel(default_cache())
+        (modules,) = (kernel / "lib/modules").iterdir()
+        work, boot = self.place / "work", self.place / "boot"
+        work.mkdir()
+        boot.mkdir()
+        argv = ["unshare", "-m", "sh", "-c", _INSTALL, "sh", *map(str, (self._root, kernel, work, boot)), modules.name]
+        ran = subprocess.run(argv, env={"PATH": PATH, "LC_ALL": "C"}, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        return (boot / f"initrd.img-{modules.name}").rename(self.place / f"initrd.img-{modules.name}")
 
     def listed(self, path: Path) -> list[str]:
         """``lsinitramfs -l``, without the lines' sizes and times of our file."""
@@ -104,8 +124,21 @@ def test_f73_debians_initrd(debian: Debian, kind: str) -> None:
     """Read, with the microcode in front, patched both ways, listed by Debian the same but for our file, and back to the
     byte."""
     path = debian.make(kind)
+    assert len(debian.listed(path)) > 200
+    patched_and_back(debian, path, kind)
+
+
+def test_f73_the_initrd_in_debians_boot(debian: Debian) -> None:
+    """The same of the one that the installation of Debian's own kernel makes in /boot, modules and all."""
+    path = debian.installed()
+    assert path.stat().st_size > 5 << 20
+    assert sum(".ko" in line for line in debian.listed(path)) > 100
+    patched_and_back(debian, path, "zstd")
+
+
+def patched_and_back(debian: Debian, path: Path, kind: str) -> None:
+    """Appended and removed, rewritten and removed; what is in it is asked of Debian's own programs."""
     before, listed = path.read_bytes(), debian.listed(path)
-    assert len(listed) > 200
     assert SCRIPT in listed
     assert any(line.endswith(f" {MICROCODE}") for line in listed)
     settings = Settings(gateway="192.168.64.1", given=frozenset({"gateway"}))
