@@ -172,6 +172,7 @@ class Story:
             restart="always" if settings.yes and settings.restart == "auto" else settings.restart,
             restart_argv=scene.guest.RESTART,
             reload_argv=scene.guest.RELOAD,
+            gone=scene.guest.GONE,
             log=scene.guest.LOG,
             daemon_pid=scene.facts.daemon.pid if scene.facts.daemon else 0,
             check=check,

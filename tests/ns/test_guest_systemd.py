@@ -25,6 +25,8 @@ echo "$*" >>/run/systemctl.log
 [ ! -e "/run/fails-$1" ] || { echo "Failed to $1: Access denied" >&2; exit 1; }
 case $1 in restart) exec /etc/init.d/docker restart ;; esac
 """
+# What systemd is told of a unit whose file was taken away.
+_FORGETS = [f"stop {systemd.UNIT_NAME}", f"reset-failed {systemd.UNIT_NAME}"]
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +86,20 @@ def test_variables_that_do_not_arrive_are_no_success(machine: NamespaceVM, vmpro
     assert "something in the VM wins over vmproxy's" in ran.err
     assert _left(machine) == []
     again = ["reset-failed docker.service", "restart docker.service"]
-    assert _calls(machine) == ["daemon-reload", *again, "daemon-reload", *again]
+    assert _calls(machine) == ["daemon-reload", *again, "daemon-reload", *_FORGETS, *again]
 
 
 def test_systemd_is_told_of_the_files_though_docker_is_not_restarted(machine: NamespaceVM, vmproxy: Vmproxy) -> None:
-    """--restart never: exit 3, and whoever restarts Docker later gets the new environment; remove takes the directory,
-    but not one in which somebody has a file by then."""
+    """--restart never: exit 3, and whoever restarts Docker later gets the new environment; remove has the unit ended
+    and forgotten, and takes the directory, but not one in which somebody has a file by then."""
     assert vmproxy.apply("--no-verify", "--restart", "never").code == 3
     assert _calls(machine) == ["daemon-reload"]
     assert machine.run(["stat", "-c", "%a", systemd.DIRECTORY]).stdout == b"755\n"
+    # That the unit is neither running nor failed is no failure.
+    for name in ("stop", "reset-failed"):
+        machine.path(f"/run/fails-{name}").touch()
     assert vmproxy.remove().code == 0
-    assert _calls(machine) == ["daemon-reload", "daemon-reload"]
+    assert _calls(machine) == ["daemon-reload", "daemon-reload", *_FORGETS]
     assert _left(machine) == []
     assert vmproxy.apply("--no-verify", "--restart", "never").code == 3
     machine.path(f"{systemd.DIRECTORY}/mine.conf").write_text("[Service]\n")

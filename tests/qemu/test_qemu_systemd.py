@@ -19,6 +19,13 @@ from vmproxy.guests import systemd
 
 # Nothing of vmproxy's is active, failed or waiting once a change is over.
 _UNITS = f"systemctl list-units --all --plain --no-legend --no-pager {systemd.UNIT_NAME}"
+# It fails once, as where a rule could not be made, and its files are as they were.
+_DROP_IN = f"/run/systemd/system/{systemd.UNIT_NAME}.d"
+_FAILS = f"""
+mkdir -p {_DROP_IN}; printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' >{_DROP_IN}/fails.conf
+systemctl daemon-reload; ! systemctl start {systemd.UNIT_NAME} || exit
+rm -r {_DROP_IN}; systemctl daemon-reload
+"""
 
 # All that systemd tells of docker.service, which it tells to everybody, and what root finds in the file.
 _FILE = systemd.ENVIRONMENT
@@ -30,6 +37,7 @@ class Walk(DebianWalk):
     """What was seen at each stop of the way."""
 
     environ: dict[str, str] = field(default_factory=dict)
+    failed: str = ""
     units: str = ""
     shown: str = ""
     flows: dict[str, str] = field(default_factory=dict)
@@ -79,6 +87,8 @@ def walk(machine: SystemdVM, host_proxy: LabProxy, tmp_path_factory: pytest.Temp
     words = ("--proxy", secret, "--restart", "never", "--no-verify")
     seen.runs["secret"] = command("apply", *words, status=None)
     seen.shown = machine.root(_SHOWN).text
+    machine.root(_FAILS, timeout_seconds=300)
+    seen.failed = machine.root(_UNITS).text
     seen.runs["remove"] = command("remove", "--restart", "always", status=None)
     stop("removed")
     seen.units = machine.root(_UNITS).text
@@ -125,8 +135,10 @@ def test_the_flow_table_after_a_reboot(walk: Walk, flow: str) -> None:
 
 
 def test_remove_leaves_no_trace(walk: Walk) -> None:
-    """Files byte for byte, modes, the drop-in's directory; no rule of ours; no unit that systemd still knows."""
+    """Files byte for byte, modes, the drop-in's directory; no rule of ours; no unit that systemd still knows, though it
+    had failed."""
     assert walk.files["applied"] != walk.files["before"]
     assert walk.files["removed"] == walk.files["before"]
     assert sorted(walk.rules["removed"]) == sorted(walk.rules["before"])
+    assert "failed" in walk.failed
     assert walk.units == ""

@@ -56,6 +56,8 @@ class Guest(Protocol):
     """The directory that must outlive a reboot."""
     RELOAD: tuple[str, ...]
     """The command that makes the init see changed files, empty where it needs none."""
+    GONE: tuple[tuple[str, ...], ...]
+    """One of ``FILES`` and the words of a command, run behind ``RELOAD`` where that file is gone; it may fail."""
     RESTART: tuple[tuple[str, ...], ...]
     """Commands in order, of constant words without blanks or quotes; the next is run where the one before succeeded."""
     LOG: str

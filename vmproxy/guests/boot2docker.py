@@ -25,6 +25,7 @@ SHELL = FILES
 DIRECTORIES = ()
 PATHS = (USERDATA, PERSISTENT, *_init.PATHS)
 RELOAD = ()
+GONE = ()
 RESTART = (("/etc/init.d/docker", "restart"),)
 LOG = f"{PERSISTENT}/log/docker.log"
 WISH_FILE = PROFILE

@@ -21,6 +21,7 @@ DIRECTORIES = ()
 DAEMON_CONFIG = "/etc/docker/daemon.json"
 PATHS = _init.PATHS
 RELOAD = ()
+GONE = ()
 RESTART = ((SCRIPT, "restart"),)
 LOG = "/var/log/docker.log"
 WISH_FILE = SCRIPT

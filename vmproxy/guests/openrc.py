@@ -26,6 +26,7 @@ DAEMON_CONFIG = "/etc/docker/daemon.json"
 _LOCAL = ("/etc/runlevels/default/local", "/etc/runlevels/boot/local")
 PATHS = (DIRECTORY, *_LOCAL, *_init.PATHS)
 RELOAD = ()
+GONE = ()
 RESTART = (("rc-service", "docker", "restart"),)
 LOG = "/var/log/docker.log"
 WISH_FILE = CONFIG

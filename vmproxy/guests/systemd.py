@@ -31,6 +31,8 @@ DIRECTORIES = (DIRECTORY,)
 DAEMON_CONFIG = "/etc/docker/daemon.json"
 PATHS = (DIRECTORY, *_init.PATHS)
 RELOAD = ("systemctl", "daemon-reload")
+# One that still runs would make its rules again, and one that has failed stays in `systemctl --failed`, file or not.
+GONE = ((UNIT, "systemctl", "stop", UNIT_NAME), (UNIT, "systemctl", "reset-failed", UNIT_NAME))
 # The first forgets how often Docker was started lately: a put-back must not end at the unit's StartLimitBurst.
 RESTART = (("systemctl", "reset-failed", "docker.service"), ("systemctl", "restart", "docker.service"))
 LOG = ""

@@ -21,6 +21,7 @@ DIRECTORIES = ()
 DAEMON_CONFIG = "/etc/docker/daemon.json"
 PATHS = _init.PATHS
 RELOAD = ()
+GONE = ()
 RESTART = (("service", "docker", "restart"),)
 LOG = "/var/log/upstart/docker.log"
 WISH_FILE = DEFAULTS

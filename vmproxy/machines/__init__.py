@@ -50,7 +50,8 @@ class Terms:
 
     ``restart`` is auto, always or never; ``restart_argv`` the guest's commands in order, of constant words
     without blanks or quotes, each of which must succeed; ``reload_argv`` one that is run whenever files were changed;
-    ``log`` the daemon's log file.
+    ``gone`` a file and the words of a command, which is run behind that where the file is one of those changed, and is
+    not there any more; ``log`` the daemon's log file.
     ``legacy_writer`` is a Python in the VM and the directory of this package there: they write legacy rules instead of
     iptables-legacy-restore. ``daemon_pid`` is that of the look, 0 for none: where another one runs by now, it is looked
     again.
@@ -62,6 +63,7 @@ class Terms:
     restart: str = "auto"
     restart_argv: tuple[tuple[str, ...], ...] = ()
     reload_argv: tuple[str, ...] = ()
+    gone: tuple[tuple[str, ...], ...] = ()
     log: str = ""
     legacy_writer: tuple[str, str] | None = None
     daemon_pid: int | None = None

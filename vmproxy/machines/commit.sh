@@ -7,7 +7,7 @@ trap : PIPE
 
 # In the order of writing; those that end in 6 are ip6tables'.
 tables='filter nat filter6 nat6'
-boot='' files=0 variant='' xwait=5 lock_timeout=0 restart_argv='' policy=never python='' package='' seen_pid='' ask_at='' locked='' watcher='' did_restart='' reload_argv='' did_reload='' own_dirs='' in_flight='' old_pid='' log='' did_nat='' did_filter='' did_nat6='' did_filter6='' old_restore='' proof_args='' beside='' checks='' testing='' parsing='' counting='' naps='' nap=1 us='' text_seen='' text_seen6='' text_filter='' text_nat='' text_filter6='' text_nat6=''
+boot='' files=0 variant='' xwait=5 lock_timeout=0 restart_argv='' policy=never python='' package='' seen_pid='' ask_at='' locked='' watcher='' did_restart='' reload_argv='' forget_argv='' did_reload='' own_dirs='' in_flight='' old_pid='' log='' did_nat='' did_filter='' did_nat6='' did_filter6='' old_restore='' proof_args='' beside='' checks='' testing='' parsing='' counting='' naps='' nap=1 us='' text_seen='' text_seen6='' text_filter='' text_nat='' text_filter6='' text_nat6=''
 while IFS='	 ' read -r key _ value _; do # as in look_system
   case $key in Uid:) us=$value ;; Gid:) us=$us:$value; break ;; esac
 done </proc/self/status 2>/dev/null
@@ -43,6 +43,7 @@ while IFS= read -r line; do
       p=${line#file * * * * * * }; eval "path_$i=\$p" ;;
     'directory '*) eval "own_${line#directory }=1" ;;
     'reload '*) reload_argv=${line#reload } ;;
+    'gone '*) forget_argv="$forget_argv${line#gone }$nl" ;;
     'variant '*) variant=${line#variant } ;;
     'xwait '*) xwait=${line#xwait } ;;
     'daemon '*) seen_pid=${line#daemon } ;;

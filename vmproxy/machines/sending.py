@@ -104,6 +104,10 @@ def plan_lines(plan: Plan, terms: Terms) -> bytes:
     out.append(f"restart {terms.restart if plan.restart else 'no'}\n".encode("ascii"))
     if terms.reload_argv:
         out.append(f"reload {' '.join(_word(word) for word in terms.reload_argv)}\n".encode("ascii"))
+    changed = [change.after.path for change in plan.files]
+    for path, *argv in terms.gone:
+        if path in changed:
+            out.append(f"gone {_path(path)} {' '.join(_word(word) for word in argv)}\n".encode("ascii"))
     out += [f"argv {' '.join(_word(word) for word in argv)}\n".encode("ascii") for argv in terms.restart_argv]
     if terms.daemon_pid is not None:
         out.append(f"daemon {terms.daemon_pid}\n".encode("ascii"))
