@@ -325,6 +325,32 @@ def test_t16_terminal_restored_after_a_signal(serial: Start, tmp_path: Path, num
     assert vm.settings == before
 
 
+@pytest.mark.parametrize("shell", ["dash", "bash"])  # busybox's has a stty of its own
+def test_t16_a_ctrl_c_as_the_far_end_begins(serial: Start, attach: Attach, shell: str) -> None:
+    """It comes, from a client that gives up, when the directory is made and the terminal is not yet ours: neither that
+    one nor another stays."""
+    vm = serial(shell)
+    waits, go = vm.directory / "waits", vm.directory / "go"
+    wait = f"case $1 in raw) : >{waits}; until [ -e {go} ] || [ ! -e {vm.path} ]; do sleep 0.1; done ;; esac"
+    (vm.directory / "stty").write_text(f'#!/bin/sh\n{wait}\nexec {shutil.which("stty")} "$@"\n')
+    (vm.directory / "stty").chmod(0o755)
+
+    def give_up() -> None:
+        eventually(waits.exists, "it does not begin")
+        vm.type(b"\x03")
+        go.touch()
+
+    other = threading.Thread(target=give_up)
+    other.start()
+    connection = attach(vm)
+    other.join()
+    assert said(connection, "echo in") == b"in\n"
+    connection.close()
+    work = {f".vmproxy-line-{mark.decode()}" for mark in re.findall(rb"D=(\w+) U=", vm.sent)}
+    assert work
+    assert not work & {*os.listdir("/run"), *os.listdir("/dev/shm"), *os.listdir("/tmp")}
+
+
 def test_t16_in_use_by_another_program(serial: Start, attach: Attach) -> None:
     """A program that has the terminal open (screen, with or without anybody attached): exit 8 with its name."""
     vm = serial(by_tty=True)

@@ -12,8 +12,8 @@ lack=''
 for c in stty base64 sha256sum dd mkfifo mkdir mv rm; do command -v "$c" >/dev/null 2>&1 || lack="$lack${lack:+,} $c"; done
 if [ -n "$lack" ]; then say "0 lack$lack ."; stty $o; exit; fi
 setsid=''; if command -v setsid >/dev/null 2>&1; then setsid=setsid; fi
-# Caught, so that it ends the read below and not us: what we have made is removed.
-trap : HUP TERM
+# Not even by a ^C of a client that gives up just now do we end before we can remove what we make.
+trap '' INT HUP TERM
 mask=$(umask); umask 077
 for w in /run /dev/shm /tmp none; do w=$w/.vmproxy-line-$D; mkdir "$w" 2>/dev/null && break; done
 if [ ! -d "$w" ]; then say '0 lack directory to write in .'; stty $o; exit; fi
@@ -24,6 +24,8 @@ jobs='' clear=$(printf '\025')
 # "read -t"; dash has not, and ends its read when the terminal gives nothing for VTIME (termios(3)).
 wait=''; if echo | read -t 9 l 2>/dev/null; then wait="-t $T"; fi
 stty raw -echo min 0 time "${T}0"
+# A ^C is a byte from here on. The others are caught, so that they end the read below and not us.
+trap - INT; trap : HUP TERM
 
 hear() { IFS= read -r $wait l; }
 # The digest of a text and a newline, in REPLY. A here-document costs one process; a pipe, three.
