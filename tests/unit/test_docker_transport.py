@@ -131,7 +131,7 @@ def test_what_is_made_is_removed(client: Client) -> None:
 def test_an_import_that_fails_leaves_nothing(client: Client) -> None:
     """What the engine said is told, and what it may have made is removed."""
     client.says("import", err="Error response from daemon: no space left on device")
-    with pytest.raises(Unreachable, match="no space left"):
+    with pytest.raises(Refused, match="no space left"):
         docker.connect(TARGET, options=SshOptions())
     assert client.asked[2].startswith("image rm vmproxy-way-in:")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmproxy.errors import NotPermitted, Unreachable, VmproxyError
+from vmproxy.errors import NotPermitted, Refused, Unreachable, UsageError, VmproxyError
 from vmproxy.transports._engine import explain
 
 BY_SSH = (
@@ -37,3 +37,38 @@ def test_a_long_complaint_keeps_its_reason(said: str, kind: type[VmproxyError], 
     assert type(error) is kind and error.hint
     assert error.what.partition(": ")[2].startswith(words)
     assert error.what.endswith(said.rstrip()[-14:])
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "hint"),
+    [
+        (
+            "Failed to initialize: unable to resolve docker endpoint: invalid bind address format: foo://x",
+            UsageError,
+            "DOCKER_HOST",
+        ),
+        (
+            "unable to resolve docker endpoint: open /home/me/.docker/ca.pem: no such file or directory",
+            UsageError,
+            "DOCKER_CERT_PATH",
+        ),
+        ("Failed to initialize: protocol not available", UsageError, "DOCKER_HOST"),
+        (
+            "Error response from daemon: write /var/lib/docker/tmp/x: no space left on device",
+            Refused,
+            "make room on the VM's disk",
+        ),
+        (
+            "Error response from daemon: client version 1.41 is too old. Minimum supported API version is 1.44",
+            Unreachable,
+            "upgrade the docker client",
+        ),
+    ],
+)
+def test_the_hint_is_about_what_is_wrong(said: str, kind: type[VmproxyError], hint: str) -> None:
+    """Settings of the client's are exit 2, a full disk in the VM is exit 6, and nobody is asked whether Docker runs
+    where it has just answered."""
+    error = explain(said.encode())
+    assert type(error) is kind
+    assert hint in error.hint
+    assert said[-20:] in error.what

@@ -113,6 +113,12 @@ def explain(stderr: bytes, *, own_image: bool = False, where: str = "docker") ->
         return NotPermitted(f"the engine refuses: {said}", where=where, hint="docker info says the same?")
     if re.search(r'context "[^"]*"[^\n]{0,40}(not found|does not exist)', low):
         return UsageError(f"docker knows no such context: {said}", where=where, hint="docker context ls")
+    if low.startswith("failed to initialize") or "unable to resolve docker endpoint" in low:
+        hint = "DOCKER_HOST, DOCKER_CERT_PATH and DOCKER_TLS_VERIFY, or docker context ls"
+        return UsageError(f"the docker client cannot use its settings: {said}", where=where, hint=hint)
+    if "no space left on device" in low:
+        hint = "make room on the VM's disk: docker system df, docker image prune"
+        return Refused(f"the engine takes no helper image: {said}", where=where, hint=hint)
     if "nsenter" in low and ("executable file not found" in low or "no such file" in low):
         what, hint = "the helper image has no nsenter", "leave --helper-image out, or name an image of a whole system"
         if own_image:
@@ -129,7 +135,10 @@ def explain(stderr: bytes, *, own_image: bool = False, where: str = "docker") ->
         if "permission denied (" in low:
             return NotPermitted(f"ssh is not let in to the engine: {said}", where=where, hint=hint)
         return Unreachable(f"ssh does not get to the engine: {said}", where=where, hint=hint)
-    return Unreachable(f"the engine cannot be used: {said}", where=where, hint="docker info; is Docker running?")
+    hint = "docker info; is Docker running?"
+    if re.search(r"client version [0-9.]+ is too (old|new)", low):
+        hint = "upgrade the docker client, or the engine"
+    return Unreachable(f"the engine cannot be used: {said}", where=where, hint=hint)
 
 
 def _reason(text: str) -> str:
