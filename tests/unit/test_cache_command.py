@@ -58,6 +58,38 @@ def server() -> Iterator[Origin]:
         yield running
 
 
+def test_a_directory_that_one_may_not_look_into_is_not_an_empty_cache(tmp_path: Path) -> None:
+    """status and purge as another user: exit 5, whether the directory or one above it is closed; in a process of its
+    own."""
+    closed = tmp_path / "closed"
+    (closed / "cache").mkdir(parents=True)
+    closed.chmod(0)
+    for above in closed.parents:
+        if "pytest-of-" in str(above):
+            above.chmod(0o755)
+    code = (
+        "import os, sys\n"
+        "from vmproxy import errors\n"
+        "from vmproxy.cache import control\n"
+        "if os.geteuid() == 0: os.setgid(12345); os.setuid(12345)\n"
+        "for name in sys.argv[1:]:\n"
+        "    for look in (control.status, lambda name: control.purge(name, '*')):\n"
+        "        try:\n"
+        "            look(name)\n"
+        "        except errors.NotPermitted as error:\n"
+        "            print(error.exit, error, error.hint, sep='|')\n"
+    )
+    names = [str(closed), str(closed / "cache"), str(tmp_path / "none")]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *names], check=True, capture_output=True, text=True, cwd=ROOT, timeout=60
+        )
+    finally:
+        closed.chmod(0o700)
+    said = [f"5|the directory cannot be used: Permission denied ({name})|--dir DIR" for name in names[:2]]
+    assert done.stdout.splitlines() == [said[0], said[0], said[1], said[1]]
+
+
 def test_with_json_the_line_of_who_listens_is_an_object(tmp_path: Path) -> None:
     """``serve --json``: one object as docs/schema.json has it, when clients can come."""
     port = free_port()

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from vmproxy.cache import squidstore
+from vmproxy.cache import place, squidstore
 from vmproxy.cache.place import CONTROL, ENTRIES, NEW, SQUID, STATS
 from vmproxy.cache.sample import Sample
 from vmproxy.cache.squidconf import STORE
@@ -188,8 +188,9 @@ def _seconds(question: Any) -> float:
 
 
 def ask(directory: str, question: dict[str, Any]) -> dict[str, Any] | None:
-    """Ask the proxy that runs on a directory; None where none does. Raises LostContact."""
-    if not hasattr(socket, "AF_UNIX") or not os.path.isdir(directory):
+    """Ask the proxy that runs on a directory; None where none does. Raises LostContact, and NotPermitted where nobody
+    may look there: what runs in somebody else's directory cannot be told from nothing."""
+    if not place.is_there(directory) or not hasattr(socket, "AF_UNIX"):
         return None
     with _address(directory) as path, socket.socket(socket.AF_UNIX) as talk:
         talk.settimeout(_seconds(question))

@@ -40,6 +40,17 @@ def prepare(directory: str) -> None:
         raise _unusable(directory, error) from None
 
 
+def is_there(directory: str) -> bool:
+    """Whether there is such a directory. Raises NotPermitted where that cannot be seen, or not what is in it."""
+    try:
+        with os.scandir(directory):
+            return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unusable(directory, error) from None
+
+
 def askable() -> bool:
     """Whether a proxy that runs on a directory can be asked here: Python on Windows has no unix sockets."""
     return hasattr(socket, "AF_UNIX")
