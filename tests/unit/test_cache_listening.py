@@ -28,6 +28,15 @@ def test_who_is_there_is_asked_only_where_it_can_be_seen(monkeypatch: pytest.Mon
     assert said("192.168.56.1") == said("::1") == "something listens there already"
 
 
+def test_what_cannot_be_listened_on_is_said_in_the_systems_words() -> None:
+    """The address stands once, behind the reason; asyncio's own sentence has it in the middle, as Python writes it."""
+    asyncios = OSError(errno.EACCES, "error while attempting to bind on address ('127.0.0.1', 80): permission denied")
+    error = listening.refused(CacheSettings(directory="/x", port=80), asyncios)
+    assert str(error) == "cannot listen there: permission denied (127.0.0.1:80)"
+    nameless = listening.refused(CacheSettings(directory="/x", port=80), OSError())
+    assert str(nameless) == "cannot listen there: refused (127.0.0.1:80)"
+
+
 def test_addresses_come_from_ifconfig_which_is_not_waited_for_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import re
 import socket
 import sys
@@ -23,7 +24,8 @@ _IFCONFIG = re.compile(r"^\s+inet6? ([0-9A-Fa-f:.]+)", re.MULTILINE)
 
 def refused(settings: CacheSettings, error: OSError) -> Refused:
     """The error of an address that cannot be listened on."""
-    what, hint = f"cannot listen there: {(error.strerror or 'refused').lower()}", "--bind ADDR, --port N"
+    why = os.strerror(error.errno) if error.errno else error.strerror or "refused"  # asyncio's own has the address, too
+    what, hint = f"cannot listen there: {why.lower()}", "--bind ADDR, --port N"
     port = settings.port
     if error.errno == errno.EADDRINUSE:
         # The question goes to 127.0.0.1: who listens at another address it cannot tell.
