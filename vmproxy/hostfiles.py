@@ -306,7 +306,7 @@ def _named(path: str) -> Iterator[None]:
 def _meant(error: OSError, path: str) -> VmproxyError:
     reason = error.strerror or type(error).__name__
     if error.errno in (errno.EACCES, errno.EPERM):
-        return NotPermitted(f"not permitted: {reason}", where=path)
+        return NotPermitted(f"not permitted: {reason}", where=path, hint="run vmproxy as the user whose file it is")
     if error.errno in _FULL:
         return RolledBack(f"it cannot be written: {reason}; it is as it was", where=path, hint="make room")
     return Refused(f"it cannot be read or written: {reason}", where=path, hint="nothing was changed")
