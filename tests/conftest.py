@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from tests.lab.securitykey import SecurityKey
 
 # Started in the background of a script we ignore SIGINT, and every program and VM of the tests would inherit that.
 for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
@@ -38,3 +41,11 @@ def _nothing_of_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pyt
 def root() -> Path:
     """The top of the work tree."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def device(plugged: SecurityKey) -> Iterator[SecurityKey]:
+    """The module's own security key, ``plugged``: before a test and after it nobody is waited for."""
+    plugged.put()
+    yield plugged
+    plugged.put()

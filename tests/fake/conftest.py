@@ -134,9 +134,9 @@ class By:
 
 
 @pytest.fixture
-def by() -> By:
-    """paramiko, directly; a class of tests may say otherwise."""
-    return By()
+def by(request: pytest.FixtureRequest) -> By:
+    """paramiko, directly, or the module's ``TRANSPORT``; a class of tests may say otherwise."""
+    return By(getattr(request.module, "TRANSPORT", By.transport))
 
 
 @pytest.fixture

@@ -30,14 +30,6 @@ def plugged(tmp_path_factory: pytest.TempPathFactory) -> SecurityKey:
 
 
 @pytest.fixture
-def device(plugged: SecurityKey) -> Iterator[SecurityKey]:
-    """That device, waiting for nobody before and after the test."""
-    plugged.put()
-    yield plugged
-    plugged.put()
-
-
-@pytest.fixture
 def held(device: SecurityKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
     """A real ssh-agent that has ``touch``; call it with a key file to add one."""
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake.mute import Mute
 from vmproxy.errors import LostContact
 from vmproxy.model import Target
 from vmproxy.stopping import Stop
@@ -22,46 +23,30 @@ HOUR, SECONDS = 3600.0, 60.0
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Mute:
-    """A line by its socket: it shows a prompt, if any, once something was typed, and is silent from then on."""
+class MuteLine(Mute):
+    """A line by its socket: it shows a prompt, if any, once something was typed, and waits for the first line then."""
 
     def __init__(self, path: Path, prompt: bytes = b"") -> None:
-        self.path, self._prompt = path, prompt
-        self.typed = threading.Event()
-        """What is awaited was typed: anything; with a prompt, the first line behind it."""
-        self.left = threading.Event()
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen(1)
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._prompt = prompt
+        super().__init__(path)
 
-    def close(self) -> None:
-        """It is not there any more."""
-        self._listener.close()
-
-    def _serve(self) -> None:
-        client = self._listener.accept()[0]
-        with client:
-            heard = client.recv(4096)
-            if self._prompt:
-                client.sendall(self._prompt)
-                while b"stty" not in heard:
-                    heard += client.recv(4096)
-            self.typed.set()
-            while client.recv(4096):
-                pass
-            self.left.set()
+    def talk(self, client: socket.socket) -> None:
+        heard = client.recv(4096)
+        if self._prompt:
+            client.sendall(self._prompt)
+            while b"stty" not in heard and (piece := client.recv(4096)):
+                heard += piece
 
 
 @pytest.fixture(params=[b"", b"moby:~# "], ids=["no prompt", "no answer"])
-def mute(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mute]:
+def mute(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MuteLine]:
     """The line."""
-    line = Mute(tmp_path / "line", request.param)
+    line = MuteLine(tmp_path / "line", request.param)
     yield line
     line.close()
 
 
-def test_f28_a_line_that_says_nothing_is_not_waited_for(mute: Mute, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f28_a_line_that_says_nothing_is_not_waited_for(mute: MuteLine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before a prompt and behind it: the log-in ends, and the line is let go."""
     monkeypatch.setattr(_lineshell, "_BEGIN_SECONDS", HOUR)
     target = Target(name="console:x", provider="console", transport="console", line=str(mute.path))
@@ -75,7 +60,7 @@ def test_f28_a_line_that_says_nothing_is_not_waited_for(mute: Mute, monkeypatch:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    assert mute.typed.wait(SECONDS)
+    assert mute.asked.wait(SECONDS)
     stop.set(15)
     thread.join(SECONDS)
     assert not thread.is_alive() and raised
@@ -84,14 +69,14 @@ def test_f28_a_line_that_says_nothing_is_not_waited_for(mute: Mute, monkeypatch:
 
 def test_f28_a_signal_ends_several_log_ins(tmp_path: Path) -> None:
     """``--jobs 2`` and two lines that say nothing: exit 143 long before the limit, both let go."""
-    lines = [Mute(tmp_path / name) for name in ("one", "two")]
+    lines = [MuteLine(tmp_path / name) for name in ("one", "two")]
     names = ",".join(f"console:{line.path}" for line in lines)
     words = ("status", "--jobs", "2", "--connect-timeout", str(int(HOUR)), "--vm", names)
     own = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     argv = [sys.executable, "-m", "vmproxy", *words]
     with subprocess.Popen(argv, env=own, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
-            assert all(line.typed.wait(SECONDS) for line in lines)
+            assert all(line.asked.wait(SECONDS) for line in lines)
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=SECONDS)
         finally:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake.conftest import By, Keys, comes, read_all
+from tests.fake.conftest import Keys, comes, read_all
 from tests.fake.realservers import free_port, open_directory
 from vmproxy.errors import LostContact, NotPermitted, Unreachable, Untrusted, UsageError
 from vmproxy.model import Target
@@ -28,12 +28,7 @@ from vmproxy.transports._known_hosts import fingerprint
 from vmproxy.transports._sshprogram import Place, Way, way
 
 Start = Callable[..., Any]
-
-
-@pytest.fixture
-def by() -> By:
-    """ssh."""
-    return By("openssh")
+TRANSPORT = "openssh"
 
 
 @pytest.fixture(autouse=True)

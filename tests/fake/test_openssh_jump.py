@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake.conftest import By, Keys, read_all
+from tests.fake.conftest import Keys, read_all
 from tests.fake.realservers import free_port, open_directory
 from vmproxy.errors import LostContact, NotPermitted, Unreachable, VmproxyError
 from vmproxy.model import Target
@@ -19,12 +19,7 @@ from vmproxy.transports._jump import Hop
 from vmproxy.transports._sshprogram import Place, Way, options_of_run, way
 
 Start = Callable[..., Any]
-
-
-@pytest.fixture
-def by() -> By:
-    """ssh."""
-    return By("openssh")
+TRANSPORT = "openssh"
 
 
 @pytest.fixture(autouse=True)

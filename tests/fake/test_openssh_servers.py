@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake.conftest import By, Keys, read_all
+from tests.fake.conftest import Keys, read_all
 from tests.fake.realservers import sshd
 from tests.fake.test_openssh import short  # noqa: F401 - a fixture
 from vmproxy.errors import NotPermitted, Unreachable, Untrusted
@@ -18,12 +18,7 @@ from vmproxy.transports._known_hosts import fingerprint
 
 Start = Callable[..., Any]
 OLD = ("HostKeyAlgorithms ssh-rsa", "PubkeyAcceptedAlgorithms ssh-rsa")
-
-
-@pytest.fixture
-def by() -> By:
-    """ssh."""
-    return By("openssh")
+TRANSPORT = "openssh"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake.conftest import By, Keys, Silent, comes
+from tests.fake.conftest import Keys, Silent, comes
 from tests.fake.test_openssh import children, short  # noqa: F401 - a fixture
 from tests.fake.test_ssh_stop import begun, closed_by  # noqa: F401 - a fixture
 from vmproxy.errors import Interrupted, Unreachable
@@ -19,12 +19,7 @@ from vmproxy.stopping import Stop
 
 ENDED = (Unreachable, Interrupted)
 """The latter where the signal comes between the start of a process and who is to end it."""
-
-
-@pytest.fixture
-def by() -> By:
-    """ssh."""
-    return By("openssh")
+TRANSPORT = "openssh"
 
 
 def runs(process: int) -> bool:

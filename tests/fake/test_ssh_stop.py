@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from tests.fake.conftest import Keys, Silent, read_all
+from tests.fake.mute import Mute
 from vmproxy.errors import Interrupted, NotPermitted, Unreachable
 from vmproxy.stopping import Stop
 from vmproxy.transports import _agent, _auth, ssh
@@ -43,35 +44,20 @@ def string(data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + data
 
 
-class MuteAgent:
+class MuteAgent(Mute):
     """An ssh-agent that answers no request: none at all, or none but the one for its keys, of which it has one."""
 
     def __init__(self, path: Path, blob: bytes = b"") -> None:
-        self.asked = threading.Event()
-        """A request came that is not answered."""
-        self.left = threading.Event()
-        """And whoever asked has gone."""
         self._blob = blob
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen(4)
-        threading.Thread(target=self._serve, daemon=True).start()
+        super().__init__(path)
 
-    def close(self) -> None:
-        """It is not there any more."""
-        self._listener.close()
-
-    def _serve(self) -> None:
-        client = self._listener.accept()[0]
-        with client, client.makefile("rb") as requests:
-            while True:
-                request = requests.read(struct.unpack(">I", requests.read(4))[0])
-                if request != b"\x0b" or not self._blob:  # SSH_AGENTC_REQUEST_IDENTITIES
-                    break
-                client.sendall(string(b"\x0c" + struct.pack(">I", 1) + string(self._blob) + string(b"a key")))
-            self.asked.set()
-            if requests.read() == b"":
-                self.left.set()
+    def talk(self, client: socket.socket) -> None:
+        while True:
+            (length,) = struct.unpack(">I", client.recv(4, socket.MSG_WAITALL))
+            request = client.recv(length, socket.MSG_WAITALL)
+            if request != b"\x0b" or not self._blob:  # SSH_AGENTC_REQUEST_IDENTITIES
+                break
+            client.sendall(string(b"\x0c" + struct.pack(">I", 1) + string(self._blob) + string(b"a key")))
 
 
 @pytest.fixture
@@ -205,6 +191,7 @@ def test_f28_an_agent_that_does_not_answer_is_not_waited_for(
         stop.set(2)
         assert isinstance(ended(), Unreachable | NotPermitted)
         assert agent.left.wait(SECONDS)
+        assert not agent.unheard
     finally:
         agent.close()
 

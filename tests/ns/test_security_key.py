@@ -53,14 +53,6 @@ def plugged(as_booted: Base, tmp_path_factory: pytest.TempPathFactory) -> Securi
 
 
 @pytest.fixture
-def device(plugged: SecurityKey) -> Iterator[SecurityKey]:
-    """That device, which wants no person for a touch unless the test says so, and again after it."""
-    plugged.put()
-    yield plugged
-    plugged.put()
-
-
-@pytest.fixture
 def config(vmproxy: Vmproxy, device: SecurityKey) -> Path:
     """An ssh_config: where the device's library is, and ``vm``, which is logged in to by its key."""
     path = vmproxy.home / "ssh_config"
