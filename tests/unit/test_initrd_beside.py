@@ -135,6 +135,26 @@ def test_a_disk_that_keeps_whole_seconds(disk: Disk) -> None:
     assert list(disk.picture()) == [disk.path.name]
 
 
+@pytest.mark.parametrize("how", ["gone", "cut short"])
+def test_an_image_that_is_broken_while_its_backup_is_whole(disk: Disk, how: str) -> None:
+    """Exit 6 whatever is asked for; the hint names the backup, which stays, and put in place it is the image again."""
+    content = disk.path.read_bytes()
+    disk.tell(converge.apply)
+    if how == "gone":
+        disk.path.unlink()
+    else:
+        os.truncate(disk.path, disk.path.stat().st_size - 5)
+    before = disk.picture()
+    for story in (converge.status, converge.apply, converge.remove, REMOVE_DRY):
+        with pytest.raises(Refused) as caught:
+            disk.tell(story)
+        assert disk.backup.name in caught.value.hint
+    assert disk.picture() == before
+    disk.backup.replace(disk.path)
+    assert disk.tell(converge.status).message == "not applied"
+    assert disk.path.read_bytes() == content
+
+
 # ---- what files cannot tell -----------------------------------------------------------------------------------------
 
 

@@ -36,7 +36,11 @@ class ImageFile:
     def __init__(self, path: str, *, rewrite: bool) -> None:
         self._path = printable(path)
         self._rewrite = rewrite
-        self._seen = imagefile.read(path)
+        try:
+            self._seen = imagefile.read(path)
+        except Refused as error:
+            error.hint = imagebackup.hint(os.path.realpath(path)) or error.hint
+            raise
         self._image = self._parsed(self._seen.content)
 
     def begin(self, look: Look, *, change: bool = False) -> None:
@@ -116,7 +120,8 @@ class ImageFile:
     def _of_this(self, error: ForeignFile) -> ForeignFile:
         """The error with the file's name, and a hint that helps: ``status`` would say the same."""
         where = f"{self._path}, {error.where}" if error.where else self._path
-        return ForeignFile(error.what, where=where, hint=error.hint if error.hint != error.usual_hint else _WHAT)
+        hint = error.hint if error.hint != error.usual_hint else imagebackup.hint(self._seen.path) or _WHAT
+        return ForeignFile(error.what, where=where, hint=hint)
 
     def _facts(self, image: Image, look: Look) -> Facts:
         try:

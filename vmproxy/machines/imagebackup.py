@@ -35,6 +35,14 @@ def path(image: str) -> str:
     return image + SUFFIX
 
 
+def hint(image: str) -> str:
+    """Where the image may still be whole, for one that is not, or is gone; "" where nothing of that name is there."""
+    backup = path(image)
+    if not os.path.isfile(backup) or os.path.islink(backup):
+        return ""
+    return f"the image as it was may be {printable(os.path.basename(backup))}, beside it"
+
+
 def state(backup: str, base: bytes) -> State:
     """What stands there: ``ours``, the backup of this image; ``earlier``, ours of another image; ``same``, somebody
     else's file with the bytes of this image; ``foreign``, anything else. ``base`` is the image without us.
