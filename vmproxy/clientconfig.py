@@ -70,7 +70,7 @@ def daemon(host: str) -> str:
         )
     if host != _SSH and not _ADDRESS.fullmatch(host):
         raise UsageError(
-            f"{printable(host, limit=80)!r} is no address of a daemon",
+            f"'{printable(host, limit=80)}' is no address of a daemon",
             where="--daemon",
             hint="as DOCKER_HOST has it, with the port: tcp://HOST:2376, unix:///PATH or npipe:////PATH",
         )

@@ -118,7 +118,9 @@ def _address(option: Option, value: object) -> str:
         address = ipaddress.ip_address(text.strip())
     except ValueError:
         raise _wrong(option, value, "an IP address") from None
-    if address.is_unspecified or address.is_multicast or address.is_loopback:
+    # A link-local address of IPv6 is one only with an interface beside it, for which a URL has no place.
+    scoped = address.version == 6 and address.is_link_local
+    if address.is_unspecified or address.is_multicast or address.is_loopback or scoped:
         raise _wrong(option, value, "an address at which the VM can reach this host")
     return str(address)
 
@@ -224,7 +226,7 @@ def parse_file(text: str, *, path: str) -> dict[str, object]:
 
             near = difflib.get_close_matches(key.replace("_", "-"), known, n=1)
             hint = f"did you mean {near[0]}?" if near else "the keys are the long options without their dashes"
-            raise UsageError(f"there is no setting named {printable(key, limit=60)!r}", where=path, hint=hint)
+            raise UsageError(f"there is no setting named '{printable(key, limit=60)}'", where=path, hint=hint)
         option = known[key]
         if option.kind == "flag" and not isinstance(value, bool):
             raise UsageError(f"{key}: true or false is wanted", where=path)

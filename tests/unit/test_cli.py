@@ -584,6 +584,7 @@ def test_completion_offers_commands_options_and_vms(
     assert complete("vmproxy ap", monkeypatch, capsys) == ["apply"]
     assert "--listen-port" in complete("vmproxy apply --li", monkeypatch, capsys)
     assert complete("vmproxy apply --restart a", monkeypatch, capsys) == ["auto", "always"]
+    assert complete("vmproxy apply --guest sys", monkeypatch, capsys) == ["systemd", "sysv"]
     monkeypatch.setattr(targets, "names", lambda *, environ: ("default", "dev", "other"))
     assert complete("vmproxy apply --vm d", monkeypatch, capsys) == ["default", "dev"]
 

@@ -145,8 +145,9 @@ def test_a_deleted_current_directory_is_no_bug(
 
 def test_what_cannot_be_printed_is_shown_once_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     """A line end in a value is told as \\x0a, as anywhere else."""
-    assert run(["env", "--gateway", "a\nb"]) == 2
-    assert "gateway: 'a\\x0ab' is not" in capsys.readouterr().err
+    for words in (["env", "--gateway", "a\nb"], ["cache", "serve", "--bind", "a\nb"]):
+        assert run(words) == 2
+        assert f"{words[-2][2:]}: 'a\\x0ab' is not" in capsys.readouterr().err
 
 
 def test_a_misspelt_variable_is_said(

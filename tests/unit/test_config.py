@@ -116,6 +116,8 @@ def test_a_flag_can_be_denied_by_its_other_name(name: str, field: str) -> None:
         ("gateway", "0.0.0.0"),
         ("gateway", "127.0.0.1"),
         ("gateway", "224.0.0.1"),
+        ("gateway", "fe80::1"),
+        ("gateway", "fe80::1%eth0"),
         ("gateway", "host"),
         ("host-key", "MD5:aa:bb"),
         ("jump", ""),

@@ -126,6 +126,7 @@ def test_t05_ssh_addresses_that_are_none(name: str) -> None:
         providers.load("ssh").parse(name, {}, Answers())
     assert "hunter2" not in f"{caught.value}{caught.value.hint}"
     assert str(caught.value).isprintable()
+    assert not str(caught.value).startswith(" ")
 
 
 def test_rootfs() -> None:

@@ -28,7 +28,7 @@ def parse_network(text: str) -> Network:
         return ip_network(text)
     except ValueError:
         hint = "10.0.2.0/24, without bits behind the prefix"
-        raise UsageError(f"{printable(text, limit=60)!r} is not a network in CIDR", hint=hint) from None
+        raise UsageError(f"'{printable(text, limit=60)}' is not a network in CIDR", hint=hint) from None
 
 
 def plain(address: Address) -> Address:

@@ -29,7 +29,7 @@ def parse_size(text: str) -> int:
         size = (int(match[1]) * 10 + int(match[2] or 0) << _UNITS[(match[3] or "").upper()]) // 10
         if size >= _SMALLEST_BYTES:
             return size
-    raise UsageError(f"size: {printable(text, limit=40)!r} is not a size of at least 1M", hint="--size 10G")
+    raise UsageError(f"size: '{printable(text, limit=40)}' is not a size of at least 1M", hint="--size 10G")
 
 
 def make_settings(
@@ -50,10 +50,10 @@ def make_settings(
     try:
         listen = str(ip_address(address or DEFAULT_ADDRESS))
     except ValueError:
-        raise UsageError(f"bind: {printable(address or '', limit=60)!r} is not an address") from None
+        raise UsageError(f"bind: '{printable(address or '', limit=60)}' is not an address") from None
     for text in ports:
         if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
-            raise UsageError(f"connect-port: {printable(text, limit=40)!r} is not a port")
+            raise UsageError(f"connect-port: '{printable(text, limit=40)}' is not a port")
     settings = CacheSettings(
         directory=directory,
         address=listen,

@@ -26,7 +26,7 @@ def click_option(option: Option) -> click.Option:
         kind = click.Choice(option.choices)
     elif option.kind in ("path", "paths"):
         kind = click.Path()
-    complete = {"vm": _complete_vm, "tools": _complete_tools}.get(option.name)
+    complete = {"vm": _complete_vm, "tools": _complete_tools, "guest": _complete_guest}.get(option.name)
     return click.Option(
         names,
         type=kind,
@@ -50,6 +50,12 @@ def _complete_tools(_ctx: click.Context, _param: click.Parameter, incomplete: st
     before, comma, last = incomplete.rpartition(",")
     names = NAMES if comma else (*NAMES, NONE)
     return [f"{before}{comma}{name}" for name in names if name.startswith(last) and name not in before.split(",")]
+
+
+def _complete_guest(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    from vmproxy.guests import NAMES
+
+    return [name for name in NAMES if name.startswith(incomplete)]
 
 
 def said(ctx: click.Context) -> dict[str, Any]:

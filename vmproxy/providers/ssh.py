@@ -30,7 +30,7 @@ def parse(name: str, environ: Mapping[str, str], answers: Answers) -> Target:
         or not host.isprintable()
         or (user and not (_USER.fullmatch(user) and user.isprintable()))
     ):
-        raise UsageError(f"{printable(_masked(name))} is no SSH address", hint=_HINT)
+        raise UsageError(f"{printable(_masked(name)) or 'an empty text'} is no SSH address", hint=_HINT)
     return Target(name=f"ssh:{name}", provider="ssh", host=host, port=port, user=user)
 
 
