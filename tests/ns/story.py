@@ -37,6 +37,8 @@ DATA = "/var/lib/boot2docker"
 PROFILE = f"{DATA}/profile"
 BOOTLOCAL = f"{DATA}/bootlocal.sh"
 SECONDS = 240.0
+CONNECT_SECONDS = 60.0
+"""What a run may take to connect: a machine that stalls for the product's 10 s is none of a test's business."""
 GET = b"GET http://only-the-proxy-knows.test/ HTTP/1.1\r\nHost: only-the-proxy-knows.test\r\n\r\n"
 """A question that only the lab's proxy can answer (with 200)."""
 
@@ -98,6 +100,7 @@ class Vmproxy:
             "LC_ALL": "C.UTF-8",
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "VMPROXY_CONNECT_TIMEOUT": f"{CONNECT_SECONDS:g}",
             **self._more,
         }
 
@@ -156,7 +159,11 @@ class Vmproxy:
 
     def settings(self, **more: Any) -> Settings:
         """What the stories of :mod:`vmproxy.converge` take, with this VM's key and a known_hosts file of this test."""
-        base = Settings(identities=(str(self.machine.key),), known_hosts=str(self.home / "known_hosts"))
+        base = Settings(
+            identities=(str(self.machine.key),),
+            known_hosts=str(self.home / "known_hosts"),
+            connect_timeout_seconds=CONNECT_SECONDS,
+        )
         given = frozenset(more) | base.given
         return dataclasses.replace(base, **more, given=more.get("given", given))
 

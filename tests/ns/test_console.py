@@ -49,7 +49,7 @@ def line(as_booted: Base) -> Iterator[SerialVM]:
 def by_line(line: SerialVM, vmproxy: Vmproxy) -> Vmproxy:
     """vmproxy that knows nothing but the line."""
     vmproxy.target = f"console:{line.path}"
-    vmproxy.vm_words = ("--vm", vmproxy.target, "--connect-timeout", "60")
+    vmproxy.vm_words = ("--vm", vmproxy.target)
     return vmproxy
 
 
@@ -167,7 +167,7 @@ def test_a_line_that_dies_in_the_middle(
 
     try:
         with pytest.raises(LostContact, match=r"no answer|the VM's end") as caught:
-            by_line.tell(apply, verify=False, check=False, connect_timeout_seconds=60.0)
+            by_line.tell(apply, verify=False, check=False)
     finally:
         line.down = lambda data: data
     assert caught.value.what.endswith("; the VM puts everything back by itself"), caught.value
