@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -180,6 +183,28 @@ def test_f28_a_signal_while_connecting_ends_it_with_one_line(name: str, code: in
             running.kill()
             running.wait()
     assert (running.returncode, out, err) == (code, "", f"vmproxy: error: {place}: interrupted\n")
+
+
+@pytest.mark.parametrize(("columns", "wanted"), [(20, 19), (0, 78), (200, 78)])
+def test_progress_fits_into_one_line_of_the_terminal(columns: int, wanted: int) -> None:
+    """What is written over has to be one line, on a narrow terminal too; one that does not say is taken for 80 wide."""
+    code = f"""
+from vmproxy.cli.output import Output
+from vmproxy.model import Event
+output = Output()
+output.progress(Event(target="default", text={"x" * 100!r}))
+output.clear_progress()
+"""
+    ours, theirs = pty.openpty()
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        subprocess.run([sys.executable, "-c", code], cwd=TOP, stderr=theirs, check=True, timeout=60)
+        line, blanks, *_ = os.read(ours, 4096).decode().split("\r")
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert line == ("default: " + "x" * 100)[:wanted]
+    assert blanks == " " * wanted
 
 
 def test_questions_and_their_answers_on_a_terminal() -> None:

@@ -25,6 +25,14 @@ def is_terminal(stream: IO[str] | None) -> bool:
         return False
 
 
+def _columns(stream: IO[str]) -> int:
+    """How wide the terminal is; a line that goes on in the next one could not be taken off again."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80  # a serial line says 0
+    except (OSError, ValueError):
+        return 80
+
+
 def silence(stream: IO[str]) -> None:
     """Point a stream at nothing, so that the interpreter's last flush has nobody to fail against."""
     nothing = os.open(os.devnull, os.O_WRONLY)
@@ -148,7 +156,7 @@ class Output:
             self._say(line, err=True)
         elif is_terminal(sys.stderr):
             self.clear_progress()
-            line = f"{self.ahead}{line}"[:78]
+            line = f"{self.ahead}{line}"[: min(78, _columns(sys.stderr) - 1)]
             self._write(line, err=True, newline=False)
             self._shown = len(line)
 
