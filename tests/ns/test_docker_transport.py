@@ -16,6 +16,7 @@ from tests.lab import default_cache
 from tests.lab.nsvm import NamespaceVM
 from tests.lab.tree import build_tree
 from tests.ns.story import (
+    DATA,
     PROFILE,
     Vmproxy,
     daemon_environment,
@@ -129,6 +130,23 @@ def test_docker_desktop(vmproxy: ByEngine) -> None:
     found = vmproxy.detect()
     assert (found.code, found.out) == (0, "10.0.2.2\n"), found
     machine.path("/etc/os-release").write_bytes(release)
+    assert state(machine) == before
+    vmproxy.nothing_left()
+
+
+def test_what_a_reboot_forgets_is_said(vmproxy: ByEngine) -> None:
+    """A change that would not outlive the next boot is warned of before it is made; --require-persistent is exit 6."""
+    machine = vmproxy.machine
+    before = state(machine)
+    machine.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", DATA])
+    try:
+        ran = vmproxy.apply("--dry-run")
+        assert ran.code == 0, ran
+        assert "warning: docker: " in ran.err and "not on a lasting disk" in ran.err, ran
+        ran = vmproxy.apply("--require-persistent")
+        assert (ran.code, "not on a lasting disk" in ran.err) == (6, True), ran
+    finally:
+        machine.run(["umount", DATA])
     assert state(machine) == before
     vmproxy.nothing_left()
 
