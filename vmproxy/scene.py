@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 
-from vmproxy import cachehit, guests, preview, rules
+from vmproxy import blocks, cachehit, guests, preview, rules
 from vmproxy import plan as planning
-from vmproxy.errors import VmproxyError
+from vmproxy.errors import ForeignFile, VmproxyError
 from vmproxy.guests import Guest
 from vmproxy.model import Facts, Finding, Settings, Wish, printable
 from vmproxy.proof import Question
@@ -58,8 +59,8 @@ def read(facts: Facts, settings: Settings) -> Scene:
     variant, warning = rules.choose_variant(facts.dumps) if facts.dumps else ("default", "")
     seen = planning.seen_wish(facts, guest)
     wish = choose(settings, seen)
-    unknown = _unknown_bridges(facts, settings.bridges)
-    warnings = [text for text in (warning, *host_notes(settings, wish, seen), *unknown, *facts.notes) if text]
+    ours = (*_unknown_bridges(facts, settings.bridges), *_of_other_guests(facts, guest))
+    warnings = [text for text in (warning, *host_notes(settings, wish, seen), *ours, *facts.notes) if text]
     return Scene(
         facts=facts,
         guest=guest,
@@ -78,6 +79,21 @@ def _unknown_bridges(facts: Facts, named: tuple[str, ...]) -> tuple[str, ...]:
     missing = [name for name in named if not name.endswith("+") and name not in facts.interfaces]
     there = ", ".join(sorted(facts.bridges)) or "none"
     return tuple(f"there is no bridge {printable(name, limit=40)} in the VM (bridges: {there})" for name in missing)
+
+
+def _of_other_guests(facts: Facts, guest: Guest) -> tuple[str, ...]:
+    """One line for each file that has a block of ours and that a VM of this kind does not read: written when the VM had
+    another init, or was said to be of another kind. Nobody else tells of it, and nothing takes it away."""
+    found = []
+    for path in guests.files():
+        file = facts.files.get(path)
+        if path in guest.FILES or file is None or not file.content:
+            continue
+        with contextlib.suppress(ForeignFile):
+            if blocks.find(file.content, path=path):
+                kinds = " or ".join(name for name in guests.NAMES if path in guests.load(name).FILES)
+                found.append(f"{path} has a block of ours for another kind of VM: vmproxy remove --guest {kinds}")
+    return tuple(found)
 
 
 def docker_ready(facts: Facts) -> bool:

@@ -83,6 +83,19 @@ class Root:
         return report
 
 
+def test_a_block_for_another_kind_of_vm_is_told(tmp_path: Path) -> None:
+    """Applied as another kind than the VM is, or before its init became another: every command names the file that is
+    left, and the words that take it away."""
+    root = Root(tmp_path / "root", "sysv", _OTHERS["sysv"])
+    before = root.picture()
+    root.tell(converge.apply, guest="upstart")
+    left = f"{upstart.JOB} has a block of ours for another kind of VM: vmproxy remove --guest upstart"
+    for command in (converge.apply, converge.status, converge.remove, converge.status):
+        assert left in root.tell(command).warnings
+    assert left not in root.tell(converge.remove, guest="upstart").warnings
+    assert root.picture() == before
+
+
 @pytest.mark.parametrize(
     ("kind", "others"),
     # moby's one file is upstream's own.
