@@ -103,6 +103,23 @@ def test_every_member_has_its_row_in_the_reference(name: str) -> None:
     assert re.search(rf"^``{name}(``|:)", REFERENCE, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("title", "protocol"),
+    [
+        ("A new guest", guests.Guest),
+        ("A new transport", transports.Transport),
+        ("A new provider", providers.Provider),
+        ("A new tool", tools.Tool),
+    ],
+)
+def test_a_recipe_names_all_that_its_protocol_asks_for(title: str, protocol: type) -> None:
+    """Who follows it leaves nothing out: every constant and function is named."""
+    recipe = CONTRIBUTING.partition(f"\n{title}\n---")[2].partition("\n---")[0]
+    asked = {name for name in (*vars(protocol), *protocol.__annotations__) if not name.startswith("_")}
+    assert asked
+    assert asked - set(re.findall(r"``([A-Za-z_]+)\b", recipe)) == set()
+
+
 def test_every_member_has_what_its_recipe_asks_for() -> None:
     """A guest has a recorded VM that it alone serves, and a row of the test where its files are evaluated; a provider
     that is asked for bare names has its maker's files."""
