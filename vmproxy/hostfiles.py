@@ -87,13 +87,13 @@ def look(path: str) -> Look:
         except FileNotFoundError:
             return Look(path=path, real=real, missing=_missing(path, real))
         if not stat.S_ISREG(before.st_mode):
-            raise ForeignFile("this is no regular file", where=path)
+            raise ForeignFile("this is no regular file", where=path, hint="move it away")
         handle = os.open(real, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(handle, "rb") as stream:
             seen = os.fstat(stream.fileno())
             content = stream.read(_LIMIT_BYTES + 1)
     if not stat.S_ISREG(seen.st_mode) or len(content) > _LIMIT_BYTES:
-        raise ForeignFile(f"this is no file of less than {_LIMIT_BYTES >> 20} MiB", where=path)
+        raise ForeignFile(f"this is no file of less than {_LIMIT_BYTES >> 20} MiB", where=path, hint="move it away")
     return Look(
         path=path,
         real=real,

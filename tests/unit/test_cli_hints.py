@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from tests.unit import schema
 from tests.unit.test_cli import Stories, lines, stories
 from vmproxy import targets
+from vmproxy.cache import place
 from vmproxy.cli import hints
 from vmproxy.cli.edge import run
 from vmproxy.errors import Refused, Untrusted, UsageError
@@ -99,6 +102,40 @@ def test_a_usage_error_names_the_whole_command(
     captured = capsys.readouterr()
     assert lines(captured.err)[1] == f"hint: {command} --help"
     assert json.loads(captured.out)["hint"] == f"{command} --help"
+
+
+@pytest.mark.parametrize(
+    ("inner", "hint"),
+    [("purge", "vmproxy cache status shows how it stands"), ("status", "run again with --debug")],
+)
+def test_no_hint_about_a_cache_is_about_a_vm(
+    inner: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cache that hangs up: how a VM stands tells nothing of it, and its status does not send to itself."""
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(place.CONTROL)
+        server.listen()
+        server.settimeout(60)
+
+        def hang_up() -> None:
+            server.accept()[0].close()
+
+        hanging_up = threading.Thread(target=hang_up)
+        hanging_up.start()
+        assert run(["cache", inner, "--dir", str(tmp_path)]) == 9
+        hanging_up.join()
+    assert lines(capsys.readouterr().err)[-1] == f"hint: {hint}"
+
+
+def test_a_config_json_that_is_no_file_is_to_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docker-config has no VM to look at, either."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").mkdir()
+    assert run(["docker-config", "apply", "--proxy", "http://p:1"]) == 6
+    assert lines(capsys.readouterr().err)[-1] == "hint: move it away"
 
 
 @pytest.mark.parametrize("words", ["status", "env --proxy nonsense", "cache start --size 1"])

@@ -14,13 +14,14 @@ from vmproxy import __version__
 from vmproxy.cli import COMMANDS
 from vmproxy.cli.params import click_option, said
 from vmproxy.cli.signals import as_interruption
-from vmproxy.errors import Interrupted, UsageError, VmproxyError
+from vmproxy.errors import Interrupted, Refused, UsageError, VmproxyError
 from vmproxy.options import GLOBAL, OPTIONS
 
 if TYPE_CHECKING:
     from vmproxy.model import Report
 
 _COMPLETE = "_VMPROXY_COMPLETE"
+_WITHOUT_VM = (["docker-config"], ["cache"])
 
 _HELP = """Put a container VM behind a proxy that its host can reach, and take it back byte for byte.
 
@@ -211,6 +212,10 @@ def _fail(
     if report.hint == UsageError.usual_hint:
         name = next((f"vmproxy {word}" for word in words if word in COMMANDS), "vmproxy")
         report = replace(report, hint=f"{meta.get(COMMAND, name)} --help")
+    elif report.hint == Refused.usual_hint and (words := str(meta.get(COMMAND, "")).split())[1:2] in _WITHOUT_VM:
+        # How a VM stands tells nothing of a file or a cache of this host, and status has just failed to tell it.
+        again = "run again with --debug" if words[-1] == "status" else f"vmproxy {words[1]} status shows how it stands"
+        report = replace(report, hint=again)
     output.error(report.message, hint=report.hint, error=error)
     if output.json:
         output.document(summary([report]))

@@ -65,7 +65,7 @@ def variables(run: Run, *, knows_host: bool = False, beside: bool = True) -> Map
     for pip's variables: where no index was said, the one of this host's own cache is taken.
     """
     if len(run.targets) > 1:
-        raise UsageError("env is about one VM", hint="name one --vm")
+        raise UsageError("the variables are those of one VM", hint="name one --vm")
     if beside and not run.settings.pip_index and "pip_index" not in run.settings.given:
         from vmproxy.cli import cachestart
 
