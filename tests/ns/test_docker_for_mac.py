@@ -24,8 +24,8 @@ from vmproxy.initrd import Image
 PAGE = ROOT / "docs/docker-for-mac.rst"
 SCRIPT = "/etc/init.d/docker"
 LINE = "Library/Containers/com.docker.docker/Data/com.docker.driver.amd64-linux/tty"
-# What the page names and is another here: where the image is, and a proxy that is not on the Mac. The VM reaches its
-# host as 10.0.2.2, and that is "elsewhere" as long as nobody says 127.0.0.1.
+# What the page names and is another here: where the image is, and a proxy by its own address. The lab's is on the VM's
+# host, which the VM reaches as 10.0.2.2.
 HERE = {"http://proxy.example.com:8080": "http://10.0.2.2:8123"}
 IMAGE = "/Applications/Docker.app/Contents/Resources/moby/initrd.img"
 
@@ -128,4 +128,20 @@ def test_a_proxy_on_the_mac_itself(mac: Mac) -> None:
     for line in lines[-2:]:
         ran = mac.types(line)
         assert ran.returncode == 0, (line, ran.stdout, ran.stderr)
+    assert mac.state() == before
+
+
+def test_both_at_once(mac: Mac) -> None:
+    """``--jobs`` takes VMs of different ways in side by side: the line and the image in one command, one line for each
+    and a summary; a third that is not there stops neither."""
+    before = mac.state()
+    both = f"--vm console: --vm initrd:{mac.image}"
+    ran = mac.types(f"vmproxy apply --jobs 3 {both} --vm console:/nowhere --proxy http://10.0.2.2:8123")
+    assert ran.returncode == 4, ran
+    ends = [line for line in ran.stdout.splitlines() if not line.startswith(" ")]  # the others are the proof's legs
+    assert sorted(ends) == ["console: done", f"initrd:{mac.image}: done"]
+    assert ran.stderr.splitlines()[-1] == "2 of 3 VMs well; 2 changed; not well: console:/nowhere"
+    assert mac.types(f"vmproxy status --jobs 2 {both}").returncode == 0
+    ran = mac.types(f"vmproxy remove --jobs 2 {both}")
+    assert ran.returncode == 0, ran
     assert mac.state() == before
