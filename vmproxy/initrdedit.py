@@ -96,7 +96,8 @@ def _where(base: Image, file: File) -> tuple[bytes, Node | None, bytes | None]:
     parent, _slash, last = path.rpartition(b"/")
     directory = base.place(parent)
     if directory is None or base.node(directory) is not None:
-        raise ForeignFile("the directory for this file is missing", where=file.path)
+        hint = "make the directory where the image is made; or is another --guest the right one?"
+        raise ForeignFile("the directory for this file is missing", where=file.path, hint=hint)
     return directory + b"/" + last, None, directory
 
 

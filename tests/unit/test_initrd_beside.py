@@ -299,6 +299,18 @@ def test_the_hint_of_status_is_a_command_that_goes(disk: Disk, kind: str) -> Non
     assert disk.tell(converge.status, proxy=OTHER).hint == hint
 
 
+@pytest.mark.parametrize("rewrite", [False, True], ids=["append", "rewrite"])
+def test_the_hint_where_the_image_is_of_another_kind(disk: Disk, rewrite: bool) -> None:
+    """--guest names a kind whose directories are not in the image: exit 6, and a hint about that, dry or not."""
+    before = disk.picture()
+    for story in (APPLY_DRY, converge.apply):
+        with pytest.raises(ForeignFile, match="directory for this file is missing") as caught:
+            disk.tell(story, guest="systemd", rewrite=rewrite)
+        assert "--guest" in caught.value.hint
+        assert "status" not in caught.value.hint
+    assert disk.picture() == before
+
+
 def test_hints_of_what_is_no_image(disk: Disk) -> None:
     """A directory, a device, a fifo, something huge, half an image: no hint sends to ``status``, which fails alike."""
     fifo, huge, half = (disk.path.parent / name for name in ("fifo", "huge", "half"))
