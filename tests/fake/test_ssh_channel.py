@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import paramiko
@@ -143,6 +145,17 @@ def test_f03_silent_command_times_out(log_in: Callable[..., Any], serve: Callabl
     with pytest.raises(LostContact, match=r"0\.2 s"):
         channel.wait(timeout_seconds=0.2)
     hold.set()
+
+
+def test_f03_what_came_while_we_were_stopped_is_no_silence(
+    log_in: Callable[..., Any], serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Suspended (^Z) for longer than the limit: what the library's thread has not read by then is waited for."""
+    channel = log_in(serve().port).start("sleep 0.5; echo on")
+    hours = itertools.chain([0.0], itertools.repeat(3600.0))
+    monkeypatch.setattr(_channel, "time", SimpleNamespace(monotonic=lambda: next(hours)))
+    monkeypatch.setattr(_channel, "_LAST_LOOK_SECONDS", 60.0)
+    assert channel.receive(timeout_seconds=30) == b"on\n"
 
 
 def test_f03_slow_command_is_waited_for(log_in: Callable[..., Any], serve: Callable[..., Any]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import select
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,6 +56,20 @@ def test_big_input_and_output_at_once(connection: local.LocalConnection) -> None
     assert read_all(channel) == data
     assert channel.wait(timeout_seconds=60) == 0
     assert len(channel.stderr) == 64 << 10
+
+
+def test_what_came_while_we_were_stopped_is_no_silence(
+    connection: local.LocalConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Suspended (^Z) for longer than the limit: what has come by then is taken; the next silence has its end."""
+    channel = connection.start("echo on; cat")
+    assert select.select([channel._stdout], [], [], 60)[0]
+    hours = itertools.chain([0.0], itertools.repeat(3600.0))
+    monkeypatch.setattr(_child, "time", SimpleNamespace(monotonic=lambda: next(hours)))
+    assert channel.receive(timeout_seconds=60) == b"on\n"
+    hours = itertools.chain([0.0], itertools.repeat(3600.0))
+    with pytest.raises(LostContact, match="60 s"):
+        channel.receive(timeout_seconds=60)
 
 
 def test_f03_silence_has_an_end(connection: local.LocalConnection, tmp_path: Path) -> None:

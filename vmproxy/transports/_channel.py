@@ -23,6 +23,7 @@ _PIECE_BYTES = 64 << 10
 _START_SECONDS = 30.0
 _SETTLE_SECONDS = 20.0
 _SETTLE_OTHERS_SECONDS = 1.0
+_LAST_LOOK_SECONDS = 0.5
 
 
 def shut(transport: paramiko.Transport, sock: socket.socket | Passage) -> None:
@@ -207,6 +208,7 @@ class SshChannel:
     def receive(self, *, timeout_seconds: float) -> bytes:
         """The next piece of stdout, b"" at its end. Raises LostContact on time-out, loss, or too much output."""
         deadline = time.monotonic() + timeout_seconds
+        looked = False
         while True:
             self._drain_stderr()
             if self._channel.recv_ready():
@@ -223,7 +225,10 @@ class SshChannel:
                 return b""
             left = deadline - time.monotonic()
             if left <= 0:
-                raise LostContact(f"no output from the VM for {timeout_seconds:g} s", where=self._place)
+                if looked:
+                    raise LostContact(f"no output from the VM for {timeout_seconds:g} s", where=self._place)
+                # While this process was stopped (^Z) its time went by; paramiko's thread has still to read what came.
+                looked, left = True, _LAST_LOOK_SECONDS
             self._stirred.wait(left)
 
     def end_input(self) -> None:

@@ -35,6 +35,8 @@ class ChildChannel:
         self._ahead = bytearray()
         self._ended = False
         self._closed = False
+        self._looked = 0.0
+        """The deadline behind which one more look was made."""
         self._lock = threading.RLock()
         self._selector = selectors.DefaultSelector()
         for stream in (self._stdin, self._stdout, self._stderr):
@@ -133,9 +135,11 @@ class ChildChannel:
             self._check_open()
             left = deadline - time.monotonic()
             if left <= 0:
-                raise LostContact(late, where=self._where)
+                if self._looked == deadline:
+                    raise LostContact(late, where=self._where)
+                self._looked = deadline  # what came while this process was stopped (^Z) is still to be read
             try:
-                ready = self._selector.select(min(left, _SLICE_SECONDS))
+                ready = self._selector.select(max(0.0, min(left, _SLICE_SECONDS)))
             except (OSError, ValueError):  # closed just now
                 self._check_open()
                 raise
