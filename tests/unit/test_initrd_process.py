@@ -69,6 +69,7 @@ def as_nobody(story: Callable[[], None]) -> int:
 
 @BOTH
 @pytest.mark.parametrize("kind", ["cpio", "gzip", "xz", "zstd"])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12's, of a fork beside threads
 def test_no_root_is_needed(disk: Disk, kind: str, rewrite: bool) -> None:
     """A user who owns the image, and nothing else, applies and removes, with the devices and owners in it as before."""
     with open_directory(0o755) as place:
