@@ -69,8 +69,9 @@ def daemon(host: str) -> str:
             "the docker client does not look up ssh:// addresses", where="--daemon", hint=f"it knows them all as {_SSH}"
         )
     if host != _SSH and not _ADDRESS.fullmatch(host):
+        shown = "***" if "@" in host else f"'{printable(host, limit=80)}'"  # before an @ may stand a password
         raise UsageError(
-            f"'{printable(host, limit=80)}' is no address of a daemon",
+            f"{shown} is no address of a daemon",
             where="--daemon",
             hint="as DOCKER_HOST has it, with the port: tcp://HOST:2376, unix:///PATH or npipe:////PATH",
         )

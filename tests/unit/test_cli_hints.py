@@ -77,6 +77,41 @@ def test_statuss_hint_is_the_apply_that_was_meant(stories: Stories, capsys: pyte
     assert "     hint: vmproxy apply --vm a --restart always --proxy http://127.0.0.1:3128" in lines(captured.out)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("ssh://me:geheim@h", "ssh://***@h"),
+        ("ssh://me:ge//heim@h:22", "ssh://***@h:22"),
+        ("ssh:me:geheim@h", "ssh:***@h"),
+        ("me:geheim@h", "***@h"),
+        ("http://me:geheim@h", "http://***@h"),
+        ("docker:tcp://me:geheim@h", "docker:tcp://***@h"),
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "detect-gateway"])
+@pytest.mark.parametrize("more", ["--json", "--debug"])
+def test_a_password_in_the_name_of_a_vm_is_refused_and_not_shown(
+    name: str, shown: str, command: str, more: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2; neither the line nor the object has it, nor the traceback."""
+    assert run([command, "--vm", name, more]) == 2
+    captured = capsys.readouterr()
+    assert "heim" not in captured.out + captured.err
+    assert f"vmproxy: error: {shown}: " in captured.err
+
+
+@pytest.mark.parametrize("name", ["ssh://me@h", "ssh:me@h", "me@h", "rootfs:/a:b@c", "initrd:x:y@z", "dev", "docker:"])
+def test_a_name_without_a_password_is_shown_as_it_was_said(name: str) -> None:
+    """A user is no secret, and neither is a path."""
+    assert hints.without_password(name) == name
+
+
+def test_a_daemons_address_with_a_password_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """docker-config's, too."""
+    assert run(["docker-config", "apply", "--daemon", "tcp://me:geheim@h:1", "--proxy", "http://p:1"]) == 2
+    assert "geheim" not in capsys.readouterr().err
+
+
 def test_a_vms_usage_error_names_the_command(stories: Stories, capsys: pytest.CaptureFixture[str]) -> None:
     """No hint has the word COMMAND to fill in."""
     stories.answers["a"] = UsageError("the name is wrong")

@@ -282,7 +282,7 @@ def each_vm(run: Run, story: Callable[[str, Hands], Report], *, diff: bool = Tru
         try:
             return story(target, hands), None
         except (VmproxyError, Interrupted) as error:
-            return failed(target, error), error
+            return failed(hints.without_password(target), error), error
         except Exception as error:
             from vmproxy.cli.crash import crashed
 

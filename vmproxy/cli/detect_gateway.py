@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from vmproxy.cli.common import SSH, Run, command, said
+from vmproxy.cli.hints import without_password
 from vmproxy.errors import NoGateway, UsageError, VmproxyError
 from vmproxy.model import Route
 from vmproxy.routes import HINT, LIMIT, Sighting, choose_gateway, default_routes, describe, parse
@@ -56,7 +57,7 @@ def look(run: Run, target: str) -> Sighting:
             target, run.settings, probe_port=run.value("probe"), progress=run.output.progress, ask=run.ask
         )
     except VmproxyError as error:
-        return Sighting(vm=target, error=error)
+        return Sighting(vm=without_password(target), error=error)
     return replace(sighting, vm=target)
 
 

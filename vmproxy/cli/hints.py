@@ -11,6 +11,7 @@ from typing import Any
 from vmproxy.errors import Refused, UsageError
 from vmproxy.model import Report
 from vmproxy.options import OPTIONS, SSH, WISH
+from vmproxy.providers import NAMES
 
 # A command with the options that directly follow it.
 _COMMAND = re.compile(r"\bvmproxy (apply|remove|status|verify)\b((?: --[a-z][a-z0-9-]*(?: [\w./:=@-]*[\w/])?)*)")
@@ -38,6 +39,17 @@ def again(given: Mapping[str, Any]) -> dict[str, str]:
             words += [f"--{name}", shlex.quote(text)]
         said[name] = " ".join(words)
     return said
+
+
+def without_password(target: str) -> str:
+    """A VM's name as a user wrote it, without what may be a password: ``ssh://user:password@host`` is refused, and the
+    refusal names the VM. Paths stay, and so does ``ssh:user@host``."""
+    kind, _, rest = target.partition(":")
+    head, at, tail = rest.rpartition("@")
+    scheme, slashes, user = head.partition("//") if "//" in head else ("", "", head)
+    if not at or kind in ("rootfs", "initrd", "console") or (kind in NAMES and ":" not in user):
+        return target
+    return f"{kind}:{scheme}{slashes}***@{tail}" if kind in NAMES or slashes else f"***@{tail}"
 
 
 def whole(hint: str, target: str, said: Mapping[str, str]) -> str:

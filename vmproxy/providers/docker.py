@@ -29,7 +29,8 @@ def queries(name: str, environ: Mapping[str, str], answers: Answers) -> Queries:
 def parse(name: str, environ: Mapping[str, str], answers: Answers) -> Target:
     """The target of a context; without a name it is the client's current one. Raises UsageError."""
     if name and not _CONTEXT.fullmatch(name):
-        raise UsageError(f"{printable(name, limit=60)} is no name of a docker context", hint="docker context ls")
+        shown = "***" if "@" in name else printable(name, limit=60)  # an address has a password before its @
+        raise UsageError(f"{shown} is no name of a docker context", hint="docker context ls")
     if name and name != _BUILT_IN and not answers.exist.get(_meta(name, environ)):
         raise UsageError(f"docker knows no context {name}", where=_meta(name, environ), hint="docker context ls")
     return Target(name=f"docker:{name}", provider="docker", transport="docker", host="", port=0, context=name)
