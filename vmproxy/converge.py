@@ -79,9 +79,9 @@ def status(
 ) -> Report:
     """The difference between the wish and the VM, point by point; exit 1 where there is any. Raises VmproxyError."""
     with _open(target, settings, progress, ask, only_look=True, stop=stop) as session:
-        from vmproxy.story import Story
+        from vmproxy import answers
 
-        return Story(session).status()
+        return answers.status(session)
 
 
 def verify(
@@ -94,17 +94,17 @@ def verify(
 ) -> Report:
     """The proof, leg by leg; exit 1 where one fails. Raises VmproxyError."""
     with _open(target, settings, progress, ask, stop=stop) as session:
-        from vmproxy.story import Story
+        from vmproxy import answers
 
-        return Story(session).verify()
+        return answers.verify(session)
 
 
 def env(target: str, settings: Settings, *, progress: Progress = silent, ask: Ask | None = None) -> Report:
     """The proxy variables for containers of one VM, in ``Report.variables``. Uses no root. Raises VmproxyError."""
     with _open(target, settings, progress, ask, root=False) as session:
-        from vmproxy.story import Story
+        from vmproxy import answers
 
-        return Story(session).env()
+        return answers.env(session)
 
 
 def detect_gateway(
@@ -118,9 +118,9 @@ def detect_gateway(
 ) -> Sighting:
     """The host's address as one VM sees it. Uses no root. Raises VmproxyError for a VM that cannot be asked."""
     with _open(target, settings, progress, ask, root=False, stop=stop) as session:
-        from vmproxy.story import Story
+        from vmproxy import answers
 
-        return Story(session).detect_gateway(probe_port)
+        return answers.detect_gateway(session, probe_port)
 
 
 def _open(

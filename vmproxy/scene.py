@@ -9,7 +9,7 @@ from vmproxy import blocks, cachehit, guests, preview, rules
 from vmproxy import plan as planning
 from vmproxy.errors import ForeignFile, VmproxyError
 from vmproxy.guests import Guest
-from vmproxy.model import Facts, Finding, Settings, Wish, printable
+from vmproxy.model import Facts, Finding, Report, Settings, Wish, printable
 from vmproxy.proof import Question
 from vmproxy.proof import question as ask_proxy
 from vmproxy.wish import choose, host_notes
@@ -163,3 +163,31 @@ def why_not_asked(scene: Scene, leg: str) -> str:
 def judged(finding: Finding, scene: Scene) -> bool:
     """A leg is good where a proxy answered; a proxy whose URL says https speaks TLS rightly."""
     return finding.ok or (finding.code == "tls" and scene.wish.proxy.scheme == "https")
+
+
+def report(
+    target: str,
+    scene: Scene,
+    message: str,
+    *,
+    changed: bool = False,
+    exit: int = 0,
+    code: str = "OK",
+    hint: str = "",
+    findings: tuple[Finding, ...] = (),
+    diff: str = "",
+) -> Report:
+    """How a command ended in this VM, with the gateway and the warnings of its scene."""
+    return Report(
+        target=target,
+        ok=exit == 0,
+        exit=exit,
+        code=code,
+        changed=changed,
+        message=message,
+        hint=hint,
+        findings=findings,
+        diff=diff,
+        warnings=tuple(dict.fromkeys(scene.warnings)),
+        gateway=scene.gateway,
+    )

@@ -1,6 +1,6 @@
-"""What each command does with an open VM, told as :mod:`vmproxy.converge` offers it.
+"""What ``apply`` and ``remove`` do with an open VM, told as :mod:`vmproxy.converge` offers it.
 
-Imported while the VM is answering the first look.
+Imported while the VM is answering the first look. What changes nothing is in :mod:`vmproxy.answers`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,15 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from vmproxy import guests, ipv6, managed, preview
+from vmproxy import ipv6, managed, preview
 from vmproxy import plan as planning
-from vmproxy.errors import Busy, NoGateway, Refused, RolledBack
-from vmproxy.machines import Look, Outcome, Terms
-from vmproxy.model import Desired, Facts, Finding, Plan, Report, Route
+from vmproxy.errors import Busy, Refused, RolledBack
+from vmproxy.machines import Outcome, Terms
+from vmproxy.model import Desired, Finding, Plan, Report
 from vmproxy.outcomes import failure, meanwhile, running, short
-from vmproxy.proof import LEGS, USUAL, Question
-from vmproxy.routes import Sighting, agree, choose_gateway, default_routes, link_networks, parse
-from vmproxy.scene import Scene, judged, question, read, why_not_asked
+from vmproxy.proof import Question
+from vmproxy.scene import Scene, judged, question, read, report
 from vmproxy.session import DOKKU_RECORD, STILL_IN_DOKKU, Session
-from vmproxy.wish import choose, host_notes, index_of
 
 Confirm = Callable[[str], bool]
 
@@ -35,8 +33,6 @@ class Story:
         self._session = session
         self._name, self._settings, self._tell = session.name, session.settings, session.tell
 
-    # ---- apply and remove -------------------------------------------------------------------------------------------
-
     def apply(self, confirm: Confirm | None, *, dry_run: bool) -> Report:
         """See :func:`vmproxy.converge.apply`."""
         scene = self._session.scene()
@@ -49,11 +45,11 @@ class Story:
                 if scene.facts.busy and not dry_run:
                     scene = self._after_the_other()
                     continue
-                return self._report(scene, "in sync, nothing to do")
+                return report(self._name, scene, "in sync, nothing to do")
             self._preconditions(scene, made)
             if dry_run:
                 self._session.machine.rehearse(made)
-                return self._report(scene, "would change", diff=preview.plan_text(made, scene.hidden))
+                return report(self._name, scene, "would change", diff=preview.plan_text(made, scene.hidden))
             ask = question(scene) if scene.facts.live else None
             terms = self._terms(
                 scene, check=ask if self._settings.check else None, proof=ask if self._settings.verify else None
@@ -82,22 +78,22 @@ class Story:
                     continue
                 if planning.unnamed_proxy(scene.facts, scene.guest):
                     scene.warnings.append(_STILL_RUNS)
-                return self._report(scene, "removed" if changed else "nothing to do", changed=changed)
+                return report(self._name, scene, "removed" if changed else "nothing to do", changed=changed)
             self._writable(scene, made)
             if dry_run:
                 self._session.machine.rehearse(made)
-                return self._report(scene, "would change", diff=preview.plan_text(made, scene.hidden))
+                return report(self._name, scene, "would change", diff=preview.plan_text(made, scene.hidden))
             outcome, failed = self._commit(scene, made, Desired(), self._terms(scene))
             if attempt + 1 < _TRIES and meanwhile(outcome, failed):
                 self._session.rest(_PAUSE_SECONDS)
                 scene = self._session.scene(wait_for_docker=False)
                 continue
-            report = self._ended(scene, made, outcome, failed, confirm, Desired())
-            if outcome.facts is None or report.exit:
-                return report
+            ended = self._ended(scene, made, outcome, failed, confirm, Desired())
+            if outcome.facts is None or ended.exit:
+                return ended
             again = read(outcome.facts, self._settings)
             if again.variant_with_ours == scene.variant:
-                return replace(report, message="removed")
+                return replace(ended, message="removed")
             scene, changed = again, True
         raise Refused("the VM keeps changing under our hands", hint="try again")
 
@@ -239,7 +235,8 @@ class Story:
             why = "Docker does not say what runs" if count in ("", "?") else running(count)
             if self._settings.restart == "never":
                 why = "--restart never"
-            return self._report(
+            return report(
+                self._name,
                 scene,
                 f"done, but the Docker restart is pending ({why})",
                 changed=True,
@@ -251,145 +248,19 @@ class Story:
         still = outcome.facts is not None and outcome.facts.live and outcome.facts.daemon is None
         stopped = "; Docker is stopped and stays so" if still or outcome.restart == "stopped" else ""
         if wrong:
-            return self._report(
-                scene, "done and kept, although the proof fails", changed=True, exit=1, code="E_PROOF", findings=legs
+            return report(
+                self._name,
+                scene,
+                "done and kept, although the proof fails",
+                changed=True,
+                exit=1,
+                code="E_PROOF",
+                findings=legs,
             )
-        return self._report(scene, f"done{stopped}", changed=True, findings=legs)
+        return report(self._name, scene, f"done{stopped}", changed=True, findings=legs)
 
     def _agreed(self, confirm: Confirm | None, count: str) -> bool:
         if self._settings.yes:
             return True
         what = f"{count} running container{'' if count == '1' else 's'}" if count.isdigit() else "whatever runs"
         return confirm is not None and confirm(f"Restart Docker in {self._name} now? It stops {what}.")
-
-    # ---- status, verify, env, detect-gateway ------------------------------------------------------------------------
-
-    def status(self) -> Report:
-        """See :func:`vmproxy.converge.status`."""
-        scene = self._session.booted()
-        hint = " ".join(("vmproxy apply --vm", self._name, *scene.facts.needs))
-        try:
-            desired = planning.desire(scene.facts, scene.guest, scene.wish, scene.variant)
-        except NoGateway:
-            if scene.facts.live or scene.seen is not None:
-                raise
-            # Without a record nothing of ours is in these files, wherever the host may be.
-            found = [*self._plan(scene, Desired()).drift]
-            return self._not_as_wished(scene, found, hint=f"{hint} --gateway IP")
-        made = self._plan(scene, desired)
-        found = [*made.drift, *planning.overridden(scene.facts, scene.guest, desired)]
-        if desired.door is not None:
-            moved = planning.moved_gateway(scene.facts, scene.variant, desired.door)
-            if moved:
-                found.insert(
-                    0, Finding(subject="gateway", ok=False, detail=moved, code=planning.DRIFT, hint="vmproxy apply")
-                )
-            blocked = planning.listener(scene.facts, desired.door)
-            if blocked:
-                found.append(
-                    Finding(subject="port", ok=False, detail=blocked, code=planning.DRIFT, hint="--listen-port N")
-                )
-        scene.warnings += made.warnings
-        if not found:
-            return self._report(scene, "in sync")
-        return self._not_as_wished(scene, found, diff=preview.plan_text(made, scene.hidden), hint=hint)
-
-    def _not_as_wished(self, scene: Scene, found: list[Finding], *, hint: str, diff: str = "") -> Report:
-        message = "not applied" if scene.seen is None else f"{len(found)} point{'s' if len(found) > 1 else ''} of drift"
-        code = planning.DRIFT
-        return self._report(scene, message, exit=1, code=code, findings=tuple(found), diff=diff, hint=hint)
-
-    def verify(self) -> Report:
-        """See :func:`vmproxy.converge.verify`."""
-        scene = self._session.booted(with_tools=False)
-        if not scene.facts.live:
-            raise Refused("files cannot ask a proxy, only a VM that runs can", hint="vmproxy status tells of files")
-        put = question(scene)
-        self._tell("asking the proxy from each vantage point")
-        findings = tuple(replace(f, ok=judged(f, scene)) for f in self._session.machine.prove(put))
-        for leg in USUAL:
-            if leg not in put.legs:
-                scene.warnings.append(f"not asked {LEGS[leg]}: {why_not_asked(scene, leg)}")
-        bad = [finding for finding in findings if not finding.ok]
-        if bad:
-            return self._report(scene, f"{bad[0].detail}", exit=1, code="E_PROOF", findings=findings, hint=bad[0].hint)
-        return self._report(scene, "the proxy answers from everywhere", findings=findings)
-
-    def env(self) -> Report:
-        """See :func:`vmproxy.converge.env`."""
-        from vmproxy import containerview
-
-        configs = guests.daemon_configs()
-        look = Look(root=False, files=(*guests.files(), *configs), paths=guests.paths(), configs=configs)
-        facts = self._session.observe(look)
-        guest, _reason = guests.detect(facts, self._settings.guest)
-        seen = planning.seen_wish(facts, guest)
-        wish = choose(self._settings, seen)
-        if wish.hidden_credentials:
-            raise Refused(
-                "the proxy's credentials are readable only for root in the VM",
-                where=guest.DAEMON_CONFIG if wish.via == "daemon-json" else guest.WISH_FILE,
-                hint="say them again in VMPROXY_PROXY",
-            )
-        index = index_of(self._settings, wish)
-        told = containerview.container_view(facts, wish, names=wish.names, pip_index=index)
-        warnings = (*host_notes(self._settings, wish, seen), *containerview.notes(wish, names=wish.names))
-        return Report(target=self._name, variables=told, warnings=warnings)
-
-    def detect_gateway(self, probe_port: int | None) -> Sighting:
-        """See :func:`vmproxy.converge.detect_gateway`."""
-        facts = self._session.observe(Look(root=False, save=True))
-        if not facts.live:
-            hint = "vmproxy detect-gateway --vm NAME, with the VM that runs"
-            return Sighting(vm=self._name, error=NoGateway("files have no route table", hint=hint))
-        candidates = default_routes(facts.routes)
-        answering = None
-        if probe_port is not None:
-            hosts = tuple(dict.fromkeys(route.gateway for route in candidates if route.gateway))
-            answering = self._session.machine.reach(hosts, probe_port)
-        try:
-            choice = choose_gateway(facts.routes)
-            if facts.route_save:
-                choice = agree(choice, choose_gateway(_saved_routes(facts)))
-        except NoGateway as error:
-            return Sighting(vm=self._name, error=error, candidates=candidates, answering=answering)
-        near = link_networks(facts.routes, choice.gateway)
-        return Sighting(vm=self._name, choice=choice, candidates=candidates, answering=answering, networks=near)
-
-    # ---- reports ----------------------------------------------------------------------------------------------------
-
-    def _report(
-        self,
-        scene: Scene,
-        message: str,
-        *,
-        changed: bool = False,
-        exit: int = 0,
-        code: str = "OK",
-        hint: str = "",
-        findings: tuple[Finding, ...] = (),
-        diff: str = "",
-    ) -> Report:
-        return Report(
-            target=self._name,
-            ok=exit == 0,
-            exit=exit,
-            code=code,
-            changed=changed,
-            message=message,
-            hint=hint,
-            findings=findings,
-            diff=diff,
-            warnings=tuple(dict.fromkeys(scene.warnings)),
-            gateway=scene.gateway,
-        )
-
-
-def _saved_routes(facts: Facts) -> tuple[Route, ...]:
-    """The routes of the VM's ``ip route save`` bytes; of its text where those cannot be read (a foreign byte order)."""
-    try:
-        return parse(facts.route_save)
-    except NoGateway:
-        raise
-    except Refused:
-        return facts.routes

@@ -63,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 ROOM_OF: dict[str, str] = {
-    "outcomes": "story",
+    **dict.fromkeys(("answers", "outcomes"), "story"),
     **dict.fromkeys(("dokkucalls", "dokkufacts"), "dokkuplan"),
     "dokkuhost": "dokku",
     **dict.fromkeys(("composefile", "composeoverride", "composeyaml"), "containers"),

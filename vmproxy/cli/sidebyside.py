@@ -25,7 +25,7 @@ _LOOK_SECONDS = 0.5  # on Windows a wait without a limit hears no Ctrl-C
 # fifty VMs on this host that are called at once leave no processor for the imports. So a few are called ahead.
 _AHEAD = 12
 _FIRST = ("vmproxy.machines.shell", "vmproxy.transports.ssh")
-_NEXT = ("vmproxy.machines.reading", "vmproxy.guests._boot", "vmproxy.story")
+_NEXT = ("vmproxy.machines.reading", "vmproxy.guests._boot", "vmproxy.story", "vmproxy.answers")
 
 
 def _import(names: Sequence[str]) -> None:
