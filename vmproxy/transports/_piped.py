@@ -111,12 +111,14 @@ class Piped:
         """End its input, wait so long for its own end, then end it; safe to call twice."""
         self._closing = True
         self.end_input()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(patience_seconds)
-        if self._process.poll() is None:
-            self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5.0)
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience_seconds)
+        finally:  # also where a signal ends the wait
+            if self._process.poll() is None:
+                self._process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5.0)
         for thread in self._threads:
             thread.join(5.0)
 

@@ -82,10 +82,11 @@ class DockerConnection:
     def close(self) -> None:
         """Close every channel, from whatever thread, and take the image away; no command is started any more."""
         self._closed = True
-        for channel in list(self._open):
-            channel.close()
-        self._open.clear()
-        self._remove()
+        with contextlib.ExitStack() as stack:  # each of them, also where a signal ends the wait for another
+            stack.callback(self._remove)
+            for channel in list(self._open):
+                stack.callback(channel.close)
+            self._open.clear()
 
     def _words(self, command: str) -> tuple[str, ...]:
         """``docker run``; every word is a constant but for the image's id."""
@@ -107,6 +108,13 @@ class DockerConnection:
         made, self._made = self._made, ""
         if not made:
             return
+        try:
+            self._take_away(made)
+        except BaseException:  # a signal, which comes but once: the image goes all the same
+            self._take_away(made)
+            raise
+
+    def _take_away(self, made: str) -> None:
         deadline = time.monotonic() + _END_SECONDS
         while True:
             try:
