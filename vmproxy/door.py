@@ -6,7 +6,7 @@ Every word comes from a checked field of :class:`~vmproxy.model.Door`; every rul
 from __future__ import annotations
 
 import ipaddress
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from vmproxy.dockerrules import docker_bridges, ends_chain, interface_word, is_dockers, stays_inside
 from vmproxy.errors import UsageError
@@ -42,14 +42,14 @@ class Wanted:
 
     def into(self, table: str, chain: str) -> tuple[Rule, ...]:
         """The jumps of one chain, in order."""
-        memo = vars(self)  # asked for each chain there is; no field, so no part of the value
-        if "_by_chain" not in memo:
-            by_chain: dict[tuple[str, str], tuple[Rule, ...]] = {}
-            for key in dict.fromkeys((jump.table, jump.rule.chain) for jump in self.jumps):
-                by_chain[key] = tuple(jump.rule for jump in self.jumps if (jump.table, jump.rule.chain) == key)
-            memo["_by_chain"] = by_chain
-        found: tuple[Rule, ...] = memo["_by_chain"].get((table, chain), ())
-        return found
+        return self._by_chain.get((table, chain), ())
+
+    @cached_property  # asked for each chain there is; no field, so no part of the value
+    def _by_chain(self) -> dict[tuple[str, str], tuple[Rule, ...]]:
+        found: dict[tuple[str, str], list[Rule]] = {}
+        for jump in self.jumps:
+            found.setdefault((jump.table, jump.rule.chain), []).append(jump.rule)
+        return {key: tuple(rules) for key, rules in found.items()}
 
 
 def wanted(door: Door | None) -> Wanted:

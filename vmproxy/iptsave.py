@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from vmproxy.errors import Refused
@@ -36,11 +36,11 @@ class Ruleset:
 
     def chain(self, table: str, name: str) -> Chain | None:
         """One chain, or None."""
-        memo = vars(self)  # asked for each of Kubernetes' thousands; no field, so no part of the value
-        if "_by_name" not in memo:
-            memo["_by_name"] = {(chain.table, chain.name): chain for chain in reversed(self.chains)}
-        by_name: dict[tuple[str, str], Chain] = memo["_by_name"]
-        return by_name.get((table, name))
+        return self._by_name.get((table, name))
+
+    @cached_property  # asked for each of Kubernetes' thousands; no field, so no part of the value
+    def _by_name(self) -> dict[tuple[str, str], Chain]:
+        return {(chain.table, chain.name): chain for chain in reversed(self.chains)}
 
 
 class Option(NamedTuple):  # many are made; a frozen dataclass costs four times as much
