@@ -3,6 +3,7 @@
 # ask_status is then the answer's first line, where it is one that we have asked for (wget puts a question of its own).
 ask() {
   ask_pipe=$3.pipe ask_late=$4/late ask_status=''
+  [ ! -e "$ask_late" ] || rm -f "$ask_late" # of a question before this one
   if command -v bash >/dev/null 2>&1; then ask_tool=bash
   elif command -v nc >/dev/null 2>&1; then ask_tool=nc
   elif command -v curl >/dev/null 2>&1; then ask_tool=curl
