@@ -35,7 +35,8 @@ _SOFT, _HARD = b"\x05\x15\n", b"\x03\x05\x15\n"
 _LOGIN = re.compile(rb"(?<!Last )\blogin: *\Z")
 _PASSWORD = re.compile(rb"(?i)(?:password|passphrase|passwort)[^\n]{0,40}: *\Z")
 # A number before the % is how far an editor or a pager is in its file: what is typed for a shell would land in that.
-_PROMPT = re.compile(rb"(?:[#$]|(?<!\d)%|[^\n \t]> ?|[^\n]>) *\Z")
+# One that ends a word is a host's, as zsh has it in its prompt (%m%#).
+_PROMPT = re.compile(rb"(?:[#$]|(?<!\d)%|[A-Za-z]-?\d+%|[^\n \t]> ?|[^\n]>) *\Z")
 
 State = Literal["login", "password", "prompt", "unknown"]
 
