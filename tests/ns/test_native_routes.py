@@ -107,4 +107,4 @@ def test_probe_from_this_machine() -> None:
         ("10.0.2.2", False),
         ("10.0.2.3", True),
     ]
-    assert found["hint"].startswith("--gateway 10.0.2.3")
+    assert found["hint"].startswith("vmproxy apply --gateway 10.0.2.3, ")
